@@ -1,0 +1,120 @@
+"""Random geometry, batched on the device: crop, then flip, then rotation.
+
+Which image gets which geometry is decided by numbers handed in, not by torch's generator, so that it is a
+function of (order seed, epoch, example): the same on every rank, in blocks of any length, and after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rethinkgen.data.draws import generator
+
+CROP_Y, CROP_X, FLIP, ANGLE = range(4)
+Images = TypeVar("Images", Tensor, NDArray[np.uint8])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which of the three act, and how much.
+
+    Zhang et al. 2017, Table 1 crops 28x28 out of 32x32 at random; Table 4 flips and rotates by up to 25
+    degrees. Each draws numbers of its own, so that none changes what another does.
+    """
+
+    size: tuple[int, int]
+    """Height and width that the network sees."""
+    random_crop: bool = False
+    flip: bool = False
+    rotation: float = 0.0
+    """Largest angle in degrees, either way."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is random at all."""
+        return self.random_crop or self.flip or self.rotation > 0
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Turn uncropped images ``(n, C, H, W)`` into ``(n, C, *size)`` by uniform ``draws (n, 4)``."""
+        images = random_crop(images, self.size, draws) if self.random_crop else center_crop(images, self.size)
+        if self.flip:
+            images = flip(images, draws)
+        if self.rotation > 0:
+            images = rotation(images, self.rotation, draws)
+        return images
+
+
+def epoch_draws(seed: int, epoch: int, num_examples: int) -> Tensor:
+    """Draw for each training example of an epoch ``[crop y, crop x, flip, angle]``, uniform in [0, 1).
+
+    Shape ``(num_examples, 4)`` float32.
+    """
+    drawn = generator("augmentation", seed, "train", epoch).random((num_examples, 4), dtype=np.float32)
+    return torch.from_numpy(drawn)
+
+
+def center_crop(images: Images, size: tuple[int, int]) -> Images:
+    """Cut ``size`` out of the middle of ``(..., H, W)``; an odd margin is smaller above and on the left.
+
+    28 of 32 leaves rows and columns 2 to 29, as in Zhang et al. 2017.
+    """
+    top, left = ((side - wanted) // 2 for side, wanted in zip(images.shape[-2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
+def random_crop(images: Tensor, size: tuple[int, int], draws: Tensor) -> Tensor:
+    """Cut ``size`` out of each of ``(n, C, H, W)``, every position equally likely.
+
+    A side that has no margin is first padded at both ends with zeros, by 1/14 of its length and at least 1
+    pixel: the margin that 28 of 32 has.
+    """
+    pad_y, pad_x = (
+        0 if side > wanted else max(1, round(side / 14)) for side, wanted in zip(images.shape[-2:], size, strict=True)
+    )
+    images = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
+    n, channels, height, width = images.shape
+    rows = _positions(draws[:, CROP_Y], height - size[0], size[0])
+    columns = _positions(draws[:, CROP_X], width - size[1], size[1])
+    places = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1)
+    cut = images.flatten(2).gather(2, places.expand(-1, channels, -1))
+    return cut.view(n, channels, *size)
+
+
+def flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror each of ``(n, C, H, W)`` left to right with probability 1/2."""
+    is_flipped = draws[:, FLIP] < 0.5
+    return torch.where(is_flipped[:, None, None, None], images.flip(3), images)
+
+
+def rotation(images: Tensor, degrees: float, draws: Tensor) -> Tensor:
+    """Turn each of ``(n, C, H, W)`` about its centre by an angle uniform in ``[-degrees, degrees)``.
+
+    Bilinear; zeros come in from outside. A positive angle is counter-clockwise.
+    """
+    angle = (draws[:, ANGLE] * 2 - 1) * math.radians(degrees)
+    return rotate(images, angle)
+
+
+def rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Turn each of ``(n, C, H, W)`` counter-clockwise about its centre by its ``angle (n,)`` in radians."""
+    _, _, height, width = images.shape
+    # Not affine_grid: it multiplies matrices, which autocast and TF32 would do at low precision.
+    y = torch.arange(height, device=images.device) - (height - 1) / 2
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    source_x = cosine * x - sine * y[:, None]
+    source_y = sine * x + cosine * y[:, None]
+    grid = torch.stack((source_x * (2 / width), source_y * (2 / height)), dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _positions(draws: Tensor, margin: int, length: int) -> Tensor:
+    first = (draws * (margin + 1)).long()  # at most margin: even the largest float32 below 1 is rounded down
+    return first[:, None] + torch.arange(length, device=draws.device)

@@ -1,0 +1,284 @@
+"""What is done to labels or pixels: the functions, and below them one LightningDataModule for each.
+
+Function, YAML file and choice on the command line share one name. Labels are numpy arrays ``(N,)``. Pixels
+are float tensors ``(N, C, H, W)`` in ``[0, 1]``, handed in with what was drawn for them; noise is float and
+never clipped or rounded.
+
+All draws are those of ``rethinkgen.data.draws``: fixed for the run, and nested. The examples that are
+corrupted at probability 0.2 are among those corrupted at 0.4, with the same new label or noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rethinkgen.checks import check_probability
+from rethinkgen.data.draws import generator, normals, permutations, uniforms
+from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
+from rethinkgen.data.preprocessing import ChannelStatistics
+from rethinkgen.data.source import Source
+
+Keys = NDArray[np.uint64]
+IntLabels = NDArray[np.int64]
+Transition = NDArray[np.float64]
+"""``(K, K)``: row ``k`` holds the probabilities of what class ``k`` becomes, and sums to 1"""
+
+
+def partial_labels(labels: IntLabels, keys: Keys, num_classes: int, probability: float, seed: int) -> Labels:
+    """Replace each label with ``probability`` by a class drawn uniformly from all: Zhang et al. 2017.
+
+    The class drawn may be the true one, so a share ``probability * (K - 1) / K`` of labels becomes wrong.
+    """
+    drawn = uniforms("labels", seed, "train", keys, 2)
+    is_drawn = drawn[:, 0] < probability
+    classes = (drawn[:, 1] * num_classes).astype(np.int64)
+    return Labels(np.where(is_drawn, classes, labels), is_drawn)
+
+
+def random_labels(labels: IntLabels, keys: Keys, num_classes: int, seed: int) -> Labels:
+    """Replace every label by a class drawn uniformly from all: ``partial_labels`` at probability 1."""
+    return partial_labels(labels, keys, num_classes, 1.0, seed)
+
+
+def asymmetric_labels(labels: IntLabels, keys: Keys, transition: Transition, seed: int) -> Labels:
+    """Replace each label ``k`` by class ``j`` with probability ``transition[k, j]``.
+
+    One number decides whether an example keeps its label, another which class it gets if not. So draws are
+    nested between matrices whose off-diagonal entries differ by a factor for each row.
+    """
+    drawn = uniforms("labels", seed, "train", keys, 2)
+    limits = np.cumsum(np.where(np.eye(len(transition), dtype=bool), 0, transition), axis=1)
+    is_drawn = drawn[:, 0] < limits[labels, -1]
+    # Scaled to the row's own total, so that rounding cannot place a draw beyond the last possible class.
+    places = drawn[:, 1] * limits[labels, -1]
+    classes = (limits[labels] <= places[:, None]).sum(1)
+    return Labels(np.where(is_drawn, classes, labels), is_drawn)
+
+
+def next_class(num_classes: int, probability: float) -> Transition:
+    """Return the transition of class ``k`` to ``k + 1``, and the last to the first, with ``probability``."""
+    stay = np.eye(num_classes)
+    return (1 - probability) * stay + probability * np.roll(stay, 1, axis=1)
+
+
+def shuffled_pixels(images: Tensor, permutation: Tensor) -> Tensor:
+    """Rearrange the pixels of all images by one ``permutation (H * W,)``; channels stay together."""
+    return images.flatten(2).index_select(2, permutation).view(images.shape)
+
+
+def random_pixels(images: Tensor, permutations: Tensor) -> Tensor:
+    """Rearrange each image's pixels by its own row of ``permutations (N, H * W)``; channels stay together."""
+    places = permutations.long()[:, None, :].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, places).view(images.shape)
+
+
+def gaussian(noise: Tensor, statistics: ChannelStatistics) -> Tensor:
+    """Give standard normal ``noise (N, C, H, W)`` the mean and deviation of each channel of the data set.
+
+    Per-image whitening, if it follows, removes whatever mean and scale the channels have in common; only
+    differences between channels remain.
+    """
+    return statistics.mean + statistics.std * noise
+
+
+def gaussian_blend(images: Tensor, noise: Tensor, statistics: ChannelStatistics, strength: float) -> Tensor:
+    """Degrade images: ``sqrt(1 - s)`` times the standardised image plus ``sqrt(s)`` times ``noise``.
+
+    Standardised per channel by the data set's statistics, and turned back afterwards, so that the data set
+    keeps them: at ``strength`` 0 an image is itself, at 1 it is that of ``gaussian``.
+    """
+    keep, add = math.sqrt(1 - strength), math.sqrt(strength)
+    return keep * images + (1 - keep) * statistics.mean + add * statistics.std * noise
+
+
+def noisy_inputs(images: Tensor, is_noise: Tensor, noise: Tensor, statistics: ChannelStatistics) -> Tensor:
+    """Replace the images where ``is_noise (N,)`` by ``gaussian``: randX of Arpit et al. 2017."""
+    noise = gaussian(noise, statistics)
+    return torch.where(is_noise[:, None, None, None], noise, images)
+
+
+class TrueLabels(CorruptedImages):
+    """Nothing is corrupted; ``none`` on the command line."""
+
+
+class PartialLabels(CorruptedImages):
+    """``partial_labels`` of the training examples. Test labels stay true."""
+
+    def __init__(self, source: Source, *, probability: float, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.noise_probability = self.probability = check_probability("data.corruption.probability", probability)
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """See ``partial_labels``."""
+        return partial_labels(labels, keys, num_classes, self.probability, self.seed)
+
+
+class RandomLabels(CorruptedImages):
+    """``random_labels`` of the training examples. Test labels stay true."""
+
+    noise_probability = 1.0
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """See ``random_labels``."""
+        return random_labels(labels, keys, num_classes, self.seed)
+
+
+class AsymmetricLabels(CorruptedImages):
+    """``asymmetric_labels`` of the training examples. Test labels stay true.
+
+    Args:
+        probability: of class ``k`` becoming ``k + 1``, and the last the first.
+        matrix: the ``Transition`` instead.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        probability: float | None = None,
+        matrix: Sequence[Sequence[float]] | Transition | None = None,
+        **data: Any,
+    ) -> None:
+        super().__init__(source, **data)
+        if (probability is None) == (matrix is None):
+            raise ValueError(
+                f"data.corruption.probability={probability!r} and data.corruption.matrix={matrix!r}: "
+                "one of them is needed, and the other must be null."
+            )
+        self.matrix = None if matrix is None else check_transition("data.corruption.matrix", matrix)
+        self.probability = self.noise_probability = None
+        if probability is not None:
+            self.noise_probability = check_probability("data.corruption.probability", probability)
+            self.probability = self.noise_probability
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """See ``asymmetric_labels``."""
+        transition = self.matrix
+        if transition is None:
+            assert self.probability is not None
+            transition = next_class(num_classes, self.probability)
+        if len(transition) != num_classes:
+            raise ValueError(
+                f"data.corruption.matrix has {len(transition)} rows: the source has {num_classes} classes, "
+                f"so {num_classes} rows of {num_classes} probabilities are needed."
+            )
+        return asymmetric_labels(labels, keys, transition, self.seed)
+
+
+class _CorruptedPixels(CorruptedImages):
+    """All images, those of the test split included, with their own keys."""
+
+    noise_probability: float | None = 1.0
+
+    def drawn_pixels(self, split: SplitName, keys: Keys) -> NDArray[np.bool_]:
+        """Every one."""
+        return np.ones(len(keys), dtype=bool)
+
+
+class ShuffledPixels(_CorruptedPixels):
+    """``shuffled_pixels`` of all images, by the same permutation in the test split (stated by the paper)."""
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """See ``shuffled_pixels``."""
+        _, height, width = self.image_shape
+        permutation = generator("shuffled_pixels", self.seed, "", 0).permutation(height * width)
+        return shuffled_pixels(images, torch.from_numpy(permutation).to(images.device))
+
+
+class RandomPixels(_CorruptedPixels):
+    """``random_pixels`` of all images, those of the test split included (of which the paper says nothing)."""
+
+    def pixel_pattern(self, split: SplitName, keys: Keys) -> Pattern:
+        """Draw the permutations."""
+        _, height, width = self.image_shape
+        return (torch.from_numpy(permutations("pixels", self.seed, stream(split), keys, height * width)),)
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """See ``random_pixels``."""
+        (orders,) = pattern
+        return random_pixels(images, orders)
+
+
+class Gaussian(_CorruptedPixels):
+    """``gaussian`` in place of all images, test split included (of which the paper says nothing)."""
+
+    def pixel_pattern(self, split: SplitName, keys: Keys) -> Pattern:
+        """Draw the noise."""
+        return (torch.from_numpy(normals("noise", self.seed, stream(split), keys, self.image_shape)),)
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """See ``gaussian``."""
+        (noise,) = pattern
+        return gaussian(noise, self.statistics)
+
+
+class GaussianBlend(Gaussian):
+    """``gaussian_blend`` of all images, test split included. ``noise/probability`` is the strength."""
+
+    def __init__(self, source: Source, *, strength: float, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.noise_probability = self.strength = check_probability("data.corruption.strength", strength)
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """See ``gaussian_blend``."""
+        (noise,) = pattern
+        return gaussian_blend(images, noise, self.statistics, self.strength)
+
+
+class NoisyInputs(CorruptedImages):
+    """``noisy_inputs``: noise in place of each training image with probability ``fraction``.
+
+    Test and validation images stay clean, as in Arpit et al. 2017.
+    """
+
+    def __init__(self, source: Source, *, fraction: float, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.noise_probability = self.fraction = check_probability("data.corruption.fraction", fraction)
+
+    def drawn_pixels(self, split: SplitName, keys: Keys) -> NDArray[np.bool_]:
+        """Tell which images become noise."""
+        if split != "train":
+            return np.zeros(len(keys), dtype=bool)
+        return uniforms("noisy_inputs", self.seed, "train", keys, 1)[:, 0] < self.fraction
+
+    def pixel_pattern(self, split: SplitName, keys: Keys) -> Pattern:
+        """Draw which images become noise, and the noise of those."""
+        is_noise = self.drawn_pixels(split, keys)
+        noise = np.zeros((len(keys), *self.image_shape), dtype=np.float32)
+        noise[is_noise] = normals("noise", self.seed, stream(split), keys[is_noise], self.image_shape)
+        return torch.from_numpy(is_noise), torch.from_numpy(noise)
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """See ``noisy_inputs``."""
+        is_noise, noise = pattern
+        return noisy_inputs(images, is_noise, noise, self.statistics)
+
+
+def stream(split: SplitName) -> str:
+    """Name the split of the source that the keys are of: validation is a part of its training examples."""
+    return "test" if split == "test" else "train"
+
+
+def check_transition(key: str, matrix: Sequence[Sequence[float]] | Transition) -> Transition:
+    """Return ``matrix`` as an array if it is square and each row is a distribution.
+
+    Raises:
+        ValueError: it is not; the message names ``key`` and the row.
+    """
+    try:
+        rows = [[check_probability(f"{key}[{k}][{j}]", p) for j, p in enumerate(row)] for k, row in enumerate(matrix)]
+    except TypeError:
+        rows = []
+    if not rows or any(len(row) != len(rows) for row in rows):
+        raise ValueError(f"{key}={matrix!r}: as many rows as columns are needed, each a list of probabilities.")
+    for k, row in enumerate(rows):
+        if abs(sum(row) - 1) > 1e-6:
+            raise ValueError(f"{key}[{k}]={row} sums to {sum(row):g}: probabilities that sum to 1 are needed.")
+    return np.array(rows)

@@ -1,0 +1,221 @@
+"""Image files to one array, in worker processes.
+
+The workers are plain interpreters (``python -m rethinkgen.data.decoding``), fed and read through pipes.
+Threads are slower than no threads on small images (they wait for each other's interpreter lock), a forked
+copy of a process in which torch has threads may hang, and ``multiprocessing``'s other ways to start need a
+guarded main script and refuse to work inside a pool's own workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 64
+_GREY = frozenset({"1", "L", "LA"})
+_COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"})
+
+
+class _Chunk(NamedTuple):
+    """Some consecutive images.
+
+    ``pixels`` is uint8 (n, height, width, 1 or 3), ``None`` where ``faults`` (position, reason) or more than
+    one size prevent it; ``sizes`` maps (width, height) to (count, position of the first one).
+    """
+
+    start: int
+    pixels: NDArray[np.uint8] | None
+    faults: list[tuple[int, str]]
+    sizes: dict[tuple[int, int], tuple[int, int]]
+
+
+def _pixels(path: str) -> NDArray[np.uint8]:
+    """Read one image: (height, width) if it is grey, else (height, width, 3); transparency is dropped."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode in _GREY:
+            return np.asarray(image.convert("L"))
+        if image.mode not in _COLOUR:
+            raise ValueError(f"mode {image.mode} has more than 8 bits a channel, 8 are needed")
+        if "transparency" in image.info:
+            return np.asarray(image.convert("RGBA").convert("RGB"))
+        return np.asarray(image.convert("RGB"))
+
+
+def _decode_chunk(paths: Sequence[str], start: int) -> _Chunk:
+    """Read ``paths``, which stand at positions ``start``, ``start + 1``, ... of the whole list."""
+    images: list[NDArray[np.uint8]] = []
+    faults: list[tuple[int, str]] = []
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for position, path in enumerate(paths, start):
+        try:
+            image = _pixels(path)
+        except Exception as error:  # Pillow's readers raise nearly everything on a damaged file
+            faults.append((position, str(error).replace(path, "the file") or type(error).__name__))
+            continue
+        size = (image.shape[1], image.shape[0])
+        count, first = sizes.get(size, (0, position))
+        sizes[size] = (count + 1, first)
+        images.append(image)
+    if faults or len(sizes) != 1:
+        return _Chunk(start, None, faults, sizes)
+    if all(image.ndim == 2 for image in images):
+        return _Chunk(start, np.stack(images)[..., None], faults, sizes)
+    coloured = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
+    return _Chunk(start, np.stack(coloured), faults, sizes)
+
+
+def _decode_elsewhere(paths: Sequence[str], starts: Sequence[int]) -> Iterator[_Chunk]:
+    """Read the chunks that begin at ``starts`` in one worker process, which ends with this iterator."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "rethinkgen.data.decoding"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": search_path},
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    try:
+        with worker.stdin as request:
+            pickle.dump([(start, list(paths[start : start + _CHUNK])) for start in starts], request)
+        for _ in starts:
+            yield _Chunk(*pickle.load(worker.stdout))
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+        raise RuntimeError(
+            f"a process that decodes images ended early (exit code {worker.wait()}): it may have been killed "
+            "for want of memory. data.source.num_workers=1 decodes without such processes."
+        ) from error
+    finally:
+        worker.kill()
+        worker.stdout.close()
+        worker.wait()
+
+
+def _serve(request: IO[bytes], answer: IO[bytes]) -> None:
+    """Be a worker: read one list of chunks, answer each with the fields of a ``_Chunk``."""
+    for start, paths in pickle.load(request):
+        # Builtins and arrays only: ``_Chunk`` itself has another name in a module run by ``-m``.
+        pickle.dump(tuple(_decode_chunk(paths, start)), answer, protocol=pickle.HIGHEST_PROTOCOL)
+        answer.flush()
+
+
+class _Collector:
+    """Puts chunks, which come in any order and from several threads, into one array."""
+
+    def __init__(self, num_images: int, advance: Callable[[int], None]) -> None:
+        self.images: NDArray[np.uint8] | None = None
+        self.faults: list[tuple[int, str]] = []
+        self.sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        self._num_images = num_images
+        self._advance = advance
+        self._lock = threading.Lock()
+
+    def add(self, chunk: _Chunk) -> None:
+        with self._lock:
+            self.faults += chunk.faults
+            for size, (count, first) in chunk.sizes.items():
+                known, earliest = self.sizes.get(size, (0, first))
+                self.sizes[size] = (known + count, min(earliest, first))
+            if chunk.pixels is not None and len(self.sizes) == 1:
+                self._put(chunk.start, chunk.pixels)
+            self._advance(len(chunk.faults) + sum(count for count, _ in chunk.sizes.values()))
+
+    def _put(self, start: int, pixels: NDArray[np.uint8]) -> None:
+        num_images, height, width, channels = pixels.shape
+        if self.images is None:
+            self.images = np.empty((self._num_images, channels, height, width), np.uint8)
+        elif channels > self.images.shape[1]:  # grey until now
+            self.images = np.repeat(self.images, channels, axis=1)
+        self.images[start : start + num_images] = pixels.transpose(0, 3, 1, 2)
+
+
+def decode(
+    paths: Sequence[str],
+    num_workers: int | None = None,
+    *,
+    advance: Callable[[int], None] = lambda count: None,
+    where: str = "data.root",
+    names: Sequence[str] | None = None,
+) -> NDArray[np.uint8]:
+    """Read image files into uint8 (N, C, H, W), in the order of ``paths``.
+
+    One channel only if every image is grey, else three (red, green, blue). ``advance`` is told how many more
+    images are done. Errors call the files by ``names`` and begin with ``where``. ``num_workers`` processes
+    work at once, by default one for each core that this process may use; few images are read right here.
+
+    Raises ``ValueError`` for unreadable files (the first five named, with a count) and for images of several
+    sizes, ``RuntimeError`` if a worker process dies.
+    """
+    assert paths, "no images to decode"
+    names = paths if names is None else names
+    starts = range(0, len(paths), _CHUNK)
+    num_workers = min(_num_cores() if num_workers is None else num_workers, len(starts) // 8)
+    collector = _Collector(len(paths), advance)
+    if num_workers <= 1:
+        for start in starts:
+            collector.add(_decode_chunk(paths[start : start + _CHUNK], start))
+    else:
+
+        def collect(worker: int) -> None:
+            for chunk in _decode_elsewhere(paths, starts[worker::num_workers]):
+                collector.add(chunk)
+
+        with ThreadPoolExecutor(num_workers) as pool:
+            list(pool.map(collect, range(num_workers)))
+    _refuse_faults(collector.faults, where, names)
+    _refuse_mixed_sizes(collector.sizes, where, names)
+    assert collector.images is not None
+    return collector.images
+
+
+def _num_cores() -> int:
+    """Count the cores that this process may use (a cluster job often has fewer than the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _refuse_faults(faults: list[tuple[int, str]], where: str, names: Sequence[str]) -> None:
+    if not faults:
+        return
+    lines = [f"  {names[position]}: {reason}" for position, reason in sorted(faults)[:5]]
+    more = [f"  and {len(faults) - 5} more"] if len(faults) > 5 else []
+    raise ValueError(
+        "\n".join([f"{where}: {len(faults)} of {len(names)} images cannot be read:", *lines, *more])
+        + "\nReplace them, or remove every file that is not an image."
+    )
+
+
+def _refuse_mixed_sizes(sizes: dict[tuple[int, int], tuple[int, int]], where: str, names: Sequence[str]) -> None:
+    if len(sizes) == 1:
+        return
+    ordered = sorted(sizes.items(), key=lambda item: (-item[1][0], item[1][1]))
+    lines = [
+        f"  {width} x {height}: {count} images, the first is {names[first]}"
+        for (width, height), (count, first) in ordered[:5]
+    ]
+    more = [f"  and {len(sizes) - 5} more sizes"] if len(sizes) > 5 else []
+    raise ValueError(
+        "\n".join([f"{where}: images of {len(sizes)} sizes (width x height):", *lines, *more])
+        + "\nOne size is needed: crop or resize them all to it first."
+    )
+
+
+if __name__ == "__main__":
+    # Whoever asked is gone or has stopped us: they say why, not we.
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        _serve(sys.stdin.buffer, sys.stdout.buffer)

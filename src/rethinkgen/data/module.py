@@ -1,0 +1,362 @@
+"""The LightningDataModule that every corruption shares: source, splits, preprocessing and batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rethinkgen.checks import check_between, check_switch, check_whole
+from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
+from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes
+from rethinkgen.data.draws import balanced_subset
+from rethinkgen.data.preprocessing import channel_statistics, normalization, whitening
+from rethinkgen.data.source import Examples, Source
+
+SplitName = Literal["train", "validation", "test"]
+Pattern = tuple[Tensor, ...]
+"""What was drawn once for each of N examples: tensors whose first dimension is N."""
+PREPROCESSINGS = ("whitening", "normalization", "none")
+CHUNK = 1024
+"""Images preprocessed at once: few, for memory's sake, but on a busy machine every operation's threads wait."""
+
+
+class Labels(NamedTuple):
+    """Labels after corruption."""
+
+    labels: NDArray[np.int64]
+    """``(N,)``"""
+    is_drawn: NDArray[np.bool_]
+    """``(N,)``: the draw hit this example, though it may have drawn the label that was there"""
+
+
+@dataclass
+class Split:
+    """One part of the data, as the network sees it without augmentation."""
+
+    inputs: Tensor
+    """``(N, C, H, W)`` float32: cropped at the centre, corrupted, preprocessed"""
+    labels: Tensor
+    """``(N,)`` int64, as given to training; of the test split the true ones"""
+    original_labels: Tensor
+    """``(N,)`` int64"""
+    is_drawn: Tensor
+    """``(N,)`` bool: the corruption's draw hit the label or the pixels"""
+    is_corrupted: Tensor
+    """``(N,)`` bool: the label differs from the original"""
+    index: Tensor
+    """``(N,)`` int64: position in the source's training or test split"""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the same on ``device``."""
+        return Split(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+class Conflicts(NamedTuple):
+    """What equal inputs with different labels cost."""
+
+    num_conflicts: int
+    """Examples whose input is also that of an example with another label"""
+    ceiling: float
+    """Best accuracy that any function of the inputs can have on the labels"""
+
+
+class CorruptedImages(pl.LightningDataModule):
+    """Images in memory on the training device, corrupted in a way that is fixed for the run.
+
+    A corruption is a subclass that overrides ``corrupt_labels``, or ``pixel_pattern`` and ``corrupt_pixels``.
+    The order is that of Zhang et al. 2017: labels once; geometry (crop, flip, rotation), then pixels, then
+    ``preprocessing``. Without augmentation it is all computed once.
+
+    ``setup`` may be called by hand, without a trainer: ``splits`` is then on the CPU.
+
+    Args:
+        source: one of ``rethinkgen.data.source``.
+        batch_size: of the global batch, over all devices.
+        preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
+            source's training images, or ``none``, which leaves pixels in ``[0, 1]``.
+        crop: side of the centre crop, ``auto`` (28 if images are 32x32, else none) or ``None``.
+        num_train: train on so many examples, balanced by original label; smaller subsets are part of larger.
+        validation: share of the training examples that is held out, balanced by original label.
+        seed: of the corruption and the subsets.
+        order_seed: of the order of batches and the augmentation; ``None``: ``seed``.
+        random_crop: crop at random, see ``rethinkgen.data.augmentation``.
+        flip: mirror left to right with probability 1/2.
+        rotation: largest random angle in degrees.
+
+    Raises:
+        ValueError: a value is not allowed; the message names its config key. From ``setup``: a value does not
+            suit the source.
+    """
+
+    noise_probability: float | None = 0.0
+    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int = 128,
+        preprocessing: str = "whitening",
+        crop: str | int | None = "auto",
+        num_train: int | None = None,
+        validation: float = 0.0,
+        seed: int = 0,
+        order_seed: int | None = None,
+        random_crop: bool = False,
+        flip: bool = False,
+        rotation: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.batch_size = check_whole("data.batch_size", batch_size, 1)
+        if preprocessing not in PREPROCESSINGS:
+            allowed = ", ".join(PREPROCESSINGS)
+            raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
+        self.preprocessing = preprocessing
+        self.crop = crop if crop is None or crop == "auto" else check_whole("data.crop", crop, 1)
+        self.num_train = None if num_train is None else check_whole("data.num_train", num_train, 1)
+        self.validation = check_between("data.validation", validation, 0, 1, below=True)
+        self.seed = check_whole("data.seed", seed, 0)
+        self.order_seed = self.seed if order_seed is None else check_whole("data.order_seed", order_seed, 0)
+        self.random_crop = check_switch("regularizer.random_crop", random_crop)
+        self.flip = check_switch("regularizer.flip", flip)
+        self.rotation = check_between("regularizer.rotation", rotation, 0, 180)
+
+        self.next_stop: Callable[[int], float] = _never
+        """Given a global step, the next one at which a block must end, so that callbacks are called then."""
+        self.splits: dict[SplitName, Split] = {}
+        """``train``, ``test`` and, if asked for, ``validation``. Empty before ``setup``, as all below."""
+        self.image_shape: tuple[int, int, int]
+        """``(C, H, W)`` that the network sees."""
+        self.class_names: tuple[str, ...]
+        self.num_conflicts: int
+        """Training examples whose input another, with another label, has too; 0 under augmentation."""
+        self.fit_ceiling: float | None
+        """Best training accuracy that equal inputs with other labels allow; ``None`` under augmentation."""
+        self._uncropped: Tensor | None = None
+        self._pattern: Pattern = ()
+        self._epoch_draws: tuple[int, Tensor] | None = None
+        self._is_prepared = False
+
+    # What a corruption overrides.
+
+    def corrupt_labels(self, labels: NDArray[np.int64], keys: NDArray[np.uint64], num_classes: int) -> Labels:
+        """Return what training is given for labels ``(N,)`` of training examples; test labels stay true."""
+        return Labels(labels, np.zeros(len(labels), dtype=bool))
+
+    def drawn_pixels(self, split: SplitName, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Tell which examples' pixels are corrupted: ``(N,)``."""
+        return np.zeros(len(keys), dtype=bool)
+
+    def pixel_pattern(self, split: SplitName, keys: NDArray[np.uint64]) -> Pattern:
+        """Draw on the CPU what ``corrupt_pixels`` needs for the examples ``keys (N,)``."""
+        return ()
+
+    def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
+        """Corrupt images ``(n, C, H, W)`` in ``[0, 1]``, after geometry, by the same examples' pattern."""
+        return images
+
+    # Lightning's hooks.
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing; Lightning calls this on one process."""
+        self.source.prepare()
+        self._is_prepared = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and compute everything the first time; move it to the trainer's device every time."""
+        if not self.splits:
+            if self.trainer is None and not self._is_prepared:
+                self.prepare_data()
+            self._load()
+        if self.trainer is not None:
+            self._move(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> Blocks:
+        """Return the order of the examples, in blocks of batches."""
+        trainer = self.trainer
+        assert trainer is not None
+        return Blocks(
+            len(self.splits["train"]),
+            self.batch_size,
+            self.order_seed,
+            # Not trainer.current_epoch: a resumed run asks for its first block before that is right.
+            epoch=lambda: trainer.global_step // self.steps_per_epoch,
+            next_stop=lambda step: self.next_stop(step),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turn a ``Block`` on the device into an iterator over its ``Batch``es."""
+        return self.batches(batch) if isinstance(batch, Block) else batch
+
+    def batches(self, block: Block) -> Iterator[Batch]:
+        """Gather, and if asked to augment, the batches of ``block``, each when it is asked for."""
+        train = self.splits["train"]
+        start = 0
+        for size, global_size in zip(block.sizes, block.global_sizes, strict=True):
+            index = block.indices[start : start + size]
+            start += size
+            images = self._augmented(index, block.epoch) if self.augmentation else train.inputs.index_select(0, index)
+            yield Batch(images, train.labels.index_select(0, index), global_size)
+
+    # Known after ``setup``.
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the source has."""
+        return len(self.class_names)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return len(batch_sizes(len(self.splits["train"]), self.batch_size))
+
+    @property
+    def noise(self) -> dict[str, float | None]:
+        """``noise/probability``, and ``noise/realised``: the share of training labels that are wrong."""
+        realised = float(self.splits["train"].is_corrupted.double().mean())
+        return {"noise/probability": self.noise_probability, "noise/realised": realised}
+
+    # How it is computed.
+
+    def _load(self) -> None:
+        images = self.source.load()
+        train, test = images.train, images.test
+        channels, height, width = train.images.shape[1:]
+        size = self._size_seen(height, width)
+        self.class_names = images.class_names
+        self.image_shape = (channels, *size)
+        self.augmentation = Augmentation(size, self.random_crop, self.flip, self.rotation)
+        self.statistics = channel_statistics(self._crops(train, np.arange(len(train))))
+
+        training, held_out = self._choose(train)
+        batch_sizes(len(training), self.batch_size)  # an error is better now than when training begins
+        given = self.corrupt_labels(train.labels, train.keys, self.num_classes)
+        splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
+        if self.validation:
+            splits["validation"] = self._split("validation", train, given, held_out)
+        if self.augmentation:
+            self._uncropped = torch.from_numpy(train.images[training])
+            self._pattern = self.pixel_pattern("train", train.keys[training])
+        del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
+        true = Labels(test.labels, np.zeros(len(test), dtype=bool))
+        splits["test"] = self._split("test", test, true, np.arange(len(test)))
+
+        self.num_conflicts, self.fit_ceiling = 0, None
+        if not self.augmentation:
+            self.num_conflicts, self.fit_ceiling = find_conflicts(splits["train"].inputs, splits["train"].labels)
+        self.splits = splits
+
+    def _size_seen(self, height: int, width: int) -> tuple[int, int]:
+        if self.crop is None:
+            return height, width
+        if isinstance(self.crop, str):  # auto
+            return (28, 28) if (height, width) == (32, 32) else (height, width)
+        if self.crop > min(height, width):
+            raise ValueError(f"data.crop={self.crop}: images are {height}x{width}; at most {min(height, width)} fits.")
+        return self.crop, self.crop
+
+    def _choose(self, train: Examples) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the positions, ascending, of training and of held-out examples."""
+        total = len(train)
+        num_held_out = round(self.validation * total)
+        if self.validation and not 0 < num_held_out < total:
+            raise ValueError(
+                f"data.validation={self.validation} holds out {num_held_out} of {total} training examples: "
+                "at least one must be held out and one must be left."
+            )
+        if self.num_train is not None and self.num_train > total - num_held_out:
+            raise ValueError(
+                f"data.num_train={self.num_train}: at most {total - num_held_out} is allowed, as the source "
+                f"has {total} training examples, of which data.validation={self.validation} holds out "
+                f"{num_held_out}."
+            )
+        held_out, training = np.arange(0), np.arange(total)
+        if num_held_out:
+            held_out = balanced_subset("validation", self.seed, train.labels, train.keys, num_held_out)
+            training = np.setdiff1d(training, held_out)
+        if self.num_train is not None:
+            labels, keys = train.labels[training], train.keys[training]
+            training = training[balanced_subset("subset", self.seed, labels, keys, self.num_train)]
+        return training, held_out
+
+    def _split(self, name: SplitName, examples: Examples, given: Labels, index: NDArray[np.intp]) -> Split:
+        keys = examples.keys[index]
+        inputs = torch.empty(len(index), *self.image_shape)
+        start = 0
+        for crops in self._crops(examples, index):
+            stop = start + len(crops)
+            pixels = torch.from_numpy(crops.astype(np.float32)).div_(255)
+            pixels = self.corrupt_pixels(pixels, self.pixel_pattern(name, keys[start:stop]))
+            inputs[start:stop] = self._preprocess(pixels)
+            start = stop
+        labels, original = torch.from_numpy(given.labels[index]), torch.from_numpy(examples.labels[index])
+        is_drawn = torch.from_numpy(given.is_drawn[index] | self.drawn_pixels(name, keys))
+        return Split(inputs, labels, original, is_drawn, labels != original, torch.from_numpy(index).long())
+
+    def _crops(self, examples: Examples, index: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the centre crops of the examples at ``index``, in chunks, in ``[0, 255]``."""
+        _, height, width = self.image_shape
+        crops = center_crop(examples.images, (height, width))
+        for start in range(0, len(index), CHUNK):
+            yield crops[index[start : start + CHUNK]]
+
+    def _preprocess(self, images: Tensor) -> Tensor:
+        if self.preprocessing == "whitening":
+            return whitening(images)
+        if self.preprocessing == "normalization":
+            return normalization(images, self.statistics)
+        return images
+
+    def _augmented(self, index: Tensor, epoch: int) -> Tensor:
+        assert self._uncropped is not None
+        if self._epoch_draws is None or self._epoch_draws[0] != epoch:
+            draws = epoch_draws(self.order_seed, epoch, len(self.splits["train"]))
+            self._epoch_draws = epoch, draws.to(index.device)
+        draws = self._epoch_draws[1].index_select(0, index)
+        # Batches are gathered during the training step, so under its autocast, meant for the network alone.
+        with torch.autocast(index.device.type, enabled=False):
+            images = self.augmentation(self._uncropped.index_select(0, index).float().div_(255), draws)
+            pattern = tuple(drawn.index_select(0, index) for drawn in self._pattern)
+            return self._preprocess(self.corrupt_pixels(images, pattern))
+
+    def _move(self, device: torch.device) -> None:
+        self.splits = {name: split.to(device) for name, split in self.splits.items()}
+        self.statistics = self.statistics.to(device)
+        self._uncropped = None if self._uncropped is None else self._uncropped.to(device)
+        self._pattern = tuple(drawn.to(device) for drawn in self._pattern)
+        self._epoch_draws = None
+
+
+def find_conflicts(inputs: Tensor, labels: Tensor) -> Conflicts:
+    """Find rows of ``inputs (N, ...)`` on the CPU that are bitwise equal but whose ``labels (N,)`` differ."""
+    rows = inputs.flatten(1).numpy()
+    # Nearly all images are told apart by some 64 of their values; only the others are compared as a whole.
+    alike: defaultdict[bytes, list[int]] = defaultdict(list)
+    for i, values in enumerate(np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 64)])):
+        alike[values.tobytes()].append(i)
+    equal: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
+    for i in (i for group in alike.values() if len(group) > 1 for i in group):
+        equal[hashlib.blake2b(rows[i], digest_size=16).digest()][int(labels[i])] += 1
+    conflicting = [counts for counts in equal.values() if len(counts) > 1]
+    num_missed = sum(counts.total() - max(counts.values()) for counts in conflicting)
+    return Conflicts(sum(counts.total() for counts in conflicting), 1 - num_missed / len(rows))
+
+
+def _never(step: int) -> float:
+    return float("inf")

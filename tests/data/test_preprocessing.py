@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, whitening
+
+
+def test_whitening_is_the_paper_s_formula_image_by_image() -> None:
+    images = torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    images[2] *= 1e-3  # below the floor of the standard deviation
+    images[3] = 0.25
+    expected = []
+    for image in images.double().numpy():
+        floor = 1 / np.sqrt(image.size)
+        expected.append((image - image.mean()) / max(image.std(), floor))
+    np.testing.assert_allclose(whitening(images).numpy(), np.stack(expected), atol=2e-6)
+    assert whitening(images)[3].abs().max() < 1e-6
+    assert whitening(images)[2].std(correction=0) < 0.01
+
+
+def test_whitening_an_image_does_not_depend_on_the_others() -> None:
+    images = torch.rand(7, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([whitening(image[None]) for image in images])
+    torch.testing.assert_close(whitening(images), alone, rtol=0, atol=1e-6)
+
+
+def test_statistics_are_those_of_all_pixels_of_a_channel_whatever_the_chunks() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (11, 3, 4, 5), dtype=np.uint8)
+    images[:, 1] = 200
+    mean, std = channel_statistics([images[:3], images[3:4], images[4:]])
+    np.testing.assert_allclose(mean.numpy(), (images / 255).mean((0, 2, 3))[:, None, None], rtol=1e-6)
+    np.testing.assert_allclose(std.numpy(), (images / 255).std((0, 2, 3))[:, None, None], rtol=1e-6, atol=1e-7)
+    whole = channel_statistics([images])
+    assert torch.equal(whole.mean, mean)
+    assert torch.equal(whole.std, std)
+
+
+def test_normalization_gives_each_channel_mean_0_and_deviation_1_and_survives_a_constant_one() -> None:
+    images = np.random.default_rng(0).integers(0, 100, (20, 2, 6, 6), dtype=np.uint8)
+    images[:, 1] = 51
+    normalized = normalization(torch.from_numpy(images) / 255, channel_statistics([images]))
+    assert normalized[:, 0].mean().item() == pytest.approx(0, abs=1e-6)
+    assert normalized[:, 0].std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert normalized[:, 1].abs().max() < 1e-6
+
+
+def test_statistics_move_together() -> None:
+    moved = ChannelStatistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)).to("meta")
+    assert moved.mean.device.type == moved.std.device.type == "meta"
