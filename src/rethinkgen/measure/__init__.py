@@ -1,0 +1,1 @@
+"""Measures: pure functions of (network, data), and the callback that decides when."""

@@ -1,0 +1,1 @@
+"""Architectures: one LightningModule each, around one ``Classifier``."""

@@ -1,0 +1,202 @@
+"""The LightningModule that every architecture shares: loss, optimizer, schedule and the steps themselves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rethinkgen.checks import check_between, check_positive
+from rethinkgen.data.batches import Batch
+from rethinkgen.measure.evaluation import Evaluation
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+Schedule = Callable[[int, int], float]
+
+
+class Step(NamedTuple):
+    """What one optimizer step saw: sums over this rank's share of the batch, before the step was taken."""
+
+    loss_sum: float
+    num_correct: int
+    num_examples: int
+    learning_rate: float
+
+
+class Classifier(pl.LightningModule, ABC):
+    """A network trained with cross-entropy, many optimizer steps to one Lightning step.
+
+    A subclass says only how its network is built (``build``). The shape of the images and the number of classes are
+    taken from the datamodule at the start of ``fit``, or given here; until then ``network`` does not exist.
+
+    Lightning's cost of about 0.3 ms a step is more than half of a small network's own, so a Lightning "batch" is a
+    block of batches (``rethinkgen.data.batches.Blocks``) and each block's optimizer steps are taken here, by manual
+    optimization. ``trainer.global_step`` still counts optimizer steps.
+
+    Args:
+        image_shape: ``(channels, height, width)``.
+        learning_rate: of the default optimizer, SGD with momentum 0.9. With ``optimizer`` given it is not used.
+        dropout: probability of zeroing a unit, where the architecture has a place for it.
+        label_smoothing: share of the target spread evenly over all classes, in ``[0, 1)``.
+        optimizer: makes the optimizer from two parameter groups: weights, then biases and normalisation shifts, for
+            which weight decay is off.
+        schedule: ``(step, total_steps) -> factor`` on the learning rate.
+        channels_last: memory format of images and weights; convolutions are faster in it. Numbers differ by rounding.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        learning_rate: float = 0.01,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        optimizer: MakeOptimizer | None = None,
+        schedule: Schedule | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.learning_rate = check_positive("model.learning_rate", learning_rate)
+        self.dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
+        self.label_smoothing = check_between("regularizer.label_smoothing", label_smoothing, 0, 1, below=True)
+        self.make_optimizer = optimizer or self._default_optimizer
+        self.schedule = schedule
+        self.channels_last = channels_last
+        self.steps: list[Step] = []
+        """One entry for each optimizer step of the block trained last."""
+        if image_shape is not None and num_classes is not None:
+            self.network = self._build()
+
+    @abstractmethod
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Build the network: images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+
+        Raises:
+            ValueError: the images are too small for the architecture; the message names the least size.
+        """
+
+    def dropout_layers(self) -> list[nn.Module]:
+        """Return a new dropout layer, or none where the rate is zero: put it in its place with ``*``."""
+        return [nn.Dropout(self.dropout)] if self.dropout else []
+
+    def _build(self) -> nn.Module:
+        assert self.image_shape is not None
+        assert self.num_classes is not None
+        network = self.build(self.image_shape, self.num_classes)
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        return network
+
+    def configure_model(self) -> None:
+        """Build the network for the datamodule's images, unless it was built by the constructor."""
+        if hasattr(self, "network"):
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            raise ValueError(
+                f"{type(self).__name__}: give image_shape and num_classes, or fit it with a datamodule that has them."
+            )
+        self.image_shape = tuple(datamodule.image_shape)
+        self.num_classes = datamodule.num_classes
+        self.network = self._build()
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Evaluate once an epoch, unless the trainer was given an ``Evaluation`` of its own."""
+        own = any(isinstance(callback, Evaluation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if own else [Evaluation()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``(N, num_classes)`` of images ``(N, C, H, W)``."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(images)
+        return logits
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, the published count."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def training_step(self, batches: Iterable[Batch], _block: int) -> None:
+        """Take one optimizer step for each batch of the block and note what each saw in ``self.steps``."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        scheduler = self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        sums: list[Tensor] = []
+        sizes: list[int] = []
+        rates: list[float] = []
+        for images, labels, global_size in batches:
+            logits = self.forward(images)
+            loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+            optimizer.zero_grad()
+            # DDP averages gradients over ranks, whose shares of a batch may differ in size: hence the sum, and
+            # Lightning's backward, without which ranks drift apart silently.
+            self.manual_backward(loss_sum * (self.trainer.world_size / global_size))
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+            with torch.no_grad():
+                sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
+            sizes.append(len(labels))
+        # The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints
+        # and max_steps go by this counter (tests/model/test_classifier.py holds it to the truth).
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.total.completed += len(sizes)
+        self.steps = [
+            Step(loss_sum, int(num_correct), size, rate)
+            for (loss_sum, num_correct), size, rate in zip(torch.stack(sums).tolist(), sizes, rates, strict=True)
+        ]
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay acts on weights alone; the schedule is a pure function of the step."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(
+            [
+                {"params": [parameter for parameter in trainable if parameter.ndim > 1]},
+                {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+            ]
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        return 1.0 if self.schedule is None else self.schedule(step, self.total_steps)
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """The rate before any schedule."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return float(optimizer.param_groups[0]["initial_lr"])
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole budget, for schedules that end with it."""
+        if self.trainer.max_steps >= 0:
+            return self.trainer.max_steps
+        assert self.trainer.max_epochs is not None
+        steps_per_epoch: int = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
+        return self.trainer.max_epochs * steps_per_epoch
+
+    def _default_optimizer(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
+
+
+def check_image_size(architecture: str, image_shape: tuple[int, int, int], least: int) -> None:
+    """Raise a ``ValueError`` that names the least size if a side of ``(C, H, W)`` is below ``least`` pixels."""
+    _, height, width = image_shape
+    if min(height, width) < least:
+        raise ValueError(
+            f"model: {architecture} needs images of at least {least}x{least} pixels, these are {height}x{width}. "
+            "Choose larger images, or an MLP (model=mlp_1x512), which takes any size."
+        )

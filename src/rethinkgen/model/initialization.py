@@ -1,0 +1,19 @@
+"""Initialisations that more than one architecture uses."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def glorot_uniform(network: nn.Module) -> nn.Module:
+    """Draw all weights Glorot uniform and set all biases to zero, in place.
+
+    Glorot and Bengio 2010, equation 16. The default of TensorFlow's contrib/slim layers of 2016 as we remember it;
+    Zhang et al. 2017 state no initialisation.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
