@@ -1,0 +1,1 @@
+"""A run: its identity, folder, checkpoints, results and screen."""

@@ -1,0 +1,34 @@
+"""The one place where a ``_target_`` of the config becomes an object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+# A config is data, possibly somebody else's: it may name our classes and these libraries', and nothing more.
+ALLOWED_TARGETS = ["rethinkgen.*", "torch.*", "torchvision.*", "pytorch_lightning.*", "wandb.*"]
+
+
+def build(config: DictConfig, /, **keywords: Any) -> Any:
+    """Make the object that ``config`` describes, with ``keywords`` added to its arguments.
+
+    ``protocol`` is for the run's identity alone and is not passed on.
+
+    Raises:
+        ValueError: what the object's own constructor said about a value, or that a key or target is not allowed.
+    """
+    arguments = {key: node for key, node in OmegaConf.to_container(config, resolve=True).items() if key != "protocol"}  # type: ignore[union-attr]
+    try:
+        return instantiate({**arguments, "_convert_": "all"}, _execution_whitelist_=ALLOWED_TARGETS, **keywords)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError):
+            raise cause from None
+        raise ValueError(str(error)) from cause
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error) and "takes no arguments" not in str(error):
+            raise
+        raise ValueError(f"{error}: {arguments.get('_target_')} has no such option.") from error

@@ -1,0 +1,210 @@
+"""Checkpoints from which a run goes on to the bit, and the signals that ask it to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins import TorchCheckpointIO
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5.0
+"""How long a signal waits for the end of an epoch, where a checkpoint can be saved."""
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal ended the training; the same command goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside, syncs and renames; keeps the checkpoint before as ``previous.ckpt``.
+
+    Lightning's own goes through the system's temporary folder, so that a kill while it is copied to another file system
+    leaves half a checkpoint under its final name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save ``checkpoint`` at ``path``; at any moment either it or ``previous.ckpt`` is whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        try:
+            _save(checkpoint, beside)
+            if path.exists():
+                path.replace(path.with_name("previous.ckpt"))
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # On a full disk torch fails again while it closes its archive, and hides the reason behind that.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from None
+
+
+class ExactCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` at ends of epochs, with the states of all random generators, and obeys signals.
+
+    An epoch that was cut short is repeated from its start: the order of examples and the augmentation are functions of
+    the epoch, so the repeated epoch is the same to the bit.
+
+    Args:
+        every_seconds: no two checkpoints within this time; 0 for one after every epoch.
+    """
+
+    def __init__(self, folder: Path, *, every_seconds: float = 10.0) -> None:
+        self.folder = folder
+        self.every_seconds = every_seconds
+        self.saved_at = time.monotonic()
+        self._begun_at = time.monotonic()
+        self.signal: int | None = None
+        self._is_obeying = False
+        self._generators: dict[str, Any] | None = None
+
+    def begin(self, seconds: float) -> None:
+        """Start the clock of the run's time, of which ``seconds`` were spent before it was interrupted."""
+        self._begun_at = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """The run's time so far, over all its interruptions."""
+        return time.monotonic() - self._begun_at
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is time to, if training ends here, or if a signal came."""
+        is_last = trainer.should_stop or trainer.global_step >= pl_module.total_steps  # type: ignore[operator]
+        if is_last or self.signal or time.monotonic() - self.saved_at >= self.every_seconds:
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.save()
+            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+            self.saved_at = time.monotonic()
+        if self.signal and not is_last:
+            raise Interrupted(self.signal)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the generators' states, and the time spent so far."""
+        checkpoint["generators"] = generator_states()
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the generators' states until training starts: what is set up in between may draw."""
+        self._generators = checkpoint["generators"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the generators as they were, and the signal handlers, where Lightning has put one of its own."""
+        if self._generators is not None:
+            set_generator_states(self._generators)
+        if self._is_obeying:
+            for number in SIGNALS:
+                signal.signal(number, self._stop)
+
+    @contextlib.contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """On SIGINT or SIGTERM, save at the end of the epoch if that comes within seconds, and raise ``Interrupted``.
+
+        A second signal, or the end of the grace time, interrupts at once, wherever training is; the last checkpoint
+        stands. The process's own handlers are put back afterwards.
+        """
+
+        before = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        self._is_obeying = True
+        try:
+            yield
+        finally:
+            self._is_obeying = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+        self.signal = number
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; say which ones are damaged and are passed over."""
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = folder / name
+        if not path.exists():
+            continue
+        if (fault := _fault(path)) is None:
+            return path
+        log.warning("%s is damaged (%s) and is not used", path, fault)
+        path.rename(path.with_suffix(".damaged"))
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint's tensors and plain values on the CPU, and nothing that could run code."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint
+
+
+def _fault(path: Path) -> str | None:
+    # The zip's own checksums show a flipped bit, which torch.load would let through.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return f"its part {broken} does not match its checksum" if broken else None
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return str(error)
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of torch's, NumPy's and Python's generators as tensors and plain types."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def set_generator_states(states: dict[str, Any]) -> None:
+    """Undo ``generator_states``."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))

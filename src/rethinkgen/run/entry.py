@@ -1,0 +1,222 @@
+"""The door of ``train.py``: find the run's folder, skip it if finished, train it otherwise, and end well in any case.
+
+Light to import: torch and Lightning come only once something must be trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from rethinkgen.checks import check_switch
+from rethinkgen.run import identity
+from rethinkgen.run.folder import RunFolder, RunFolderError, is_full_disk
+from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
+
+if TYPE_CHECKING:
+    from rethinkgen.run.training import Training
+
+log = logging.getLogger(__name__)
+
+
+def command_line(main: Callable[[], Any], groups: Path) -> None:
+    """Run Hydra's ``main``; where no run comes of a command, say briefly why.
+
+    ``groups`` is the folder of the config groups, whose choices are listed where Hydra does not.
+    """
+    # Hydra would print the traceback of all but its own errors. Whoever sets the variable wants them all.
+    wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        cause = _origin(error)
+        if wants_tracebacks or not is_users_mistake(cause):
+            raise
+        stderr().print(
+            f"Error: {cause}{_more(error, groups)}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(1)
+    finally:
+        if not wants_tracebacks:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return what a resolver raised, which OmegaConf wraps twice."""
+    while isinstance(error, InterpolationResolutionError) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _more(error: Exception, groups: Path) -> str:
+    """Return what Hydra's message leaves out: the reason behind it, and the choices of a group given as a list."""
+    if isinstance(error, MissingConfigException) and not error.options:
+        folder = groups / str(error.missing_cfg_file).rpartition("/")[0]
+        choices = "\n".join(f"\t{path.stem}" for path in sorted(folder.glob("*.yaml")))
+        return f"\nAvailable options in '{folder.name}':\n{choices}"
+    return f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """Return the metrics of the run that ``config`` describes, training only what is missing of it."""
+    hydra = HydraConfig.get()
+    folder = RunFolder(hydra.runtime.output_dir)
+    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN):
+        resolved = identity.resolved_config(config)
+        is_rerun = check_switch("rerun", config.rerun)
+        check_holds_this_run(folder, resolved)
+        if not is_rerun and (finished := folder.read_result()) is not None:
+            tell_skipped(folder, finished)
+            return dict(finished["metrics"])
+        with folder.lock():
+            # Another process may have finished it just before it let go of the lock.
+            if not is_rerun and (finished := folder.read_result()) is not None:
+                tell_skipped(folder, finished)
+                return dict(finished["metrics"])
+            run_identity = {
+                "run_id": identity.run_id(resolved),
+                "sweep": config.sweep,
+                "choices": identity.choices(resolved, hydra.runtime.choices),
+                "overrides": list(hydra.overrides.task),
+                "config": resolved,
+                "seed": config.seed,
+            }
+            return train(config, folder, run_identity)
+
+
+def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any]) -> dict[str, Any]:
+    """Train the run in ``folder``, whose lock is held, and tell what was seen."""
+    console = stdout()
+    console.print(f"[bold]{folder.path.name}[/bold]  [dim]→ {folder.path}[/dim]", highlight=False, soft_wrap=True)
+    with console.status("starting torch and Lightning"):
+        from rethinkgen.run.training import Training
+    training = Training(config, folder, run_identity, console)
+    with console.status("preparing the data"):
+        training.prepare()
+    # Not before it is clear that nothing is wrong with the command.
+    if folder.result.exists():
+        aside = folder.set_aside_result()
+        console.print(f"The earlier result is kept in {aside}.", highlight=False, soft_wrap=True)
+    folder.write_config(run_identity["config"], run_identity["overrides"])
+    folder.write_status("running")
+    with closing(training):
+        result = training.run()
+    tell_result(folder, result)
+    for mirror in training.mirrors:
+        if mirror.offline_folder is not None:
+            console.print(f"[dim]W&B logged offline: wandb sync {mirror.offline_folder}[/dim]", soft_wrap=True)
+    return dict(result["metrics"])
+
+
+@contextmanager
+def closing(training: Training) -> Iterator[None]:
+    """Close loggers with the run's exit code."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        training.finish(exit_code)
+
+
+def check_holds_this_run(folder: RunFolder, config: dict[str, Any]) -> None:
+    """Refuse a folder that holds a run of another config, naming the keys that differ.
+
+    Raises:
+        RunFolderError: the folder is another run's.
+    """
+    held = folder.read_config()
+    if held is None or identity.run_id(held) == identity.run_id(config):
+        return
+    ours, theirs = flatten(identity.identifying(config)), flatten(identity.identifying(held))
+    if folder.path.name.endswith(identity.run_id(config)):
+        # The name vouches for the data that the run was begun on. They may have been moved since.
+        theirs["data.fingerprint"] = ours["data.fingerprint"]
+    differing = [
+        f"  {key}: {theirs.get(key, '(none)')} there, {ours.get(key, '(none)')} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key, "(none)") != theirs.get(key, "(none)")
+    ]
+    if not differing:
+        return
+    raise RunFolderError(
+        f"{folder.path} holds another run. What differs:\n" + "\n".join(differing) + "\n"
+        "Leave hydra.run.dir to rethinkgen, which gives each run a folder of its own, or name an empty one."
+    )
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix("."): node}
+    return {key: value for name, child in node.items() for key, value in flatten(child, f"{prefix}{name}.").items()}
+
+
+@contextmanager
+def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
+    """Turn whatever ends a run into ``status.json``, a clear message, and an exit code other than 0.
+
+    In a sweep the exception goes on to the launcher instead, so that the other runs go on; but a signal ends the sweep.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
+        state = "failed" if number is None else "interrupted"
+        reason = str(error) if number is None else signal.Signals(number).name
+        if is_full_disk(error):
+            reason = f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
+        if folder.has_begun:
+            # What is there stays, with the reason beside it.
+            note_failure(folder, state, reason, error)
+        else:
+            folder.remove_unused()
+        if not is_single and number is None:
+            raise
+        log.debug("What ended the run:", exc_info=error)
+        is_expected = is_users_mistake(error) if not folder.has_begun else is_outside_trouble(error)
+        tell_failure(folder, state, reason, None if is_expected else error)
+        sys.exit(1 if number is None else 128 + number)
+
+
+GO_ON = "the same command then goes on from the last checkpoint."
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether the message of what came before training says all: it is about values, files and folders."""
+    kinds = (ValueError, OSError, RunFolderError, HydraException, OmegaConfBaseException)
+    return isinstance(error, kinds) or is_outside_trouble(error)
+
+
+def is_outside_trouble(error: BaseException) -> bool:
+    """Whether the message of what ended the training says all, so that no traceback is needed."""
+    # By name, as these are defined beside what imports torch.
+    names = ("TrainingDivergedError", "Interrupted", "KeyboardInterrupt")
+    return type(error).__name__ in names or is_full_disk(error)
+
+
+def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:
+    """Write ``status.json``; where even that fails, say so and leave the first error in front."""
+    details = {"reason": reason}
+    if state == "failed":
+        details["traceback"] = "".join(traceback.format_exception(error))
+    try:
+        folder.write_status(state, **details)
+    except OSError as second:
+        stderr().print(f"{folder.status} cannot be written: {second}")

@@ -1,0 +1,166 @@
+"""A run's folder: what lies where, written so that nobody ever sees half a file.
+
+``config.yaml`` (resolved), ``overrides.yaml``, ``metrics.csv``, ``examples.npz``, ``result.json`` (written last),
+``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RunFolderError(RuntimeError):
+    """The folder cannot be used for this run."""
+
+
+class RunFolder:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.overrides = self.path / "overrides.yaml"
+        self.metrics = self.path / "metrics.csv"
+        self.examples = self.path / "examples.npz"
+        self.result = self.path / "result.json"
+        self.status = self.path / "status.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.has_begun = False
+        """Whether this process trains, or trained, the run."""
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return ``result.json``, or nothing where the run is not finished.
+
+        Raises:
+            RunFolderError: the file was damaged by something else than a run, which replaces it in one go.
+        """
+        return _read_json(self.result)
+
+    def read_status(self) -> dict[str, Any]:
+        """Return ``status.json``, or an empty dictionary where there is none that can be read."""
+        with contextlib.suppress(RunFolderError):
+            return _read_json(self.status) or {}
+        return {}
+
+    def write_status(self, state: str, **details: Any) -> None:
+        """Replace ``status.json``: state is running, interrupted or failed."""
+        details = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": now()} | details
+        write_atomically(self.status, json.dumps(details, indent=2) + "\n", is_durable=False)
+        self.has_begun = True
+
+    def write_config(self, config: dict[str, Any], overrides: list[str]) -> None:
+        """Write the resolved config and the overrides it came from."""
+        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
+        write_atomically(self.overrides, yaml.safe_dump(overrides))
+
+    def read_config(self) -> dict[str, Any] | None:
+        """Return the resolved config of the run that this folder holds, or nothing where it holds none.
+
+        Raises:
+            RunFolderError: the file was damaged.
+        """
+        if not self.config.exists():
+            return None
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunFolderError(
+                f"{self.config} is damaged ({error}). Remove the folder to train the run anew."
+            ) from error
+        if not isinstance(config, dict):
+            raise RunFolderError(
+                f"{self.config} is damaged (no config in it). Remove the folder to train the run anew."
+            )
+        return config
+
+    def set_aside_result(self) -> Path:
+        """Move all that a finished run left into ``previous-<n>/`` and return that folder."""
+        number = 1 + sum(1 for _ in self.path.glob("previous-*"))
+        aside = self.path / f"previous-{number}"
+        aside.mkdir()
+        staying = {self.result.name, "train.log", ".lock"}
+        for path in sorted(self.path.iterdir()):
+            if path.name not in staying and not path.name.startswith("previous-"):
+                path.rename(aside / path.name)
+        # The result goes last: killed half-way, the run still counts as finished and nothing is trained over it.
+        self.result.rename(aside / self.result.name)
+        return aside
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against any other process on any host; the system lets go when this process dies.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        path = self.path / ".lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = self.read_status()
+                    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+                    raise RunFolderError(
+                        f"this run is being trained by {who} right now: {self.path}\n"
+                        "Wait for it: the same command will then show its result."
+                    ) from None
+                # A process whose run never began may have removed the file between our opening and locking it.
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    yield
+                    return
+
+    def remove_unused(self) -> None:
+        """Remove the folder that was made for a run that never began, unless another process is at it."""
+        with contextlib.suppress(RunFolderError, OSError), self.lock():
+            names = {path.name for path in self.path.iterdir()}
+            if names <= {"train.log", ".lock"}:
+                for name in names:
+                    (self.path / name).unlink()
+                self.path.rmdir()
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error`` says that no more can be written: a full disk, a quota, or a limit on a file's size."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str, *, is_durable: bool = True) -> None:
+    """Write beside and rename, so that readers see the old text or the new one; durable: also after a power cut."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w") as file:
+            file.write(text)
+            file.flush()
+            if is_durable:
+                os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}). Remove it to train the run again.") from error
+    return content

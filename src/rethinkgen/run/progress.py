@@ -1,0 +1,156 @@
+"""What a person or a program sees of a run while it trains: a live bar, or lines in a log, and ``status.json``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+
+from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.run.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.25
+LINE_SECONDS = 10.0
+STATUS_SECONDS = 1.0
+
+
+class Throughput:
+    """Images per second of training alone, without evaluations, over the latest blocks."""
+
+    def __init__(self, num_blocks: int | None) -> None:
+        self._blocks: deque[tuple[int, float]] = deque(maxlen=num_blocks)
+
+    def add(self, num_images: int, seconds: float) -> None:
+        """Count one block."""
+        self._blocks.append((num_images, seconds))
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate; 0 before the first block."""
+        seconds = sum(block[1] for block in self._blocks)
+        return sum(block[0] for block in self._blocks) / seconds if seconds else 0.0
+
+
+class LiveProgress(ProgressBar):
+    """Epoch, running loss and accuracy, test accuracy, images/s and time left.
+
+    On a terminal a bar over the whole budget; elsewhere a line every ten seconds. Placed before ``Evaluation`` among
+    the callbacks, so that a block's time is that of its training alone. Also keeps ``status.json`` up to date.
+    """
+
+    def __init__(self, folder: RunFolder, evaluation: Evaluation, console: Console) -> None:
+        super().__init__()
+        self.folder = folder
+        self.evaluation = evaluation
+        self.console = console
+        self.recent = Throughput(50)
+        self.whole = Throughput(None)
+        self._progress: Progress | None = None
+        self._shown_at = self._status_at = self._block_start = 0.0
+        self._started: tuple[float, int] = (0.0, 0)
+        self._status_has_failed = False
+
+    def disable(self) -> None:
+        """Lightning's wish for ranks other than zero: they show nothing."""
+        self.console = Console(quiet=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar where training starts or goes on."""
+        self._started = (time.monotonic(), trainer.global_step)
+        self._shown_at = time.monotonic()
+        if self.console.is_terminal:
+            one_line = Column(no_wrap=True, overflow="ellipsis")
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", table_column=one_line))
+            self._progress = Progress(*columns, console=self.console, transient=True, auto_refresh=False)
+            self._progress.start()
+            total = pl_module.total_steps
+            self._progress.add_task("starting", total=total, completed=trainer.global_step)  # type: ignore[arg-type]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note when the block starts."""
+        self._block_start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the state after a block, not too often."""
+        now = time.monotonic()
+        num_images = sum(step.num_examples for step in pl_module.steps) * trainer.world_size  # type: ignore[union-attr]
+        self.recent.add(num_images, now - self._block_start)
+        self.whole.add(num_images, now - self._block_start)
+        if now - self._status_at >= STATUS_SECONDS:
+            self._status_at = now
+            self._write_status(trainer)
+        due = REFRESH_SECONDS if self._progress else LINE_SECONDS
+        if now - self._shown_at < due:
+            return
+        self._shown_at = now
+        text = self._text(trainer)
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], completed=trainer.global_step, description=text)
+            self._progress.refresh()
+        else:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that what is printed next is seen."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def _text(self, trainer: pl.Trainer) -> str:
+        step, total = trainer.global_step, self.evaluation.total_steps
+        seconds, first_step = self._started
+        left = (time.monotonic() - seconds) / (step - first_step) * (total - step)
+        evaluated = self.evaluation.evaluated
+        parts = [f"epoch {step / self.evaluation.steps_per_epoch:.1f}", f"step {step:,}/{total:,}"]
+        if self.evaluation.window.steps:
+            loss, accuracy = self.evaluation.window.mean(self.evaluation.log_every)
+            parts.append(f"train loss {loss:.3f} acc {accuracy:.1%}")
+        if evaluated:
+            parts.append(f"fit {evaluated['fit/accuracy']:.1%}")
+            parts.append(f"test {evaluated['test/accuracy']:.1%}")
+        at_most = "at most " if self.evaluation.until_fit else ""
+        parts += [f"{self.recent.images_per_second:,.0f} images/s", f"{at_most}{_duration(left)} left"]
+        return " · ".join(parts)
+
+    def _write_status(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero or self._status_has_failed:
+            return
+        window = self.evaluation.window
+        try:
+            self.folder.write_status(
+                "running",
+                step=trainer.global_step,
+                epoch=trainer.global_step / self.evaluation.steps_per_epoch,
+                accuracy=window.mean(self.evaluation.log_every)[1] if window.steps else None,
+                images_per_second=round(self.recent.images_per_second),
+            )
+        except OSError as error:
+            # A status that cannot be written is no reason to lose the training; a checkpoint that cannot be is.
+            self._status_has_failed = True
+            log.warning("%s cannot be kept up to date: %s", self.folder.status, error)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

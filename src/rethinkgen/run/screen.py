@@ -1,0 +1,127 @@
+"""What a run says on the terminal when it ends: a small table, a sentence, and the next command to try."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rethinkgen.run.folder import RunFolder
+
+LABEL_CORRUPTIONS = ("partial_labels", "random_labels", "asymmetric_labels")
+
+
+@functools.cache
+def stdout() -> Console:
+    """Return the console for what the user asked for."""
+    return Console()
+
+
+@functools.cache
+def stderr() -> Console:
+    """Return the console for what went wrong."""
+    return Console(stderr=True)
+
+
+def percent(share: float | None) -> str:
+    """Return a share as percent; 100 % only where all of it is meant."""
+    if share is None:
+        return "-"
+    text = f"{100 * share:.1f} %"
+    if share < 1 and text == "100.0 %":
+        return "> 99.9 %"
+    return text.replace(".0 %", " %")
+
+
+def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Show a finished run."""
+    console = stdout()
+    console.print(_table(result))
+    console.print(sentence(result), highlight=False, soft_wrap=True)
+    if (command := next_command(result)) is not None:
+        console.print(f"{command[0]}\n  [bold]{command[1]}[/bold]", highlight=False, soft_wrap=True)
+
+
+def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Show a run that was already finished, with the date and commit of its numbers."""
+    console = stdout()
+    commit = (result["commit"] or "unknown")[:10]
+    console.print(
+        f"[bold]{folder.path.name}[/bold] was finished on {result['finished']} at commit {commit}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(result))
+    console.print(sentence(result), highlight=False, soft_wrap=True)
+    console.print("[dim]rerun=true trains it again and keeps this result beside the new one.[/dim]")
+
+
+def _table(result: dict[str, Any]) -> Table:
+    metrics = result["metrics"]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    columns = {
+        "fit": percent(metrics["fit/accuracy"]),
+        "test": percent(metrics["test/accuracy"]),
+        "memorised": percent(metrics.get("fit/accuracy_corrupted")),
+        "corrected": percent(metrics.get("fit/accuracy_corrected")),
+        "steps to fit": f"{metrics['steps_to_fit']:,}" if result["fitted"] else f"> {metrics['steps']:,}",
+        "parameters": f"{metrics['num_parameters']:,}",
+        "images/s": f"{result['images_per_second']:,}",
+        "time": f"{result['seconds']:,.0f} s",
+    }
+    shown = {name: value for name, value in columns.items() if value != "-"}
+    for name in shown:
+        table.add_column(name, justify="right")
+    table.add_row(*shown.values())
+    return table
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """Return one sentence on what was seen."""
+    metrics, corruption = result["metrics"], result["choices"]["data.corruption"]
+    chance = 1 / result["num_classes"]
+    seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
+    seen += f" (chance {percent(chance)})"
+    if not result["fitted"]:
+        return f"{seen}: not fitted; {result['reason']}."
+    steps = f"{metrics['steps_to_fit']:,} steps"
+    if corruption in LABEL_CORRUPTIONS:
+        return f"{seen}: wrong labels and all, memorised in {steps}."
+    return f"{seen}: fitted in {steps}."
+
+
+def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
+    """Return what to try next and the command for it: the same run with one thing changed."""
+    corruption = result["choices"]["data.corruption"]
+    others = [item for item in result["overrides"] if not item.startswith("data.corruption")]
+    command = " ".join(["python train.py", *(_quoted(item) for item in others)])
+    if not result["fitted"]:
+        return None
+    if corruption == "none":
+        return "The same network on labels drawn at random:", f"{command} data.corruption=random_labels"
+    if corruption == "random_labels":
+        return "The same network on images whose pixels are shuffled:", f"{command} data.corruption=shuffled_pixels"
+    return "The same network on true labels and true pixels:", command
+
+
+def _quoted(override: str) -> str:
+    return f"'{override}'" if any(character in override for character in "[]{}()* ") else override
+
+
+def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:
+    """Say what ended the run, with the traceback of ``error`` where one is given, and how to go on."""
+    console = stderr()
+    has_checkpoint = any(folder.checkpoints.glob("*.ckpt"))
+    if error is not None:
+        console.print("".join(traceback.format_exception(error)), highlight=False, markup=False, soft_wrap=True)
+    if state == "interrupted":
+        where = "goes on from the last checkpoint" if has_checkpoint else "starts it again"
+        console.print(f"Stopped by {reason}. The same command {where}.", highlight=False, soft_wrap=True)
+        return
+    console.print(f"Error: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if folder.has_begun:
+        kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
+        console.print(f"{kept}: {folder.path}", highlight=False, soft_wrap=True)

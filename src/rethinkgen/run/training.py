@@ -1,0 +1,259 @@
+"""One run from its resolved config: build the objects, train from the last checkpoint on, write the result.
+
+This module is imported only when something must really be trained: it brings in torch and Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import subprocess
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from pytorch_lightning.loggers.logger import Logger
+from rich.console import Console
+
+from rethinkgen.checks import check_between, check_positive, check_whole
+from rethinkgen.data.module import CorruptedImages
+from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.model.classifier import Classifier, MakeOptimizer
+from rethinkgen.run.build import build
+from rethinkgen.run.checkpoint import AtomicCheckpointIO, ExactCheckpoint, find_checkpoint, load_checkpoint
+from rethinkgen.run.folder import RunFolder, now, write_atomically
+from rethinkgen.run.metrics_table import MetricsTable
+from rethinkgen.run.progress import LiveProgress
+from rethinkgen.run.wandb_mirror import WandbMirror
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("rethinkgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+class Training:
+    """The built objects of one run, and the steps from them to a result."""
+
+    def __init__(self, config: DictConfig, folder: RunFolder, identity: dict[str, Any], console: Console) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.console = console
+        if config.threads is not None:
+            torch.set_num_threads(check_whole("threads", config.threads, 1))
+        # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        pl.seed_everything(check_whole("seed", config.seed, 0), verbose=False)
+        self.datamodule = build_datamodule(config.data)
+        check_between("regularizer.weight_decay", config.regularizer.weight_decay, 0, math.inf, below=True)
+        optimizer, schedule = build(config.optimizer), build(config.schedule)
+        self.model: Classifier = build(config.model, optimizer=optimizer, schedule=schedule)
+        check_optimizer(optimizer, config.optimizer)
+        self.evaluation = Evaluation(
+            every=config.evaluate_every,
+            fit_threshold=config.fit_threshold,
+            until_fit=config.until_fit,
+            log_every=config.log_every,
+            patience=config.regularizer.early_stopping,
+        )
+        seconds = check_between("checkpoint_seconds", config.checkpoint_seconds, 0, math.inf)
+        self.checkpoint = ExactCheckpoint(folder.checkpoints, every_seconds=seconds)
+        self.progress = LiveProgress(folder, self.evaluation, console)
+        self.table = MetricsTable(folder.metrics)
+        self.loggers: list[Logger] = [build(node) for node in config.logger.values()]
+        self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
+        self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
+        self.trainer_config = config.trainer
+        self.schedule_config = config.schedule
+
+    def prepare(self) -> None:
+        """Load and corrupt the data and build the network: whatever is wrong with the config shows here."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup()
+        if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
+            self.console.print(
+                f"{self.datamodule.num_conflicts:,} training images equal another one that carries a different label: "
+                f"fit/accuracy cannot exceed {ceiling:.4%}.",
+                soft_wrap=True,
+            )
+        total_steps = total_budget(self.budget, self.datamodule.steps_per_epoch)
+        self.trainer = self._make_trainer(total_steps)
+        self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
+        self.model.trainer = self.trainer
+        self.model.configure_model()
+        try:
+            self.model.configure_optimizers()
+        except TypeError as error:
+            raise ValueError(f"{_spelled('schedule', self.schedule_config)}: {error}") from error
+        self.evaluation.setup(self.trainer, self.model, "fit")
+
+    def _make_trainer(self, total_steps: int) -> pl.Trainer:
+        # Tips, devices found, why training stopped: our own lines say what matters.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        try:
+            trainer: pl.Trainer = build(
+                self.trainer_config,
+                max_steps=total_steps,
+                max_epochs=-1,
+                callbacks=[self.progress, self.evaluation, self.checkpoint],
+                logger=[self.table, *self.loggers],
+                plugins=[AtomicCheckpointIO()],
+                default_root_dir=str(self.folder.path),
+                enable_checkpointing=True,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                # Rows come from Evaluation; Lightning's own clock never strikes.
+                log_every_n_steps=10**9,
+            )
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ValueError(f"{_spelled('trainer', self.trainer_config)}: {error}") from error
+        return trainer
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, from the last whole checkpoint if there is one, and return the result."""
+        path = find_checkpoint(self.folder.checkpoints)
+        trained_before = 0.0
+        if path is None:
+            self.table.cut_back(-1)
+        else:
+            saved = load_checkpoint(path)
+            self.table.cut_back(saved["global_step"])
+            trained_before = saved["seconds"]
+            self.console.print(f"Going on from step {saved['global_step']:,} ({path.name}).")
+            del saved
+        for mirror in self.mirrors:
+            mirror.start(self.folder.path, self.identity)
+        self.checkpoint.begin(trained_before)
+        with self.checkpoint.obeying_signals(), warnings.catch_warnings():
+            # Lightning 2.6 on torch 2.15: nothing a user could do about it.
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        return self._result()
+
+    def _result(self) -> dict[str, Any]:
+        metrics = self.evaluation.summary(self.trainer, self.model)
+        metrics |= self.datamodule.noise
+        metrics["num_parameters"] = self.model.num_parameters
+        metrics["epochs"] = metrics["steps"] / self.datamodule.steps_per_epoch
+        # JSON knows no infinity: a number that is none is null, as everything else that was not reached.
+        metrics = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        result = {
+            **self.identity,
+            "metrics": metrics,
+            "fitted": self.evaluation.fitted,
+            "reason": self.evaluation.reason(self.trainer),
+            "num_classes": self.datamodule.num_classes,
+            "fit_ceiling": self.datamodule.fit_ceiling,
+            "seconds": round(self.checkpoint.seconds, 3),
+            "images_per_second": round(self.progress.whole.images_per_second),
+            "finished": now(),
+            "device": device_name(self.trainer),
+            "threads": torch.get_num_threads(),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "commit": commit(),
+        }
+        self._write_examples()
+        for mirror in self.mirrors:
+            mirror.set_summary(metrics)
+        write_atomically(self.folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        # The weights of the end stay for measures to come; what came before them has served.
+        (self.folder.checkpoints / "previous.ckpt").unlink(missing_ok=True)
+        self.folder.status.unlink(missing_ok=True)
+        return result
+
+    def _write_examples(self) -> None:
+        train = self.datamodule.splits["train"]
+        columns = {
+            name: getattr(train, name) for name in ("index", "labels", "original_labels", "is_drawn", "is_corrupted")
+        }
+        arrays = {name: tensor.cpu().numpy() for name, tensor in (columns | self.evaluation.examples()).items()}
+        beside = self.folder.examples.with_suffix(".tmp.npz")
+        try:
+            np.savez_compressed(beside, **arrays)
+            beside.replace(self.folder.examples)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def finish(self, exit_code: int) -> None:
+        """Close what outlives the run otherwise."""
+        for mirror in self.mirrors:
+            mirror.finish(exit_code)
+
+
+def build_datamodule(config: DictConfig) -> CorruptedImages:
+    """Build the corrupted images around their source from the ``data`` node."""
+    arguments = {
+        str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
+    }
+    datamodule: CorruptedImages = build(config.corruption, source=build(config.source), **arguments)
+    return datamodule
+
+
+def check_optimizer(make: MakeOptimizer, config: DictConfig) -> None:
+    """Try an optimizer's values on a parameter of its own.
+
+    Raises:
+        ValueError: torch refuses one of its values.
+    """
+    try:
+        make([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_spelled('optimizer', config)}: {error}") from error
+
+
+def _spelled(group: str, config: DictConfig) -> str:
+    """Return a group's keys and values as one would override them."""
+    return " ".join(f"{group}.{key!s}={value!r}" for key, value in config.items() if not str(key).startswith("_"))
+
+
+def total_budget(budget: dict[str, Any], steps_per_epoch: int) -> int:
+    """Return the budget in optimizer steps; epochs, where given, are the budget.
+
+    Raises:
+        ValueError: it is not a number above zero, and whole where it is in steps, or there is none.
+    """
+    key = "max_epochs" if budget["max_epochs"] is not None else "max_steps"
+    value = budget[key]
+    if key == "max_steps":
+        return check_whole(key, value, 1)
+    return max(1, round(check_positive(key, value) * steps_per_epoch))
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """Return what the run trained on, by name."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
+        "CPU",
+    )
+    return f"{device.type}: {model}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def commit() -> str | None:
+    """Return the commit of our own code, marked ``+changes`` where files differ from it; none outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,79 @@
+"""Fixtures that run ``train.py`` as a user would: in this process, or in one of its own that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ["model=mlp_1x512", "model.width=16", "trainer=cpu", "logger=none", "threads=1", "until_fit=false"]
+"""Overrides of a run that takes well under a second."""
+
+Command = Callable[..., Path]
+
+
+def command_line(*overrides: str) -> None:
+    """Run ``python train.py *overrides`` here."""
+    before = sys.argv
+    sys.argv = ["train.py", *overrides]
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def in_own_process(folder: Path, *overrides: str) -> None:
+    """Body of a process of its own: its output goes to ``folder/output.txt``."""
+    os.chdir(folder)
+    with (folder / "output.txt").open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    command_line(*overrides)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Command:
+    """Run ``train.py`` with overrides and return the run's folder; raises ``SystemExit`` where the command fails."""
+
+    def run(*overrides: str) -> Path:
+        with contextlib.chdir(tmp_path):
+            command_line(f"results_dir={tmp_path}/multirun", *overrides)
+        folders = [path.parent for path in (tmp_path / "multirun").glob("*/*/result.json")]
+        return max(folders, key=lambda folder: (folder / "result.json").stat().st_mtime)
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., BaseProcess]:
+    """Start ``train.py`` in a process of its own, forked from a server that has torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rethinkgen.run.training"])
+
+    def begin(
+        *overrides: str,
+        folder: Path = tmp_path,
+        body: Callable[..., None] = in_own_process,
+        arguments: tuple[Any, ...] = (),
+    ) -> BaseProcess:
+        process = context.Process(target=body, args=(folder, *arguments, *overrides))
+        process.start()
+        return process
+
+    return begin
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the run's ``result.json``."""
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result

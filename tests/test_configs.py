@@ -1,0 +1,125 @@
+"""Every choice of every group composes, and builds the object that its file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from conftest import ROOT
+from rethinkgen.data.module import CorruptedImages
+from rethinkgen.data.source import Digits
+from rethinkgen.model.classifier import Classifier
+from rethinkgen.run import identity  # noqa: F401 - registers the resolvers of conf/
+from rethinkgen.run.build import build
+from rethinkgen.run.training import build_datamodule
+
+CONF = ROOT / "conf"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> DictConfig:
+    # ``rethinkgen.run.entry`` would resolve Hydra's own nodes; here the run's folder is of no interest.
+    with initialize_config_dir(str(CONF)):
+        return compose("train", overrides=list(overrides))
+
+
+def in_memory(name: str, overrides: list[str] | None = None) -> CorruptedImages:
+    config = composed(f"data.corruption={name}", *(overrides or []))
+    return build_datamodule(config.data)
+
+
+@pytest.mark.parametrize("name", choices("data.corruption"))
+def test_corruptions(name: str) -> None:
+    datamodule = in_memory(name)
+    datamodule.setup()
+    assert datamodule.splits["train"].inputs.shape == (1437, 1, 8, 8)
+    assert isinstance(datamodule.source, Digits)
+    # One function, one YAML, one name; `none` has no function.
+    from rethinkgen.data import corruption
+
+    assert name == "none" or callable(getattr(corruption, name))
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_sources(name: str) -> None:
+    config = composed(f"data={name}", "data.root=/nowhere")
+    assert config.data.name == name
+    assert {"prepare", "load", "fingerprint"} <= set(dir(build(config.data.source)))
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_models(name: str) -> None:
+    config = composed(f"model={name}", "data=cifar10")
+    model = build(config.model, image_shape=[3, 28, 28], num_classes=10)
+    assert isinstance(model, Classifier)
+    published = 0.1 if name.startswith("inception") else 0.01
+    assert model.learning_rate == published
+
+
+def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:
+    names = choices("regularizer")
+    neutral = composed().regularizer
+    assert sorted(neutral) == names, "conf/train.yaml holds a neutral value for each"
+    everything = composed(f"regularizer=[{','.join(names)}]").regularizer
+    for name in names:
+        alone = composed(f"regularizer=[{name}]").regularizer
+        assert {key for key in names if alone[key] != neutral[key]} == {name}
+        assert alone[name] == everything[name]
+
+
+def test_each_regularizer_reaches_the_place_where_it_acts() -> None:
+    config = composed("regularizer=[weight_decay,dropout,random_crop,flip,rotation,label_smoothing]")
+    assert (config.optimizer.weight_decay, config.model.dropout, config.model.label_smoothing) == (5e-4, 0.5, 0.1)
+    datamodule = build_datamodule(config.data)
+    assert (datamodule.random_crop, datamodule.flip, datamodule.rotation) == (True, True, 25.0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    assert choices("optimizer") == ["adam", "sgd"]
+    config = composed(f"optimizer={name}", "regularizer=[weight_decay]", "model=alexnet", "data=cifar10")
+    optimizer = build(config.optimizer)([{"params": [torch.nn.Parameter(torch.ones(1))]}])
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["weight_decay"] == 5e-4
+    assert optimizer.param_groups[0]["lr"] == {"sgd": 0.01, "adam": 1e-3}[name]
+
+
+@pytest.mark.parametrize("name", choices("schedule"))
+def test_schedules(name: str) -> None:
+    schedule = build(composed(f"schedule={name}").schedule)
+    assert schedule(0, 1000) == 1
+    assert 0 <= schedule(999, 1000) <= 1
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_trainers(name: str) -> None:
+    if name == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(MisconfigurationException, match="No supported gpu"):
+            build(composed(f"trainer={name}").trainer, logger=False)
+        return
+    assert isinstance(build(composed(f"trainer={name}").trainer, logger=False), pl.Trainer)
+
+
+def test_defaults_are_those_of_the_issue_and_the_paper() -> None:
+    digits, cifar = composed(), composed("data=cifar10")
+    assert (digits.data.name, digits.regularizer.weight_decay, digits.until_fit) == ("digits", 0, True)
+    assert (cifar.until_fit, cifar.max_steps, cifar.data.batch_size) == (False, 25_000, 128)
+    assert (cifar.optimizer.momentum, cifar.schedule.factor, cifar.schedule.every) == (0.9, 0.95, 391)
+    assert (cifar.data.preprocessing, cifar.data.crop, cifar.trainer.precision) == ("whitening", "auto", "32-true")
+
+
+def test_only_our_own_and_the_named_libraries_targets_are_built(tmp_path: Path) -> None:
+    target: dict[str, Any] = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
+    with pytest.raises(ValueError, match=r"os\.mkdir"):
+        build(DictConfig(target))
+    assert not (tmp_path / "made").exists()
