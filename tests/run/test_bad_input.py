@@ -1,0 +1,289 @@
+"""Every mistake of a user's is told in a line that names the key and what is allowed, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_resume import assert_same, outcome
+
+from conftest import TINY, Command, read_result
+from rethinkgen.run.checkpoint import load_checkpoint
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused before training, with no traceback and nothing left; return what it said."""
+
+    def run(*overrides: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            train(*overrides)
+        assert end.value.code == 1
+        assert files_of_runs(tmp_path) == []
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        assert "Error: " in captured.err
+        return captured.err.split("Error: ", 1)[1]
+
+    return run
+
+
+def files_of_runs(tmp_path: Path) -> list[Path]:
+    return sorted(path for path in tmp_path.glob("multirun/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("seed=abc", "seed='abc': a whole number of at least 0"),
+        ("seed=-1", "seed=-1: a whole number of at least 0"),
+        ("seed=1.5", "seed=1.5: a whole number"),
+        ("seed=???", "seed"),
+        ("seed='${nowhere}'", "nowhere"),
+        ("max_steps=-1", "max_steps=-1: a whole number of at least 1"),
+        ("max_steps=1.5", "max_steps=1.5: a whole number of at least 1"),
+        ("max_steps=null", "max_steps=None: a whole number of at least 1"),
+        ("max_epochs=0", "max_epochs=0: a number above 0"),
+        ("max_epochs=nan", "max_epochs=nan: a number above 0"),
+        ("until_fit=maybe", "until_fit='maybe': true or false"),
+        ("fit_threshold=2", "fit_threshold=2: a number from 0 to 1"),
+        ("evaluate_every=x", "evaluate_every='x': a number above 0"),
+        ("evaluate_every=0", "evaluate_every=0: a number above 0"),
+        ("log_every=0", "log_every=0: a whole number of at least 1"),
+        ("results_dir=null", "results_dir=None: the path of a folder"),
+        ("results_dir=/dev/null", "results_dir='/dev/null': /dev/null is not a folder"),
+        ("sweep=a/../b", "sweep='a/../b': a name of letters"),
+        ("sweep=null", "sweep=None: a name of letters"),
+        ("rerun=perhaps", "rerun='perhaps': true or false"),
+        ("threads=0", "threads=0: a whole number of at least 1"),
+        ("threads=two", "threads='two': a whole number of at least 1"),
+        ("checkpoint_seconds=-1", "checkpoint_seconds=-1: a number from 0"),
+        ("checkpoint_seconds=soon", "checkpoint_seconds='soon': a number from 0"),
+        ("data.corruption=partial_labels data.corruption.probability=1.5", "data.corruption.probability=1.5: a number"),
+        ("data.corruption=partial_labels data.corruption.probability=nan", "probability=nan: a number"),
+        ("data.corruption=partial_labels data.corruption.probability=half", "probability='half': a number"),
+        ("data.corruption=gaussian_blend data.corruption.strength=-1", "strength=-1: a number"),
+        ("data.corruption=noisy_inputs data.corruption.fraction=2", "data.corruption.fraction=2: a number from 0 to 1"),
+        ("data.batch_size=-3", "data.batch_size=-3: a whole number of at least 1"),
+        ("data.batch_size=5000", "data.batch_size=5000 is larger than the training set of 1437 examples"),
+        ("data.num_train=-1", "data.num_train=-1: a whole number of at least 1"),
+        ("data.num_train=100000", "data.num_train=100000: at most 1437"),
+        ("data.validation=1.0", "data.validation=1.0: a number from 0 to below 1"),
+        ("data.crop=-1", "data.crop=-1: a whole number of at least 1"),
+        ("data.crop=9", "data.crop=9: images are 8x8; at most 8"),
+        ("data.preprocessing=black", "data.preprocessing='black': one of whitening, normalization, none"),
+        ("data.seed=abc", "data.seed='abc': a whole number of at least 0"),
+        ("data.source._target_=os.system", "os.system"),
+        ("+data.source.colour=red", "takes no arguments"),
+        ("model.width=-3", "model.width=-3: a whole number of at least 1"),
+        ("model.depth=0", "model.depth=0: a whole number of at least 1"),
+        ("model.learning_rate=-1", "model.learning_rate=-1: a number above 0"),
+        ("model.learning_rate=fast", "model.learning_rate='fast': a number above 0"),
+        ("+model.colour=red", "unexpected keyword argument 'colour'"),
+        ("regularizer=[early_stopping]", "add data.validation=0.1"),
+        ("regularizer.weight_decay=-1", "regularizer.weight_decay=-1: a number from 0"),
+        ("regularizer.dropout=1.5", "regularizer.dropout=1.5: a number from 0 to below 1"),
+        ("regularizer.flip=7", "regularizer.flip=7: true or false"),
+        ("regularizer.label_smoothing=2", "regularizer.label_smoothing=2: a number from 0 to below 1"),
+        ("optimizer.momentum=-1", "optimizer.momentum=-1"),
+        ("optimizer.lr=fast", "optimizer.lr='fast'"),
+        ("schedule.every=0", "schedule.every=0: a number above 0"),
+        ("schedule=step schedule.at=0.3", "schedule.at=0.3"),
+        ("trainer.precision=7", "trainer.precision=7"),
+        ("trainer.devices=many", "trainer.devices='many'"),
+        ("nonsense=1", "Key 'nonsense' is not in struct"),
+        ("model", "missing EQUAL"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_what_is_allowed(refused: Refused, overrides: str, said: str) -> None:
+    assert said in refused(*TINY, *overrides.split(" "))
+
+
+@pytest.mark.parametrize(
+    ("override", "options"),
+    [
+        ("data.corruption=nothing", ["partial_labels", "random_labels", "shuffled_pixels"]),
+        ("model=transformer", ["inception", "mlp_1x512"]),
+        ("regularizer=[weight_decay,hope]", ["dropout", "early_stopping", "weight_decay"]),
+    ],
+)
+def test_an_unknown_choice_lists_the_options(refused: Refused, override: str, options: list[str]) -> None:
+    assert set(options) <= set(refused(override).split())
+
+
+@pytest.mark.parametrize("model", ["inception", "alexnet"])
+def test_images_too_small_for_the_model(refused: Refused, model: str) -> None:
+    message = refused(f"model={model}", "data.crop=3", "trainer=cpu", "logger=none")
+    assert f"{model} needs images of at least 4x4 pixels, these are 3x3" in message
+
+
+def image_folder(root: Path, **images: tuple[int, int]) -> list[str]:
+    """Make grey images ``split__class__name=(height, width)``."""
+    for key, size in images.items():
+        path = root.joinpath(*key.split("__")).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size, 100).save(path)
+    return ["data=image_folder", f"data.root={root}", "data.batch_size=1", "data.source.num_workers=1"]
+
+
+def test_a_data_folder_that_is_missing_or_unfit(refused: Refused, tmp_path: Path) -> None:
+    size = (8, 8)
+    assert "there is no folder" in refused(*TINY, *image_folder(tmp_path / "missing"))
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "test").mkdir()
+    assert "train is empty" in refused(*TINY, *image_folder(tmp_path / "empty"))
+    one = image_folder(tmp_path / "one", train__cat__1=size, test__cat__1=size)
+    assert "there is one class, cat" in refused(*TINY, *one)
+    differing = image_folder(
+        tmp_path / "differ", train__cat__1=size, train__dog__1=size, test__cat__1=size, test__cow__1=size
+    )
+    message = refused(*TINY, *differing)
+    assert "only in train: dog" in message
+    assert "only in test: cow" in message
+    good = {"train__cat__1": size, "train__dog__1": size, "test__cat__1": size, "test__dog__1": size}
+    mixed = image_folder(tmp_path / "mixed", **good | {"train__dog__1": (9, 8)})
+    assert "train/dog/1.png" in refused(*TINY, *mixed)
+    unreadable = image_folder(tmp_path / "unreadable", **good)
+    (tmp_path / "unreadable/train/dog/1.png").write_text("no image")
+    assert "train/dog/1.png" in refused(*TINY, *unreadable)
+
+
+def test_a_wrong_command_for_a_finished_run_leaves_its_result(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*TINY, "max_steps=5")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        train(*TINY, "max_steps=5", "rerun=true", "threads=0")
+    assert "threads=0" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_in_a_sweep_the_other_runs_go_on(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        train("-m", *TINY, "max_steps=5", "seed=-1,0")
+    assert end.value.code == 1
+    assert "seed=-1: a whole number" in capsys.readouterr().err
+    (result,) = tmp_path.glob("multirun/runs/*/result.json")
+    assert read_result(result.parent)["seed"] == 0
+    assert [path.name for path in result.parent.parent.iterdir() if path.is_dir()] == [result.parent.name]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_failed(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The rate rises: the first epochs are good, and leave a checkpoint.
+    rising = [
+        "model.learning_rate=0.01",
+        "schedule.factor=1e10",
+        "schedule.every=12",
+        "max_steps=100",
+        "checkpoint_seconds=0",
+    ]
+    with pytest.raises(SystemExit) as end:
+        train(*TINY, *rising)
+    assert end.value.code == 1
+    message = capsys.readouterr().err
+    assert "the training loss became" in message
+    assert "Try a smaller model.learning_rate" in message
+    assert "its last good checkpoint stay" in message
+    assert "Traceback" not in message
+    (status,) = tmp_path.glob("multirun/runs/*/status.json")
+    details = json.loads(status.read_text())
+    assert details["state"] == "failed"
+    assert "Try a smaller model.learning_rate" in details["reason"]
+    assert "TrainingDivergedError" in details["traceback"]
+    weights = load_checkpoint(status.parent / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(math.isfinite(float(value.double().sum())) for value in weights.values())
+    assert (status.parent / "metrics.csv").exists()
+    assert (status.parent / "config.yaml").exists()
+
+
+def on_a_full_disk(folder: Path, num_bytes: int, *overrides: str) -> None:
+    """Body of a process that can write no file longer than ``num_bytes``."""
+    from conftest import in_own_process
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+    in_own_process(folder, *overrides)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    train: Command, start: Callable[..., BaseProcess], tmp_path: Path
+) -> None:
+    run = [*TINY, "max_steps=240", "evaluate_every=20", "checkpoint_seconds=0"]
+    undisturbed = train(*run)
+    size = (undisturbed / "checkpoints/last.ckpt").stat().st_size
+    # The window of steps for the running loss grows from epoch to epoch, and the checkpoint with it.
+    process = start(f"results_dir={tmp_path}/full", *run, body=on_a_full_disk, arguments=(size - 500,))
+    process.join()
+    output = (tmp_path / "output.txt").read_text()
+    assert process.exitcode == 1, output
+    assert "there is no room left to write the run's files" in output
+    assert "last.tmp" in output
+    assert "Traceback" not in output
+    (status,) = tmp_path.glob("full/runs/*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
+    kept = sorted(path.name for path in (status.parent / "checkpoints").iterdir())
+    assert kept == ["last.ckpt", "previous.ckpt"]
+    start(f"results_dir={tmp_path}/full", *run).join()
+    assert "Going on from step" in (tmp_path / "output.txt").read_text()
+    assert_same(outcome(status.parent), outcome(undisturbed))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_disk_that_is_full_from_the_start(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = train(*TINY, "max_steps=5").name
+    checkpoints = tmp_path / "full/runs" / name / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.tmp").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as end:
+        train(*TINY, "max_steps=5", f"results_dir={tmp_path}/full")
+    assert end.value.code == 1
+    message = capsys.readouterr().err
+    assert "No space left on device" in message
+    assert "Traceback" not in message
+    assert "The run's folder stays" in message
+
+
+def test_a_folder_that_holds_another_run_says_what_differs(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"hydra.run.dir={tmp_path}/multirun/runs/mine"
+    first = train(*TINY, "max_steps=5", folder)
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.name != "train.log" and path.is_file()}
+    with pytest.raises(SystemExit) as end:
+        train(*TINY, "max_steps=6", "seed=3", "regularizer=[flip]", folder)
+    assert end.value.code == 1
+    message = capsys.readouterr().err
+    assert "holds another run" in message
+    assert "\n  max_steps: 5 there, 6 here\n" in message
+    assert "\n  seed: 0 there, 3 here\n" in message
+    assert "\n  regularizer.flip: False there, True here\n" in message
+    assert "threads" not in message
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_our_own_bug_shows_its_traceback(
+    train: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rethinkgen.measure.evaluation import Evaluation
+
+    def broken(*_: object) -> None:
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr(Evaluation, "evaluate", broken)
+    with pytest.raises(SystemExit) as end:
+        train(*TINY, "max_steps=5")
+    assert end.value.code == 1
+    assert "in broken" in capsys.readouterr().err
+    (status,) = tmp_path.glob("multirun/runs/*/status.json")
+    assert "in broken" in json.loads(status.read_text())["traceback"]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_resume import assert_same, outcome
+
+from conftest import TINY, Command
+from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.run.checkpoint import (
+    AtomicCheckpointIO,
+    find_checkpoint,
+    generator_states,
+    load_checkpoint,
+    set_generator_states,
+)
+
+RUN = [*TINY, "data.corruption=partial_labels", "regularizer=[dropout,flip]", "max_steps=60", "checkpoint_seconds=0"]
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def with_a_flipped_bit(content: bytes) -> bytes:
+    middle = len(content) // 3
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.fixture
+def interrupted(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of a run that broke off after its fourth epoch and left two checkpoints."""
+    evaluate = Evaluation.evaluate
+
+    def breaks_off(self: Evaluation, trainer: object, module: object) -> dict[str, float]:
+        if trainer.global_step == 60:  # type: ignore[attr-defined]
+            raise RuntimeError("power cut")
+        return evaluate(self, trainer, module)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "evaluate", breaks_off)
+        with pytest.raises(SystemExit):
+            train(*RUN)
+    (folder,) = tmp_path.glob("multirun/runs/*/")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    return folder
+
+
+@pytest.mark.parametrize("damage", [truncated, with_a_flipped_bit, emptied])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(
+    interrupted: Path,
+    train: Command,
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    last = interrupted / "checkpoints" / "last.ckpt"
+    assert load_checkpoint(last)["global_step"] == 48
+    last.write_bytes(damage(last.read_bytes()))
+    resumed = outcome(train(*RUN))
+    output = "".join(capfd.readouterr()) + (interrupted / "train.log").read_text()
+    assert "last.ckpt is damaged" in output
+    assert "Going on from step 36 (previous.ckpt)" in output
+    shutil.rmtree(tmp_path / "multirun")
+    assert_same(resumed, outcome(train(*RUN)))
+
+
+def test_two_damaged_checkpoints_begin_the_run_anew(interrupted: Path, train: Command, tmp_path: Path) -> None:
+    for path in (interrupted / "checkpoints").iterdir():
+        path.write_bytes(truncated(path.read_bytes()))
+    resumed = outcome(train(*RUN))
+    shutil.rmtree(tmp_path / "multirun")
+    assert_same(resumed, outcome(train(*RUN)))
+
+
+def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> tuple[object, ...]:
+            return print, ("mischief",)
+
+    torch.save({"state_dict": Mischief()}, tmp_path / "last.ckpt")
+    assert find_checkpoint(tmp_path) is not None
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path: Path) -> None:
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    for step in (1, 2):
+        io.save_checkpoint({"step": step}, path)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        io.save_checkpoint({"step": lambda: None}, path)
+    assert load_checkpoint(path) == {"step": 2}
+    assert load_checkpoint(tmp_path / "previous.ckpt") == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 2
+    assert find_checkpoint(tmp_path) == path
+    path.unlink()  # as a kill between the two renames leaves it
+    assert find_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+
+
+def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    def draws() -> tuple[float, float, float, float]:
+        return torch.rand(()).item(), np.random.normal(), random.random(), random.gauss()
+
+    draws()
+    torch.save(generator_states(), tmp_path / "states")
+    first = draws()
+    set_generator_states(torch.load(tmp_path / "states", weights_only=True))
+    assert draws() == first

@@ -1,0 +1,263 @@
+"""What one command does: train, skip, resume, refuse, and what it says and leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from test_resume import assert_same, outcome, status_text
+
+from conftest import ROOT, TINY, Command, read_result
+
+RUN = [*TINY, "max_steps=30"]
+LONG = [*TINY, "max_steps=1000000", "checkpoint_seconds=1000", "evaluate_every=1000"]
+Start = Callable[..., BaseProcess]
+
+
+def run_alone(*overrides: str, then: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``train.py`` in a fresh interpreter, which at the end prints what of heavy imports it holds."""
+    program = f"""
+import runpy, sys
+sys.argv = ["train.py", *{list(overrides)!r}]
+try:
+    runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+finally:
+    heavy = ("torch", "pytorch_lightning", "torchvision", "wandb", "sklearn", "pandas", "matplotlib")
+    print("heavy:", [name for name in heavy if name in sys.modules])
+"""
+    return subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True)
+
+
+def test_help_is_light_and_names_the_groups(tmp_path: Path) -> None:
+    ended = run_alone("--help", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "heavy: []" in ended.stdout
+    assert "data.corruption: asymmetric_labels" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_skipped_with_its_numbers_date_and_commit(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN)
+    result = read_result(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "train.log"}
+    capsys.readouterr()
+    assert train(*RUN) == folder
+    ours = capsys.readouterr().out
+    assert result["finished"] in ours
+    assert result["commit"] is None or result["commit"][:10] in ours
+    assert f"{100 * result['metrics']['test/accuracy']:.1f} %" in ours
+    assert "rerun=true" in ours
+    alone = run_alone(f"results_dir={tmp_path}/multirun", *RUN, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert "heavy: []" in alone.stdout
+    assert "was finished on" in alone.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_same_command_twice_gives_the_same_numbers_to_the_bit(train: Command, tmp_path: Path) -> None:
+    run = [*TINY, "max_steps=60", "data.corruption=gaussian", "regularizer=[dropout,flip]"]
+    first = outcome(train(*run))
+    shutil.move(tmp_path / "multirun", tmp_path / "first")
+    assert_same(outcome(train(*run)), first)
+    shutil.move(tmp_path / "multirun", tmp_path / "second")
+    other = outcome(train(*run, "seed=1"))
+    assert other["metrics"] != first["metrics"], "the comparison sees no difference where there is one"
+
+
+def test_rerun_keeps_the_old_result(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(*RUN, "logger=csv")
+    first = outcome(folder)
+    for number in (1, 2):
+        capsys.readouterr()
+        assert train(*RUN, "logger=csv", "rerun=true") == folder
+        assert f"previous-{number}" in capsys.readouterr().out
+        kept = folder / f"previous-{number}"
+        expected = {"checkpoints", "config.yaml", "csv", "examples.npz", "metrics.csv", "overrides.yaml", "result.json"}
+        assert {path.name for path in kept.iterdir()} == expected
+        assert_same(outcome(kept), first)
+        assert_same(outcome(folder), first)
+
+
+def test_the_result_says_all_that_a_table_needs(train: Command) -> None:
+    folder = train(
+        *RUN, "data.corruption=partial_labels", "data.corruption.probability=0.2", "regularizer=[flip]", "seed=3"
+    )
+    result = read_result(folder)
+    keys = "run_id sweep choices overrides config metrics seed seconds device versions commit"
+    assert set(keys.split()) <= result.keys()
+    assert folder.name == f"digits-partial_labels_0.2-mlp_1x512-flip-seed3-{result['run_id']}"
+    assert result["choices"] == {
+        "data": "digits",
+        "data.corruption": "partial_labels",
+        "model": "mlp_1x512",
+        "optimizer": "sgd",
+        "schedule": "exponential",
+        "regularizer": ["flip"],
+    }
+    assert (result["sweep"], result["seed"], result["config"]["data"]["corruption"]["probability"]) == ("runs", 3, 0.2)
+    metrics = result["metrics"]
+    names = "fit/loss fit/accuracy fit/accuracy_corrupted fit/accuracy_corrected fit/accuracy_clean test/loss "
+    names += "test/accuracy test/accuracy_oracle generalization_gap noise/probability noise/realised num_parameters "
+    names += "steps epochs"
+    assert set(names.split()) <= metrics.keys()
+    assert (metrics["steps"], metrics["steps_to_fit"], metrics["noise/probability"]) == (30, None, 0.2)
+    assert {path.name for path in folder.iterdir()} == {
+        *(".lock", "checkpoints", "config.yaml", "examples.npz", "metrics.csv", "overrides.yaml"),
+        *("result.json", "train.log"),
+    }
+    assert "NaN" not in (folder / "result.json").read_text()
+
+
+def test_a_run_in_training_refuses_a_second_process(start: Start, tmp_path: Path) -> None:
+    first = start(f"results_dir={tmp_path}/multirun", *LONG)
+    wait_until_going(first, tmp_path / "multirun")
+    (tmp_path / "second").mkdir()
+    second = start(f"results_dir={tmp_path}/multirun", *LONG, folder=tmp_path / "second")
+    second.join()
+    output = (tmp_path / "second/output.txt").read_text()
+    assert second.exitcode == 1
+    assert f"is being trained by process {first.pid}" in output
+    assert "Wait for it" in output
+    assert "Traceback" not in output
+    (status,) = tmp_path.glob("multirun/runs/*/status.json")
+    assert json.loads(status.read_text())["state"] == "running", "the refused process wrote over the other's status"
+    assert first.is_alive()
+    first.kill()
+    first.join()
+
+
+def test_a_process_that_is_refused_leaves_the_folder_to_the_one_that_prepares(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for wrong in ([], ["rerun=perhaps"]):
+            with pytest.raises(SystemExit):
+                train(*RUN, *wrong)
+            assert (folder / ".lock").exists()
+    assert "is being trained by another process" in capsys.readouterr().err
+    train(*RUN)
+
+
+def test_an_old_status_says_nothing_of_a_new_command(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(*RUN)
+    stale = '{"state": "running", "pid": 1, "host": "elsewhere"}'
+    (folder / "status.json").write_text(stale)
+    (folder / "result.json").unlink()
+    with pytest.raises(SystemExit):
+        train(*RUN, "threads=0")
+    assert "Traceback" not in capsys.readouterr().err
+    assert (folder / "status.json").read_text() == stale
+    train(*RUN)
+    assert not (folder / "status.json").exists()
+
+
+def test_asked_twice_to_stop_it_stops_at_once(start: Start, tmp_path: Path) -> None:
+    # The epoch, at whose end it could save, is longer than the grace time of one signal.
+    process = start(f"results_dir={tmp_path}/multirun", *LONG, "data.batch_size=1", "model.width=2048", "model.depth=3")
+    wait_until_going(process, tmp_path / "multirun")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)
+    asked = time.monotonic()
+    process.join()
+    assert time.monotonic() - asked < 3
+    output = (tmp_path / "output.txt").read_text()
+    assert process.exitcode == 128 + signal.SIGINT, output
+    assert "Stopped by SIGINT. The same command" in output
+    assert "Traceback" not in output
+    (status,) = tmp_path.glob("multirun/runs/*/status.json")
+    assert json.loads(status.read_text())["state"] == "interrupted"
+
+
+def test_a_signal_ends_a_sweep_and_not_only_its_run(start: Start, tmp_path: Path) -> None:
+    process = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1")
+    wait_until_going(process, tmp_path / "multirun")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=20)
+    assert process.exitcode == 128 + signal.SIGINT, (tmp_path / "output.txt").read_text()
+    assert len(list(tmp_path.glob("multirun/runs/*/"))) == 1
+
+
+def wait_until_going(process: BaseProcess, results: Path) -> None:
+    while "going" not in (text := status_text(results)):
+        assert process.is_alive(), text
+        time.sleep(0.02)
+
+
+def test_the_literal_sweep_of_two_corruptions_makes_two_runs(train: Command, tmp_path: Path) -> None:
+    quick = [override for override in TINY if not override.startswith("model=")]
+    train("-m", "data.corruption=random_labels,shuffled_pixels", "model=mlp_1x512", *quick, "max_steps=5")
+    results = [read_result(path.parent) for path in tmp_path.glob("multirun/runs/*/result.json")]
+    assert sorted(result["choices"]["data.corruption"] for result in results) == ["random_labels", "shuffled_pixels"]
+
+
+def test_an_experiment_overrides_the_dotted_group_and_names_the_sweep(train: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "configs" / "experiment" / "paper"
+    folder.mkdir(parents=True)
+    (folder / "figure_1.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n"
+        "  - override /data.corruption: partial_labels\n"
+        "  - override /model: mlp_1x512\n"
+        "  - override /regularizer: [flip]\n"
+        "data:\n  corruption:\n    probability: 0.3\n"
+        "max_steps: 5\n"
+    )
+    quick = [override for override in TINY if not override.startswith("model=")]
+    result = read_result(train("--config-dir", str(tmp_path / "configs"), "+experiment=paper/figure_1", *quick))
+    assert result["sweep"] == "paper-figure_1"
+    assert result["choices"]["data.corruption"] == "partial_labels"
+    assert result["choices"]["regularizer"] == ["flip"]
+    assert result["config"]["data"]["corruption"]["probability"] == 0.3
+    assert (tmp_path / "multirun" / "paper-figure_1").is_dir()
+
+
+@pytest.mark.parametrize("logger", ["none", "csv"])
+def test_each_logger_leaves_the_same_numbers(train: Command, logger: str) -> None:
+    folder = train(*RUN, f"logger={logger}", "log_every=10")
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "10", "12", "20", "24", "30"]
+    if logger == "csv":
+        assert len((folder / "csv" / "metrics.csv").read_text().splitlines()) == len(rows)
+
+
+def test_the_next_command_it_proposes_works(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = [
+        *TINY,
+        "model.width=64",
+        "until_fit=true",
+        "regularizer=[]",
+        "data.num_train=50",
+        "data.batch_size=10",
+        "max_steps=2000",
+    ]
+    assert read_result(train(*run))["fitted"]
+    proposed = re.search(r"python train.py (.*)", capsys.readouterr().out)
+    assert proposed is not None
+    subprocess.run(["bash", "-nc", proposed.group()], check=True)
+    overrides = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {proposed.group(1)}"], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    again = train(*(override for override in overrides if override and not override.startswith("results_dir")))
+    assert read_result(again)["choices"]["data.corruption"] == "random_labels"
+    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from rethinkgen.run.folder import RunFolder, RunFolderError, write_atomically
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:
+    ours, theirs = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with ours.lock():
+        ours.write_status("running")
+        with pytest.raises(RunFolderError, match=r"is being trained by process \d+ on "), theirs.lock():
+            pass
+    with theirs.lock():
+        pass
+
+
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "run")
+    taken: list[int] = []
+
+    def flock_after_removal(file: object, operation: int) -> None:
+        if not taken:
+            (tmp_path / "run/.lock").unlink()
+        taken.append(operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_after_removal)
+    with folder.lock():
+        assert len(taken) == 2
+        assert (tmp_path / "run/.lock").exists()
+
+
+def test_only_a_folder_with_nothing_but_a_log_is_unused(tmp_path: Path) -> None:
+    unused, used, held = (RunFolder(tmp_path / name) for name in ("unused", "used", "held"))
+    for folder in (unused, used, held):
+        folder.path.mkdir()
+        (folder.path / "train.log").touch()
+    used.write_config({"seed": 0}, [])
+    unused.remove_unused()
+    used.remove_unused()
+    with held.lock():
+        RunFolder(held.path).remove_unused()
+    assert not unused.path.exists()
+    assert used.read_config() == {"seed": 0}
+    assert (held.path / "train.log").exists()
+
+
+def test_set_aside_results_are_numbered_and_the_log_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "train.log").touch()
+    for number in (1, 2):
+        folder.checkpoints.mkdir()
+        (folder.checkpoints / "last.ckpt").touch()
+        folder.result.write_text(json.dumps({"number": number}))
+        assert folder.set_aside_result() == tmp_path / f"previous-{number}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["previous-1", "previous-2", "train.log"]
+    assert json.loads((tmp_path / "previous-1/result.json").read_text()) == {"number": 1}
+    assert (tmp_path / "previous-2/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00\x01"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    for path, read in ((folder.result, folder.read_result), (folder.config, folder.read_config)):
+        path.write_text(content)
+        with pytest.raises(RunFolderError, match=rf"(?s){path.name} is damaged .* Remove"):
+            read()
+    folder.status.write_text(content)
+    assert folder.read_status() == {}
