@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
 def test_schedules(name: str) -> None:
     schedule = build(composed(f"schedule={name}").schedule)
     assert schedule(0, 1000) == 1
+    assert type(schedule) is functools.partial, "Hydra's own costs 20 us a call"
     assert 0 <= schedule(999, 1000) <= 1
 
 
@@ -118,8 +120,9 @@ def test_defaults_are_those_of_the_issue_and_the_paper() -> None:
     assert (cifar.data.preprocessing, cifar.data.crop, cifar.trainer.precision) == ("whitening", "auto", "32-true")
 
 
-def test_only_our_own_and_the_named_libraries_targets_are_built(tmp_path: Path) -> None:
-    target: dict[str, Any] = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_only_our_own_and_the_named_libraries_targets_are_built(tmp_path: Path, is_partial: bool) -> None:
+    target: dict[str, Any] = {"_target_": "os.mkdir", "path": str(tmp_path / "made"), "_partial_": is_partial}
     with pytest.raises(ValueError, match=r"os\.mkdir"):
         build(DictConfig(target))
     assert not (tmp_path / "made").exists()

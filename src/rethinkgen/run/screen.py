@@ -11,8 +11,6 @@ from rich.table import Table
 
 from rethinkgen.run.folder import RunFolder
 
-LABEL_CORRUPTIONS = ("partial_labels", "random_labels", "asymmetric_labels")
-
 
 @functools.cache
 def stdout() -> Console:
@@ -86,11 +84,11 @@ def sentence(result: dict[str, Any]) -> str:
     seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
     seen += f" (chance {percent(chance)})"
     if not result["fitted"]:
-        return f"{seen}: not fitted; {result['reason']}."
-    steps = f"{metrics['steps_to_fit']:,} steps"
-    if corruption in LABEL_CORRUPTIONS:
-        return f"{seen}: wrong labels and all, memorised in {steps}."
-    return f"{seen}: fitted in {steps}."
+        nearly = metrics["steps_to_fit_0.99"]
+        most = f"99 % fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
+        return f"{seen}: {most}; {result['reason']}."
+    how = {"random_labels": "memorised", "partial_labels": "wrong labels memorised too"}.get(corruption, "fitted")
+    return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
 
 
 def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
@@ -99,7 +97,11 @@ def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
     others = [item for item in result["overrides"] if not item.startswith("data.corruption")]
     command = " ".join(["python train.py", *(_quoted(item) for item in others)])
     if not result["fitted"]:
-        return None
+        if result["choices"]["schedule"] != "exponential" or any(item.startswith("max_steps") for item in others):
+            return None
+        steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
+        same = " ".join(["python train.py", *(_quoted(item) for item in result["overrides"])])
+        return "Twice the steps, and a rate that falls more slowly:", f"{same} max_steps={steps} {factor}"
     if corruption == "none":
         return "The same network on labels drawn at random:", f"{command} data.corruption=random_labels"
     if corruption == "random_labels":

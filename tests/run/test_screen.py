@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rethinkgen.run.screen import next_command, percent, sentence
+
+
+def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *overrides: str) -> dict[str, Any]:
+    metrics = {"fit/accuracy": fit, "test/accuracy": test, "steps_to_fit": steps_to_fit, "steps": 500}
+    return {
+        "metrics": metrics | {"steps_to_fit_0.99": 400 if fit > 0.99 else None},
+        "choices": {"data.corruption": corruption, "schedule": "exponential"},
+        "overrides": list(overrides),
+        "num_classes": 10,
+        "fitted": steps_to_fit is not None,
+        "reason": "the budget of 500 steps is used up",
+    }
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100 %"), (0.99999, "> 99.9 %"), (0.9975, "99.8 %"), (0.1, "10 %"), (0.0, "0 %"), (None, "-")],
+)
+def test_percent_says_100_only_where_all_of_it_is_meant(share: float | None, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_what_was_seen_and_what_to_try_next() -> None:
+    true = result("none", 1, 0.98, 300, "model=alexnet", "regularizer=[flip]")
+    assert sentence(true) == "none: fit 100 %, test 98 % (chance 10 %): fitted in 300 steps."
+    _, command = next_command(true) or ("", "")
+    assert command == "python train.py model=alexnet 'regularizer=[flip]' data.corruption=random_labels"
+    random = result("random_labels", 1, 0.1, 1234, "data.corruption=random_labels")
+    assert sentence(random) == "random_labels: fit 100 %, test 10 % (chance 10 %): memorised in 1,234 steps."
+    assert (next_command(random) or ("", ""))[1] == "python train.py data.corruption=shuffled_pixels"
+
+
+def test_what_was_not_fitted() -> None:
+    nearly = result("none", 0.9999, 0.5, None)
+    assert "fit > 99.9 %" in sentence(nearly)
+    assert "99 % fitted in 400 steps, but not all; the budget of 500 steps is used up." in sentence(nearly)
+    far = result("random_labels", 0.5, 0.1, None, "data.corruption=random_labels")
+    assert "not fitted; the budget" in sentence(far)
+    expected = "python train.py data.corruption=random_labels max_steps=1000 schedule.factor=0.98"
+    assert (next_command(far) or ("", ""))[1] == expected
+    assert next_command(result("none", 0.5, 0.1, None, "max_steps=500")) is None
