@@ -40,6 +40,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "result": {key: value for key, value in read_result(folder).items() if key not in TIMES},
         "weights": checkpoint["state_dict"],
         "momentum": [state["momentum_buffer"] for state in checkpoint["optimizer_states"][0]["state"].values()],
+        "best": torch.load(folder / "weights.pt", weights_only=True),
         "metrics": (folder / "metrics.csv").read_bytes(),
     }
 
@@ -48,6 +49,7 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert ours["result"] == theirs["result"]
     assert ours["metrics"] == theirs["metrics"]
     assert all(torch.equal(ours["weights"][name], theirs["weights"][name]) for name in theirs["weights"])
+    assert all(torch.equal(ours["best"][name], theirs["best"][name]) for name in theirs["best"])
     assert all(torch.equal(a, b) for a, b in zip(ours["momentum"], theirs["momentum"], strict=True))
 
 

@@ -116,6 +116,7 @@ class Classifier(pl.LightningModule, ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(N, num_classes)`` of images ``(N, C, H, W)``."""
+        images = images.to(next(self.parameters()).dtype)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)

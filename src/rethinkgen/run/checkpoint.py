@@ -48,20 +48,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save ``checkpoint`` at ``path``; at any moment either it or ``previous.ckpt`` is whole."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        try:
-            _save(checkpoint, beside)
-            if path.exists():
-                path.replace(path.with_name("previous.ckpt"))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        save_atomically(checkpoint, path, previous=path.with_name("previous.ckpt"))
 
 
-def _save(checkpoint: dict[str, Any], path: Path) -> None:
+def save_atomically(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
+    """Write ``state`` beside, sync and rename; what was at ``path`` becomes ``previous`` where that is given.
+
+    Raises:
+        OSError: there is no room, or the folder cannot be written.
+    """
+    beside = path.with_suffix(".tmp")
+    try:
+        _save(state, beside)
+        if previous is not None and path.exists():
+            path.replace(previous)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file:
-            torch.save(checkpoint, file)
+            torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:

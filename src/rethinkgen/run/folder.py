@@ -1,7 +1,7 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
-``config.yaml`` (resolved), ``overrides.yaml``, ``metrics.csv``, ``examples.npz``, ``result.json`` (written last),
-``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``.
+``config.yaml`` (resolved), ``overrides.yaml``, ``metrics.csv``, ``examples.npz``, ``weights.pt``, ``result.json``
+(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RunFolder:
         self.overrides = self.path / "overrides.yaml"
         self.metrics = self.path / "metrics.csv"
         self.examples = self.path / "examples.npz"
+        self.weights = self.path / "weights.pt"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
         self.checkpoints = self.path / "checkpoints"

@@ -28,7 +28,13 @@ from rethinkgen.data.module import CorruptedImages
 from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.model.classifier import Classifier, MakeOptimizer
 from rethinkgen.run.build import build
-from rethinkgen.run.checkpoint import AtomicCheckpointIO, ExactCheckpoint, find_checkpoint, load_checkpoint
+from rethinkgen.run.checkpoint import (
+    AtomicCheckpointIO,
+    ExactCheckpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_atomically,
+)
 from rethinkgen.run.folder import RunFolder, now, write_atomically
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
@@ -164,10 +170,12 @@ class Training:
             "commit": commit(),
         }
         self._write_examples()
+        # Of the network that the metrics are about: with early stopping not the one that last.ckpt goes on from.
+        save_atomically(self.model.state_dict(), self.folder.weights)
         for mirror in self.mirrors:
             mirror.set_summary(metrics)
         write_atomically(self.folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        # The weights of the end stay for measures to come; what came before them has served.
+        # What came before the end has served.
         (self.folder.checkpoints / "previous.ckpt").unlink(missing_ok=True)
         self.folder.status.unlink(missing_ok=True)
         return result
