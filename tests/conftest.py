@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from rethinkgen.run.entry import wait_politely
+
+wait_politely()  # before a test imports torch
+
 ROOT = Path(__file__).parents[1]
 TINY = ["model=mlp_1x512", "model.width=16", "trainer=cpu", "logger=none", "threads=1", "until_fit=false"]
 """Overrides of a run that takes well under a second."""

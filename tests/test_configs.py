@@ -17,7 +17,6 @@ from conftest import ROOT
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
 from rethinkgen.model.classifier import Classifier
-from rethinkgen.run import identity  # noqa: F401 - registers the resolvers of conf/
 from rethinkgen.run.build import build
 from rethinkgen.run.training import build_datamodule
 

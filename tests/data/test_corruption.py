@@ -287,7 +287,8 @@ def test_test_labels_stay_true_and_pixel_kinds_leave_all_labels(kind: Any, argum
     assert torch.equal(train.original_labels, true["train"].labels)
     assert torch.equal(train.is_corrupted, train.labels != train.original_labels)
     assert train.is_corrupted.any() == kind.__name__.endswith("Labels") & (kind is not TrueLabels)
-    assert datamodule.noise["noise/realised"] == pytest.approx(train.is_corrupted.float().mean().item())
+    hit = train.is_corrupted if kind.__name__.endswith("Labels") else train.is_drawn
+    assert datamodule.noise["noise/realised"] == pytest.approx(hit.float().mean().item())
 
 
 def test_noise_probability_names_the_amount() -> None:

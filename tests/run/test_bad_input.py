@@ -194,13 +194,13 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(
     assert end.value.code == 1
     message = capsys.readouterr().err
     assert "the training loss became" in message
-    assert "Try a smaller model.learning_rate" in message
+    assert "Try a smaller learning rate, for example optimizer.lr=0.001" in message
     assert "its last good checkpoint stay" in message
     assert "Traceback" not in message
     (status,) = tmp_path.glob("multirun/runs/*/status.json")
     details = json.loads(status.read_text())
     assert details["state"] == "failed"
-    assert "Try a smaller model.learning_rate" in details["reason"]
+    assert "Try a smaller learning rate" in details["reason"]
     assert "TrainingDivergedError" in details["traceback"]
     weights = load_checkpoint(status.parent / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(math.isfinite(float(value.double().sum())) for value in weights.values())
@@ -287,3 +287,33 @@ def test_our_own_bug_shows_its_traceback(
     assert "in broken" in capsys.readouterr().err
     (status,) = tmp_path.glob("multirun/runs/*/status.json")
     assert "in broken" in json.loads(status.read_text())["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.dropout=0.5"], "set regularizer.dropout=0.5 instead"),
+        (["data.flip=true"], "set regularizer.flip=True instead"),
+        (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
+        (["max_steps=3", "max_epochs=1"], "give one of them"),
+        (["trainer.devices=2"], "trainer.devices=2: one device a run"),
+        (["+trainer.max_time=3", "+trainer.logger=false"], "logger of pytorch_lightning.Trainer: not set here"),
+        (["+data.corruption.seed=3"], "seed of rethinkgen.data.corruption.TrueLabels: not set here"),
+    ],
+)
+def test_a_key_that_would_act_unseen_or_not_at_all(
+    train: Command, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        train(*[item for item in TINY if not item.startswith("trainer=")], "trainer=cpu", *overrides)
+    assert message in capsys.readouterr().err
+
+
+def test_a_precision_that_needs_scaled_gradients_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from rethinkgen.run.training import check_trainer
+
+    plugin = SimpleNamespace(scaler=object())
+    with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed: 32-true, bf16-mixed or 64-true"):
+        check_trainer(SimpleNamespace(world_size=1, precision="16-mixed", precision_plugin=plugin))  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ RUN = [
     "max_steps=603",
     "evaluate_every=0.5",
     "log_every=7",
-    "checkpoint_seconds=0",
+    "checkpoint_seconds=0.02",
 ]
 TIMES = ("seconds", "images_per_second", "finished", "overrides", "config")
 

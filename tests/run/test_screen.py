@@ -11,7 +11,7 @@ def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *
     metrics = {"fit/accuracy": fit, "test/accuracy": test, "steps_to_fit": steps_to_fit, "steps": 500}
     return {
         "metrics": metrics | {"steps_to_fit_0.99": 400 if fit > 0.99 else None},
-        "choices": {"data.corruption": corruption, "schedule": "exponential"},
+        "choices": {"data.corruption": corruption, "schedule": "exponential", "regularizer": []},
         "overrides": list(overrides),
         "num_classes": 10,
         "fitted": steps_to_fit is not None,

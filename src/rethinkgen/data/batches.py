@@ -78,6 +78,9 @@ class Blocks:
     Args:
         batch_size: over all ranks.
         next_stop: given a global step, the next one at which a block must end.
+        position: how many batches of the epoch were trained on before iteration begins.
+        should_pause: asked before each block but the first; if so, iteration ends early, and the next one begins at
+            ``position``. That is how a checkpoint can fall into an epoch.
         clock: returns seconds.
     """
 
@@ -91,6 +94,9 @@ class Blocks:
         rank: int = 0,
         world_size: int = 1,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        position: Callable[[], int] = lambda: 0,
+        should_pause: Callable[[], bool] = lambda: False,
     ) -> None:
         self.global_sizes = batch_sizes(num_examples, batch_size)
         if min(self.global_sizes) < world_size:
@@ -106,6 +112,8 @@ class Blocks:
         self.rank = rank
         self.world_size = world_size
         self.clock = clock
+        self.position = position
+        self.should_pause = should_pause
         self.batches_per_block = 1
 
     @property
@@ -119,8 +127,8 @@ class Blocks:
         order = torch.from_numpy(generator("order", self.seed, "train", epoch).permutation(self.num_examples))
         batches: list[Tensor] = list(torch.split(order, self.global_sizes))
         first_step = epoch * self.steps_per_epoch
-        position = 0
-        while position < len(batches):
+        start = position = self.position()
+        while position < len(batches) and (position == start or not self.should_pause()):
             step = first_step + position
             room = min(self.batches_per_block, self.next_stop(step) - step)
             block = batches[position : position + max(1, math.floor(room))]
@@ -131,7 +139,7 @@ class Blocks:
             if self.world_size > 1:
                 # Not by the clock: ranks must agree, since Lightning and DDP synchronise them once a block.
                 self.batches_per_block = BATCHES_PER_BLOCK_IF_DISTRIBUTED
-            elif position > 0:  # Lightning fetches an epoch's first two blocks at once
+            elif position > start:  # Lightning fetches the first two blocks at once
                 self._adapt(self.clock() - fetched)
             position += len(block)
 

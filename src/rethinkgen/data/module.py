@@ -135,6 +135,8 @@ class CorruptedImages(pl.LightningDataModule):
         self.flip = check_switch("regularizer.flip", flip)
         self.rotation = check_between("regularizer.rotation", rotation, 0, 180)
 
+        self.should_pause: Callable[[], bool] = _no
+        """Whether what Lightning takes for an epoch should end now, so that a checkpoint can be saved."""
         self.next_stop: Callable[[int], float] = _never
         """Given a global step, the next one at which a block must end, so that callbacks are called then."""
         self.splits: dict[SplitName, Split] = {}
@@ -198,6 +200,8 @@ class CorruptedImages(pl.LightningDataModule):
             next_stop=lambda step: self.next_stop(step),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            position=lambda: trainer.global_step % self.steps_per_epoch,
+            should_pause=lambda: self.should_pause(),
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -228,8 +232,13 @@ class CorruptedImages(pl.LightningDataModule):
 
     @property
     def noise(self) -> dict[str, float | None]:
-        """``noise/probability``, and ``noise/realised``: the share of training labels that are wrong."""
-        realised = float(self.splits["train"].is_corrupted.double().mean())
+        """``noise/probability``, and ``noise/realised``: the share of training examples that it hit.
+
+        Of a corruption of labels those whose label is wrong, of a corruption of pixels those that were drawn.
+        """
+        changes_labels = type(self).corrupt_labels is not CorruptedImages.corrupt_labels
+        hit = self.splits["train"].is_corrupted if changes_labels else self.splits["train"].is_drawn
+        realised = float(hit.cpu().double().mean())
         return {"noise/probability": self.noise_probability, "noise/realised": realised}
 
     # How it is computed.
@@ -360,3 +369,7 @@ def find_conflicts(inputs: Tensor, labels: Tensor) -> Conflicts:
 
 def _never(step: int) -> float:
     return float("inf")
+
+
+def _no() -> bool:
+    return False

@@ -123,7 +123,7 @@ def validation_metrics(predictions: Predictions, split: Split) -> Metrics:
     """``validation/accuracy`` against true labels and ``validation/accuracy_corrupted`` against the labels as given.
 
     The second is what somebody whose labels are noisy could measure; without label corruption both are equal. The loss
-    is against the labels as given.
+    of ``predictions`` is against the true labels.
     """
     return {
         "validation/loss": _mean(predictions.losses),
@@ -140,8 +140,23 @@ def test_metrics(predictions: Predictions, split: Split) -> Metrics:
 test_metrics.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
 
 
+def judged_by(name: str, split: Split) -> Tensor:
+    """Return the labels that a split's loss is against: true ones, but of the training set those that were given."""
+    return split.labels if name == "train" else split.original_labels
+
+
+def diverged(what: str, value: float, step: int, model: pl.LightningModule) -> TrainingDivergedError:
+    """Return the error that says so, and which learning rate to try."""
+    rate: float = model.initial_learning_rate  # type: ignore[assignment]
+    return TrainingDivergedError(
+        f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
+        f"for example optimizer.lr={rate / 10:g}."
+    )
+
+
 def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
+    # On the CPU, since not every device has float64.
+    return float(values.cpu().double().mean())
 
 
 class _Window:
@@ -245,10 +260,7 @@ class Evaluation(pl.Callback):
         is_due = self.next_evaluation(trainer.global_step - 1) == trainer.global_step
         for step, (loss_sum, num_correct, num_examples, rate) in enumerate(steps, before + 1):  # type: ignore[arg-type]
             if not math.isfinite(loss_sum):
-                raise TrainingDivergedError(
-                    f"the training loss became {loss_sum} at step {step} (learning rate {rate:g}). Try a smaller "
-                    f"model.learning_rate, for example {rate / 10:g}."
-                )
+                raise diverged("training loss", loss_sum, step, pl_module)
             self._push(loss_sum, num_correct, num_examples)
             if self.rate_exhausted_at is None and rate < 0.01 * pl_module.initial_learning_rate:  # type: ignore[operator]
                 self.rate_exhausted_at = step
@@ -279,10 +291,12 @@ class Evaluation(pl.Callback):
         loss, accuracy = self.window.mean(self.steps_per_epoch)
         metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
         for name, split in splits.items():
-            predictions = predict(pl_module, split.inputs, split.labels)
+            predictions = predict(pl_module, split.inputs, judged_by(name, split))
             metrics |= compute[name](predictions, split)
             if name == "train":
                 self._note_examples(predictions, split, step)
+        if not math.isfinite(metrics["fit/loss"]):
+            raise diverged("loss on the training set", metrics["fit/loss"], step, pl_module)
         self._note_milestones(metrics, step)
         if self.oracle is None or metrics["test/accuracy"] > self.oracle:
             self.oracle = metrics["test/accuracy"]
@@ -308,9 +322,12 @@ class Evaluation(pl.Callback):
         if self.best:
             metrics["early_stopping_step"] = self.best["step"]
             pl_module.load_state_dict(self.best["weights"])
-            metrics |= fit_metrics(predict(pl_module, train.inputs, train.labels), train)
+            predictions = predict(pl_module, train.inputs, train.labels)
+            metrics |= fit_metrics(predictions, train)
+            self.losses = predictions.losses.cpu()
             for name, compute in (("validation", validation_metrics), ("test", test_metrics)):
-                metrics |= compute(predict(pl_module, splits[name].inputs, splits[name].labels), splits[name])
+                split = splits[name]
+                metrics |= compute(predict(pl_module, split.inputs, judged_by(name, split)), split)
         if has_batch_norm(pl_module) and metrics["fit/accuracy"] < self.fit_threshold:
             batch_size: int = trainer.datamodule.batch_size  # type: ignore[attr-defined]
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):

@@ -22,6 +22,8 @@ def build(config: DictConfig, /, **keywords: Any) -> Any:
         ValueError: what the object's own constructor said about a value, or that a key or target is not allowed.
     """
     arguments = {key: node for key, node in OmegaConf.to_container(config, resolve=True).items() if key != "protocol"}  # type: ignore[union-attr]
+    if clash := sorted(map(str, arguments.keys() & keywords.keys())):
+        raise ValueError(f"{', '.join(clash)} of {arguments.get('_target_')}: not set here, but by keys of their own.")
     try:
         made = instantiate({**arguments, "_convert_": "all"}, _execution_whitelist_=ALLOWED_TARGETS, **keywords)
     except InstantiationException as error:

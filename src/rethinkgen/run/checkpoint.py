@@ -20,21 +20,16 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from rethinkgen.measure.evaluation import TrainingDivergedError
+from rethinkgen.run.interrupt import Interrupted
+
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
-"""How long a signal waits for the end of an epoch, where a checkpoint can be saved."""
+"""How long a signal waits for the end of a block, where a checkpoint can be saved; an evaluation may take longer."""
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """A signal ended the training; the same command goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -82,13 +77,14 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 class ExactCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` at ends of epochs, with the states of all random generators, and obeys signals.
+    """Saves ``last.ckpt`` every few seconds, with the states of all random generators, and obeys signals.
 
-    An epoch that was cut short is repeated from its start: the order of examples and the augmentation are functions of
-    the epoch, so the repeated epoch is the same to the bit.
+    Order and augmentation are functions of the seed and the step, so a run goes on to the bit from the end of any
+    block. Lightning resumes exactly only from the end of what it takes for an epoch: the datamodule therefore ends
+    that where a checkpoint is due (``should_pause``), in the middle of an epoch of the data if need be.
 
     Args:
-        every_seconds: no two checkpoints within this time; 0 for one after every epoch.
+        every_seconds: no two checkpoints within this time; 0 for one after every block.
     """
 
     def __init__(self, folder: Path, *, every_seconds: float = 10.0) -> None:
@@ -110,9 +106,15 @@ class ExactCheckpoint(Checkpoint):
         return time.monotonic() - self._begun_at
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save if it is time to, if training ends here, or if a signal came."""
+        """Save if it is time to, if training ends here, or if a signal came.
+
+        Raises:
+            TrainingDivergedError: a weight is no finite number; the checkpoint before stays.
+            Interrupted: a signal came.
+        """
         is_last = trainer.should_stop or trainer.global_step >= pl_module.total_steps  # type: ignore[operator]
-        if is_last or self.signal or time.monotonic() - self.saved_at >= self.every_seconds:
+        if is_last or self.is_due():
+            check_finite(pl_module)
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
                     logger.save()
@@ -120,6 +122,10 @@ class ExactCheckpoint(Checkpoint):
             self.saved_at = time.monotonic()
         if self.signal and not is_last:
             raise Interrupted(self.signal)
+
+    def is_due(self) -> bool:
+        """Whether it is time to save, or a signal came."""
+        return self.signal is not None or time.monotonic() - self.saved_at >= self.every_seconds
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -136,6 +142,7 @@ class ExactCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the generators as they were, and the signal handlers, where Lightning has put one of its own."""
+        trainer.datamodule.should_pause = self.is_due  # type: ignore[attr-defined]
         if self._generators is not None:
             set_generator_states(self._generators)
         if self._is_obeying:
@@ -164,7 +171,15 @@ class ExactCheckpoint(Checkpoint):
         if self.signal is not None:
             raise Interrupted(self.signal)
         self.signal = number
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+        # Again every second, should something swallow what is raised.
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS, 1.0)
+
+
+def check_finite(model: pl.LightningModule) -> None:
+    """Raise ``TrainingDivergedError`` if a weight or buffer is no finite number."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise TrainingDivergedError(f"{name} is no longer a finite number. Try a smaller learning rate.")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -192,7 +207,7 @@ def _fault(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return f"its part {broken} does not match its checksum" if broken else None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError) as error:
         return str(error)
 
 

@@ -37,6 +37,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
         self.checkpoints = self.path / "checkpoints"
+        self._status: dict[str, Any] = {}
         self.has_begun = False
         """Whether this process trains, or trained, the run."""
 
@@ -55,9 +56,10 @@ class RunFolder:
         return {}
 
     def write_status(self, state: str, **details: Any) -> None:
-        """Replace ``status.json``: state is running, interrupted or failed."""
-        details = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": now()} | details
-        write_atomically(self.status, json.dumps(details, indent=2) + "\n", is_durable=False)
+        """Replace ``status.json``: state is running, interrupted or failed; what this process wrote before is kept."""
+        ours = {"pid": os.getpid(), "host": socket.gethostname(), "updated": now()}
+        self._status |= {"state": state} | ours | details
+        write_atomically(self.status, json.dumps(self._status, indent=2) + "\n", is_durable=False)
         self.has_begun = True
 
     def write_config(self, config: dict[str, Any], overrides: list[str]) -> None:

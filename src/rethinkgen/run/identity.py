@@ -67,6 +67,8 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
         *parents, name = key.split(".")
         node = functools.reduce(lambda node, parent: node.get(parent) or {}, parents, kept)
         node.pop(name, None)
+    if config.get("max_epochs") is not None:
+        kept.pop("max_steps", None)
     if "data" in config:
         kept["data"]["fingerprint"] = _fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept

@@ -53,7 +53,8 @@ class MetricsTable(Logger):
 
     def cut_back(self, step: int) -> None:
         """Drop every row after ``step``, and a last row that a kill left unfinished."""
-        kept = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
+        # A torn row has fewer fields, which the reader fills with None.
+        kept = [row for row in self._rows() if None not in row.values() and int(row["step"]) <= step]
         if kept:
             self._rewrite(self.columns, kept)
         else:

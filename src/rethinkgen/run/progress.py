@@ -24,20 +24,29 @@ STATUS_SECONDS = 1.0
 
 
 class Throughput:
-    """Images per second of training alone, without evaluations, over the latest blocks."""
+    """Images per second of training alone, without evaluations."""
 
-    def __init__(self, num_blocks: int | None) -> None:
-        self._blocks: deque[tuple[int, float]] = deque(maxlen=num_blocks)
+    def __init__(self) -> None:
+        self._blocks: deque[tuple[int, float]] = deque(maxlen=50)
+        self._num_images = 0
+        self._seconds = 0.0
 
     def add(self, num_images: int, seconds: float) -> None:
         """Count one block."""
         self._blocks.append((num_images, seconds))
+        self._num_images += num_images
+        self._seconds += seconds
 
     @property
-    def images_per_second(self) -> float:
-        """The rate; 0 before the first block."""
+    def latest(self) -> float:
+        """The rate over the latest blocks; 0 before the first."""
         seconds = sum(block[1] for block in self._blocks)
         return sum(block[0] for block in self._blocks) / seconds if seconds else 0.0
+
+    @property
+    def mean(self) -> float:
+        """The rate since training started or went on; 0 before the first block."""
+        return self._num_images / self._seconds if self._seconds else 0.0
 
 
 class LiveProgress(ProgressBar):
@@ -52,8 +61,7 @@ class LiveProgress(ProgressBar):
         self.folder = folder
         self.evaluation = evaluation
         self.console = console
-        self.recent = Throughput(50)
-        self.whole = Throughput(None)
+        self.throughput = Throughput()
         self._progress: Progress | None = None
         self._shown_at = self._status_at = self._block_start = 0.0
         self._started: tuple[float, int] = (0.0, 0)
@@ -87,8 +95,7 @@ class LiveProgress(ProgressBar):
         """Show the state after a block, not too often."""
         now = time.monotonic()
         num_images = sum(step.num_examples for step in pl_module.steps) * trainer.world_size  # type: ignore[union-attr]
-        self.recent.add(num_images, now - self._block_start)
-        self.whole.add(num_images, now - self._block_start)
+        self.throughput.add(num_images, now - self._block_start)
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now
             self._write_status(trainer)
@@ -129,7 +136,7 @@ class LiveProgress(ProgressBar):
             parts.append(f"fit {evaluated['fit/accuracy']:.1%}")
             parts.append(f"test {evaluated['test/accuracy']:.1%}")
         at_most = "at most " if self.evaluation.until_fit else ""
-        parts += [f"{self.recent.images_per_second:,.0f} images/s", f"{at_most}{_duration(left)} left"]
+        parts += [f"{self.throughput.latest:,.0f} images/s", f"{at_most}{_duration(left)} left"]
         return " · ".join(parts)
 
     def _write_status(self, trainer: pl.Trainer) -> None:
@@ -142,7 +149,7 @@ class LiveProgress(ProgressBar):
                 step=trainer.global_step,
                 epoch=trainer.global_step / self.evaluation.steps_per_epoch,
                 accuracy=window.mean(self.evaluation.log_every)[1] if window.steps else None,
-                images_per_second=round(self.recent.images_per_second),
+                images_per_second=round(self.throughput.latest),
             )
         except OSError as error:
             # A status that cannot be written is no reason to lose the training; a checkpoint that cannot be is.

@@ -97,7 +97,9 @@ def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
     others = [item for item in result["overrides"] if not item.startswith("data.corruption")]
     command = " ".join(["python train.py", *(_quoted(item) for item in others)])
     if not result["fitted"]:
-        if result["choices"]["schedule"] != "exponential" or any(item.startswith("max_steps") for item in others):
+        has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in others)
+        stops_early = "early_stopping" in result["choices"]["regularizer"]
+        if has_own_budget or stops_early or result["choices"]["schedule"] != "exponential":
             return None
         steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
         same = " ".join(["python train.py", *(_quoted(item) for item in result["overrides"])])

@@ -42,6 +42,7 @@ from rethinkgen.run.wandb_mirror import WandbMirror
 
 log = logging.getLogger(__name__)
 
+DEFAULT_THREADS = torch.get_num_threads()
 PACKAGES = ("rethinkgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
@@ -52,10 +53,13 @@ class Training:
         self.folder = folder
         self.identity = identity
         self.console = console
-        if config.threads is not None:
-            torch.set_num_threads(check_whole("threads", config.threads, 1))
+        check_keys_that_act(config, identity["overrides"])
+        threads = DEFAULT_THREADS if config.threads is None else check_whole("threads", config.threads, 1)
+        torch.set_num_threads(threads)
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         pl.seed_everything(check_whole("seed", config.seed, 0), verbose=False)
         self.datamodule = build_datamodule(config.data)
         check_between("regularizer.weight_decay", config.regularizer.weight_decay, 0, math.inf, below=True)
@@ -103,9 +107,13 @@ class Training:
     def _make_trainer(self, total_steps: int) -> pl.Trainer:
         # Tips, devices found, why training stopped: our own lines say what matters.
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        trainer_config = self.trainer_config.copy()
+        if trainer_config.accelerator == "auto":
+            # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
+            trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         try:
             trainer: pl.Trainer = build(
-                self.trainer_config,
+                trainer_config,
                 max_steps=total_steps,
                 max_epochs=-1,
                 callbacks=[self.progress, self.evaluation, self.checkpoint],
@@ -121,6 +129,7 @@ class Training:
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise ValueError(f"{_spelled('trainer', self.trainer_config)}: {error}") from error
+        check_trainer(trainer)
         return trainer
 
     def run(self) -> dict[str, Any]:
@@ -162,7 +171,7 @@ class Training:
             "num_classes": self.datamodule.num_classes,
             "fit_ceiling": self.datamodule.fit_ceiling,
             "seconds": round(self.checkpoint.seconds, 3),
-            "images_per_second": round(self.progress.whole.images_per_second),
+            "images_per_second": round(self.progress.throughput.mean),
             "finished": now(),
             "device": device_name(self.trainer),
             "threads": torch.get_num_threads(),
@@ -206,6 +215,48 @@ def build_datamodule(config: DictConfig) -> CorruptedImages:
     }
     datamodule: CorruptedImages = build(config.corruption, source=build(config.source), **arguments)
     return datamodule
+
+
+def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
+    """Refuse a value that would act unseen by the run's name and choices, or be seen and not act.
+
+    Raises:
+        ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
+            optimizer does not read it, or the budget twice.
+    """
+    acting = {
+        "weight_decay": ("optimizer.weight_decay", config.optimizer.get("weight_decay")),
+        "dropout": ("model.dropout", config.model.dropout),
+        "label_smoothing": ("model.label_smoothing", config.model.label_smoothing),
+        "random_crop": ("data.random_crop", config.data.random_crop),
+        "flip": ("data.flip", config.data.flip),
+        "rotation": ("data.rotation", config.data.rotation),
+    }
+    for name, (key, value) in acting.items():
+        if value != config.regularizer[name]:
+            raise ValueError(
+                f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
+            )
+    given = {override.lstrip("+").split("=")[0] for override in overrides}
+    if "model.learning_rate" in given and config.optimizer.lr != config.model.learning_rate:
+        raise ValueError(
+            f"model.learning_rate={config.model.learning_rate!r} is not what this optimizer takes: set optimizer.lr "
+            f"(now {config.optimizer.lr!r})."
+        )
+    if {"max_steps", "max_epochs"} <= given and config.max_epochs is not None:
+        raise ValueError(f"max_steps={config.max_steps!r} max_epochs={config.max_epochs!r}: give one of them.")
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse what Lightning can do and ``Classifier`` cannot.
+
+    Raises:
+        ValueError: more than one device, or a precision whose gradients must be scaled.
+    """
+    if trainer.world_size > 1:
+        raise ValueError(f"trainer.devices={trainer.num_devices}: one device a run, for now.")
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(f"trainer.precision={trainer.precision}: 32-true, bf16-mixed or 64-true is needed.")
 
 
 def check_optimizer(make: MakeOptimizer, config: DictConfig) -> None:
@@ -256,12 +307,13 @@ def _lines(path: Path) -> list[str]:
 
 def commit() -> str | None:
     """Return the commit of our own code, marked ``+changes`` where files differ from it; none outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent  # perhaps inside an environment inside somebody else's repository
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

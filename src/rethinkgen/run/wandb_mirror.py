@@ -46,7 +46,9 @@ class WandbMirror(Logger):
         """Open the W&B run that shows the run in ``folder``; online without an answer becomes offline."""
         chosen = identity["choices"]
         tags = [f"{group}={choice}" for group, choice in chosen.items() if isinstance(choice, str)]
-        self._run_id = identity["run_id"]
+        num_earlier = sum(1 for _ in folder.glob("previous-*"))
+        # A run that is trained again is another curve.
+        self._run_id = identity["run_id"] + (f"-{num_earlier}" if num_earlier else "")
         describes = {
             "project": self.project,
             "entity": self.entity,

@@ -1,0 +1,558 @@
+"""Training speed of ``train.py`` beside what one would otherwise write, in one table of images per second.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --models inception --repeats 9
+    python benchmarks/throughput.py --device cuda --precision bf16-mixed
+
+- bare: a hand-written PyTorch loop over tensors in memory, which counts loss and accuracy;
+- train.py: a process of its own each time, with its live bar on a pseudo-terminal and W&B offline. By the wall clock
+  between two steps, so fetching, logging, checkpoints and the bar are in it; evaluations are not, as bare has none;
+- Lightning: a ``DataLoader`` over tensors, ``self.log`` with ``prog_bar`` and ``on_epoch``, its bar, a CSV logger;
+- per image: the same with torchvision transforms of PIL images in one worker.
+
+All train the same network with the same optimizer, batch size, precision and memory format, on as many images of
+random pixels and labels. Machines drift, so they take turns, and each train.py is compared with the mean of bare
+before and after it. The ratios are medians over the repeats with their quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import pty
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rethinkgen.run.entry import wait_politely
+
+# torch, Lightning and NumPy are imported by the worker alone: a child's peak memory counts its parent's at the fork.
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_SIZE = 128
+NUM_CLASSES = 10
+WARM_UP_SECONDS = 1.0
+NUM_TRAIN = {"mlp_1x512": 50_000, "alexnet": 6_400, "inception": 640}
+"""Fewer where train.py's last evaluation, which is not measured, would take most of the time."""
+FOLDERS = {"cifar": (50_000, 10_000), "small": (6_400, 200)}
+"""Image folder -> training and test images."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with (
+        tempfile.TemporaryDirectory(prefix="throughput-") as folder,
+        Terminal() as terminal,
+        Bench(arguments, Path(folder), terminal) as bench,
+    ):
+        bench.prepare()
+        rows = [bench.compare(model) for model in arguments.models]
+        costs = [] if arguments.no_costs else bench.costs()
+        print(report(arguments, rows, costs, bench.about()))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=NUM_TRAIN, default=list(NUM_TRAIN), metavar="MODEL")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0, help="measured time of each repeat")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as torch takes")
+    parser.add_argument("--no-costs", action="store_true", help="leave out memory and start-up times")
+    return parser.parse_args()
+
+
+# The side that only starts processes and looks at the clock.
+
+
+class Terminal:
+    """A pseudo-terminal that somebody reads, so that progress bars are live."""
+
+    def __init__(self) -> None:
+        self._master, self.slave = pty.openpty()
+        self.path = os.ttyname(self.slave)
+        self.tail = b""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self.tail = (self.tail + os.read(self._master, 1 << 16))[-4000:]
+            except OSError:
+                return
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.slave)
+
+
+@dataclass
+class Run:
+    """What was seen of one ``train.py``."""
+
+    images_per_second: float = math.nan
+    first_step: float = math.nan
+    """Seconds from the command to the end of the first optimizer step."""
+    seconds: float = math.nan
+    process_seconds: float = math.nan
+    """User and system time, its threads' included."""
+    peak_bytes: int = 0
+
+
+@dataclass
+class Row:
+    """Images per second of one model, one number a repeat, and of ``bare`` one more."""
+
+    model: str
+    bare: list[float]
+    entry: list[float]
+    lightning: list[float]
+    per_image: list[float]
+
+
+class Bench:
+    """Measures in turn; the worker process holds what is not ``train.py``."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path, terminal: Terminal) -> None:
+        self.arguments = arguments
+        self.folder = folder
+        self.terminal = terminal
+        self.num_runs = 0
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        settings = Settings(arguments.device, arguments.precision, arguments.threads, str(folder))
+        self._worker = context.Process(target=work, args=(theirs, terminal.path, settings))
+        self._worker.start()
+        theirs.close()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def prepare(self) -> None:
+        """Write the images and have train.py decode them, as it does once."""
+        needed = {source_of(model) for model in self.arguments.models}
+        if not self.arguments.no_costs:
+            needed.add("cifar")
+        for name in sorted(needed):
+            tell(f"writing and decoding {sum(FOLDERS[name]):,} images")
+            self.ask("write_images", str(self.folder / name), *FOLDERS[name])
+            self.train("mlp_1x512", name, num_steps=1)
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._worker.join()
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Have the worker call one of its functions."""
+        self._connection.send((name, arguments))
+        return self._connection.recv()
+
+    def about(self) -> str:
+        """Return a line on the machine."""
+        return str(self.ask("about")) + f", load average {os.getloadavg()[0]:.1f} at the end"
+
+    def compare(self, model: str) -> Row:
+        """Measure one model in all four ways, in turn."""
+        row = Row(model, [], [], [], [])
+        seconds = self.arguments.seconds
+        row.bare.append(self.ask("bare_loop", model, seconds))
+        for repeat in range(self.arguments.repeats):
+            num_steps = math.ceil(row.bare[-1] / images_per_step(model) * (seconds + WARM_UP_SECONDS + 1)) + 2
+            row.entry.append(self.train(model, source_of(model), num_steps).images_per_second)
+            row.bare.append(self.ask("bare_loop", model, seconds))
+            # Far from 1, so a shorter look is enough.
+            row.lightning.append(self.ask("lightning_loop", model, seconds / 2, False))
+            row.per_image.append(self.ask("lightning_loop", model, seconds / 2, True))
+            rates = [row.bare[-1], row.entry[-1], row.lightning[-1], row.per_image[-1]]
+            tell(f"{model} {repeat + 1}/{self.arguments.repeats}: " + " ".join(f"{rate:,.0f}" for rate in rates))
+        return row
+
+    def costs(self) -> list[tuple[str, str]]:
+        """Measure memory and start-up, on 50,000 + 10,000 images."""
+        tell("memory and start-up")
+        runs = [self.train("mlp_1x512", "cifar", num_steps=800) for _ in range(3)]
+        # The last run once more: finished, so skipped.
+        skips = [self.train("mlp_1x512", "cifar", num_steps=800, again=True) for _ in range(5)]
+        helps = [self._watch([sys.executable, "train.py", "--help"]) for _ in range(5)]
+        return [
+            ("peak memory, `mlp_1x512`", f"{max(run.peak_bytes for run in runs) / 1e9:.2f} GB"),
+            ("from command to first step done", f"{statistics.median(run.first_step for run in runs):.1f} s"),
+            (
+                "skipping a finished run",
+                f"{statistics.median(run.process_seconds for run in skips):.2f} s of process time, "
+                f"{statistics.median(run.seconds for run in skips):.2f} s",
+            ),
+            ("`train.py --help`", f"{statistics.median(run.seconds for run in helps):.2f} s"),
+        ]
+
+    def train(self, model: str, source: str, num_steps: int, again: bool = False) -> Run:
+        """Run ``train.py``; with ``again``, the very command of the last time."""
+        self.num_runs += not again
+        results = self.folder / f"results-{self.num_runs}"
+        command = [sys.executable, "train.py", "data=image_folder", f"data.root={self.folder / source}"]
+        command += [f"model={model}", f"data.num_train={min(NUM_TRAIN[model], FOLDERS[source][0])}"]
+        command += [f"max_steps={num_steps}", "evaluate_every=1e9", f"results_dir={results}"]
+        command += [f"trainer={'gpu' if self.arguments.device == 'cuda' else 'cpu'}"]
+        command += [f"trainer.precision={self.arguments.precision}", f"data.batch_size={BATCH_SIZE}"]
+        if self.arguments.threads is not None:
+            command.append(f"threads={self.arguments.threads}")
+        return self._watch(command, results, images_per_step(model))
+
+    def _watch(self, command: list[str], results: Path | None = None, images_per_step: float = math.nan) -> Run:
+        """Run a command on the terminal and follow its ``status.json``, written about once a second."""
+        environment = os.environ | {"WANDB_MODE": "offline", "TERM": "xterm-256color", "COLUMNS": "160"}
+        slave = self.terminal.slave
+        began, began_at = time.monotonic(), time.time()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=slave, stdout=slave, stderr=slave)
+        seen: dict[int, float] = {}
+        while True:
+            pid, exit_status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            for path in results.glob("*/*/status.json") if results else ():
+                note_status(path, seen)
+            time.sleep(0.02)
+        run = Run(seconds=time.monotonic() - began, peak_bytes=usage.ru_maxrss * 1024)
+        process.returncode = os.waitstatus_to_exitcode(exit_status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{self.terminal.tail.decode(errors='replace')}")
+        run.process_seconds = usage.ru_utime + usage.ru_stime
+        if seen:
+            run.first_step = min(seen.values()) - began_at
+            run.images_per_second = rate(seen) * images_per_step
+        return run
+
+
+def note_status(path: Path, seen: dict[int, float]) -> None:
+    """Add step -> time of writing to ``seen``."""
+    try:
+        with path.open() as file:
+            written, status = os.fstat(file.fileno()).st_mtime, json.load(file)
+    except (OSError, ValueError):
+        return  # replaced or taken away at this moment
+    if "step" in status:
+        seen.setdefault(status["step"], written)
+
+
+def rate(seen: dict[int, float]) -> float:
+    """Return steps per second between the first status after the warm-up and the last."""
+    steps = sorted(seen)
+    warm = [step for step in steps[1:] if seen[step] - seen[steps[0]] >= WARM_UP_SECONDS]
+    if len(warm) < 2:
+        return math.nan
+    return (warm[-1] - warm[0]) / (seen[warm[-1]] - seen[warm[0]])
+
+
+def source_of(model: str) -> str:
+    """Return the smallest image folder that has enough for the model."""
+    return "small" if NUM_TRAIN[model] <= FOLDERS["small"][0] else "cifar"
+
+
+def images_per_step(model: str) -> float:
+    """Return the mean size of an epoch's batches."""
+    return NUM_TRAIN[model] / math.ceil(NUM_TRAIN[model] / BATCH_SIZE)
+
+
+def report(arguments: argparse.Namespace, rows: list[Row], costs: list[tuple[str, str]], about: str) -> str:
+    """Return the Markdown tables."""
+    lines = [
+        f"Images per second, medians of {arguments.repeats} repeats of {arguments.seconds:g} s, precision "
+        f"{arguments.precision}, {about}.",
+        "",
+        "| model | bare loop | `train.py` | Lightning | per image | `train.py` / bare | / Lightning | / per image |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        medians = [statistics.median(rates) for rates in (row.bare, row.entry, row.lightning, row.per_image)]
+        around = [(before + after) / 2 for before, after in zip(row.bare, row.bare[1:], strict=False)]
+        ratios = [
+            quartiles([ours / theirs for ours, theirs in zip(row.entry, others, strict=True)])
+            for others in (around, row.lightning, row.per_image)
+        ]
+        lines.append(f"| {' | '.join([f'`{row.model}`', *(f'{rate:,.0f}' for rate in medians), *ratios])} |")
+    if costs:
+        lines += ["", "| `train.py` on 50,000 + 10,000 images of 32x32 | |", "|---|--:|"]
+        lines += [f"| {name} | {value} |" for name, value in costs]
+    return "\n".join(lines)
+
+
+def quartiles(ratios: list[float]) -> str:
+    """Return the median, and the quartiles in brackets."""
+    if len(ratios) < 2:
+        return f"{ratios[0]:.2f}"
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"**{median:.2f}** ({low:.2f}–{high:.2f})"
+
+
+def tell(text: str) -> None:
+    """Say on stderr how far we are."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# The side that trains without train.py: a process of its own.
+
+
+@dataclass
+class Settings:
+    """What all loops share."""
+
+    device: str
+    precision: str
+    threads: int | None
+    folder: str
+
+
+def work(connection: Connection, terminal: str, settings: Settings) -> None:
+    """Answer calls until there are no more; whatever is shown goes to ``terminal``."""
+    slave = os.open(terminal, os.O_RDWR)
+    os.dup2(slave, 1)
+    errors = os.dup(2)
+    wait_politely()  # as train.py does
+    os.environ["TERM"] = "xterm-256color"
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    functions: dict[str, Callable[..., Any]] = {
+        "about": about,
+        "write_images": write_images,
+        "bare_loop": partial(bare_loop, settings),
+        "lightning_loop": partial(lightning_loop, settings),
+    }
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except EOFError:
+            return
+        os.dup2(slave, 2)
+        try:
+            result = functions[name](*arguments)
+        finally:
+            os.dup2(errors, 2)  # a traceback is for the user to see
+        connection.send(result)
+
+
+def about() -> str:
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    if name == "CPU" and Path("/proc/cpuinfo").exists():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def write_images(folder: str, num_train: int, num_test: int) -> None:
+    """Write an image folder of random PNGs, 32x32 in colour, of as many of each class."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", num_train), ("test", num_test)):
+        for label in range(NUM_CLASSES):
+            (Path(folder) / split / str(label)).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            path = Path(folder) / split / str(index % NUM_CLASSES) / f"{index}.png"
+            Image.fromarray(pixels).save(path, compress_level=0)
+
+
+def new_network(settings: Settings, model: str) -> Any:
+    """Return our network alone, as a plain module."""
+    import torch
+
+    from rethinkgen.model.alexnet import AlexNet
+    from rethinkgen.model.inception import Inception
+    from rethinkgen.model.mlp import MLP
+
+    classes = {"mlp_1x512": partial(MLP, width=512, depth=1), "alexnet": AlexNet, "inception": Inception}
+    network = classes[model](image_shape=(3, 28, 28), num_classes=NUM_CLASSES).network  # type: ignore[operator]
+    if is_channels_last(model):
+        network = network.to(memory_format=torch.channels_last)
+    return network.to(settings.device)
+
+
+def is_channels_last(model: str) -> bool:
+    return not model.startswith("mlp")
+
+
+def new_optimizer(model: str, parameters: Any) -> Any:
+    import torch
+
+    return torch.optim.SGD(parameters, lr=0.1 if model == "inception" else 0.01, momentum=0.9)
+
+
+class Clock:
+    """Counts images after the warm-up."""
+
+    def __init__(self, seconds: float, device: str) -> None:
+        self.seconds = seconds
+        self.device = device
+        self._first = time.perf_counter()
+        self._start: float | None = None
+        self._num_images = 0
+        self.images_per_second = math.nan
+
+    def is_over(self, num_images: int) -> bool:
+        """Note a finished step; tell whether it was the last."""
+        now = time.perf_counter()
+        if self._start is None:
+            if now - self._first >= WARM_UP_SECONDS:
+                self._start = self._synchronized()
+            return False
+        self._num_images += num_images
+        if now - self._start < self.seconds:
+            return False
+        self.images_per_second = self._num_images / (self._synchronized() - self._start)
+        return True
+
+    def _synchronized(self) -> float:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def bare_loop(settings: Settings, model: str, seconds: float) -> float:
+    """Train in a plain loop and return images per second."""
+    import torch
+    import torch.nn.functional as F
+
+    device = settings.device
+    all_images = torch.randn(NUM_TRAIN[model], 3, 28, 28, device=device)
+    all_labels = torch.randint(NUM_CLASSES, (NUM_TRAIN[model],), device=device)
+    network = new_network(settings, model)
+    optimizer = new_optimizer(model, network.parameters())
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
+    is_mixed = settings.precision == "bf16-mixed"
+    memory_format = torch.channels_last if is_channels_last(model) else torch.contiguous_format
+    clock = Clock(seconds, device)
+    while True:
+        order = torch.randperm(len(all_images), device=device)
+        loss_sum = torch.zeros((), device=device)
+        num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        for indices in order.split(BATCH_SIZE):
+            images = all_images[indices].contiguous(memory_format=memory_format)
+            labels = all_labels[indices]
+            with torch.autocast(device, torch.bfloat16, enabled=is_mixed):
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                loss_sum += loss * len(labels)
+                num_correct += (logits.argmax(1) == labels).sum()
+            if clock.is_over(len(labels)):
+                return clock.images_per_second
+        schedule.step()
+        print(f"loss {loss_sum.item() / len(order):.3f}, accuracy {num_correct.item() / len(order):.3f}")
+
+
+def lightning_loop(settings: Settings, model: str, seconds: float, is_per_image: bool) -> float:
+    """Train with Lightning as its documentation shows it, and return images per second."""
+    import pytorch_lightning as pl
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader, Dataset, TensorDataset
+    from torchvision import transforms
+
+    count = NUM_TRAIN[model]
+
+    class Usual(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = new_network(settings, model)
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            images, labels = batch
+            if is_channels_last(model):
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
+            accuracy = (logits.argmax(1) == labels).float().mean()
+            self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+            self.log("train/accuracy", accuracy, prog_bar=True, on_step=True, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = new_optimizer(model, self.parameters())
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)]
+
+    class Stop(pl.Callback):
+        clock: Clock
+
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.clock = Clock(seconds, settings.device)
+
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            trainer.should_stop = trainer.should_stop or self.clock.is_over(len(batch[1]))
+
+    if is_per_image:
+        data: Dataset[Any] = PilImages(
+            torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8).numpy(),
+            torch.randint(NUM_CLASSES, (count,)).tolist(),
+            transforms.Compose([transforms.CenterCrop(28), transforms.ToTensor(), standardize]),
+        )
+    else:
+        data = TensorDataset(torch.randn(count, 3, 28, 28), torch.randint(NUM_CLASSES, (count,)))
+    loader = DataLoader(
+        data, BATCH_SIZE, shuffle=True, num_workers=int(is_per_image), pin_memory=settings.device == "cuda"
+    )
+    stop = Stop()
+    trainer = pl.Trainer(
+        accelerator="gpu" if settings.device == "cuda" else "cpu",
+        devices=1,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=-1,
+        callbacks=[stop],
+        logger=pl.loggers.CSVLogger(settings.folder),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Usual(), loader)
+    return stop.clock.images_per_second
+
+
+@dataclass
+class PilImages:
+    """As torchvision's CIFAR-10: arrays that become PIL images one by one."""
+
+    pixels: Any
+    labels: list[int]
+    transform: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def standardize(image: Any) -> Any:
+    """Whiten one image, as ``tf.image.per_image_standardization``."""
+    return (image - image.mean()) / max(image.std(correction=0).item(), image.numel() ** -0.5)
+
+
+if __name__ == "__main__":
+    main()
