@@ -11,7 +11,8 @@
 - per image: the same with torchvision transforms of PIL images in one worker.
 
 All train the same network with the same optimizer, batch size, precision and memory format, on as many images of
-random pixels and labels. SGD is torch's default in all but train.py, whose configuration fuses it (``optimizer.fused``). Machines drift, so they take turns, and each train.py is compared with the mean of bare
+random pixels and labels. SGD is torch's default in all but train.py, whose configuration fuses it
+(``optimizer.fused``). Machines drift, so they take turns, and each train.py is compared with the mean of bare
 before and after it. The ratios are medians over the repeats with their quartiles.
 """
 
