@@ -317,3 +317,15 @@ def test_a_precision_that_needs_scaled_gradients_is_refused() -> None:
     plugin = SimpleNamespace(scaler=object())
     with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed: 32-true, bf16-mixed or 64-true"):
         check_trainer(SimpleNamespace(world_size=1, precision="16-mixed", precision_plugin=plugin))  # type: ignore[arg-type]
+
+
+def test_whoever_wants_tracebacks_gets_them(
+    train: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        train(*TINY, "data.batch_size=0")
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit):
+        train(*TINY, "data.batch_size=0")
+    assert "Traceback" in capsys.readouterr().err

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_wants_tracebacks = False
+"""Whether the user set ``HYDRA_FULL_ERROR``; ``command_line`` sets it for everybody."""
+
 
 def command_line(main: Callable[[], Any], groups: Path) -> None:
     """Run Hydra's ``main``; where no run comes of a command, say briefly why.
@@ -39,7 +42,8 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     ``groups`` is the folder of the config groups, whose choices are listed where Hydra does not.
     """
     # Hydra would print the traceback of all but its own errors. Whoever sets the variable wants them all.
-    wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
+    global _wants_tracebacks
+    wants_tracebacks = _wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
@@ -203,7 +207,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
             raise
         log.debug("What ended the run:", exc_info=error)
         is_expected = is_users_mistake(error) if not folder.has_begun else is_outside_trouble(error)
-        tell_failure(folder, state, reason, None if is_expected else error)
+        tell_failure(folder, state, reason, None if is_expected and not _wants_tracebacks else error)
         sys.exit(1 if number is None else 128 + number)
 
 
