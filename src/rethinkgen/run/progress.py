@@ -15,12 +15,15 @@ from rich.table import Column
 
 from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.screen import percent
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0
 STATUS_SECONDS = 1.0
+WIDE = 130
+"""Columns of a terminal that has room for everything; a narrower one is shown less, and no bar."""
 
 
 class Throughput:
@@ -77,7 +80,8 @@ class LiveProgress(ProgressBar):
         self._shown_at = time.monotonic()
         if self.console.is_terminal:
             one_line = Column(no_wrap=True, overflow="ellipsis")
-            columns = (BarColumn(bar_width=20), TextColumn("{task.description}", table_column=one_line))
+            bar = [BarColumn(bar_width=20)] if self.console.width >= WIDE else []
+            columns = (*bar, TextColumn("{task.description}", table_column=one_line))
             self._progress = Progress(*columns, console=self.console, transient=True, auto_refresh=False)
             self._progress.start()
             total = pl_module.total_steps
@@ -128,14 +132,18 @@ class LiveProgress(ProgressBar):
         seconds, first_step = self._started
         left = (time.monotonic() - seconds) / (step - first_step) * (total - step)
         evaluated = self.evaluation.evaluated
-        parts = [f"epoch {step / self.evaluation.steps_per_epoch:.1f}", f"step {step:,}/{total:,}"]
+        is_wide = not self.console.is_terminal or self.console.width >= WIDE
+        parts = [f"epoch {step / self.evaluation.steps_per_epoch:.1f}"]
+        if is_wide:
+            parts.append(f"step {step:,}/{total:,}")
         if self.evaluation.window.steps:
             loss, accuracy = self.evaluation.window.mean(self.evaluation.log_every)
-            parts.append(f"train loss {loss:.3f} acc {accuracy:.1%}")
+            parts.append(f"{'train ' if is_wide else ''}loss {loss:.3f} acc {percent(accuracy)}")
+        if evaluated and is_wide:
+            parts.append(f"fit {percent(evaluated['fit/accuracy'])}")
         if evaluated:
-            parts.append(f"fit {evaluated['fit/accuracy']:.1%}")
-            parts.append(f"test {evaluated['test/accuracy']:.1%}")
-        at_most = "at most " if self.evaluation.until_fit else ""
+            parts.append(f"test {percent(evaluated['test/accuracy'])}")
+        at_most = "≤ " if self.evaluation.until_fit else ""
         parts += [f"{self.throughput.latest:,.0f} images/s", f"{at_most}{_duration(left)} left"]
         return " · ".join(parts)
 
