@@ -75,30 +75,31 @@ def recalibrated_batch_norm(network: nn.Module, inputs: Tensor, batch_size: int)
     The moving average that BatchNorm keeps lags behind weights that still move, so that a network may fit every batch
     while it trains and yet miss some of the same examples in evaluation mode.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(network)
     saved = [({name: value.clone() for name, value in norm.named_buffers()}, norm.momentum) for norm in norms]
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative mean
-            norm.train()
-        batches = list(torch.split(inputs, batch_size))
-        for batch in batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches:
-            network(batch)
-        yield
-    finally:
-        for norm, (buffers, momentum) in zip(norms, saved, strict=True):
-            norm.load_state_dict(buffers, strict=False)
-            norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(network):
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative mean
+                norm.train()
+            batches = list(torch.split(inputs, batch_size))
+            for batch in batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches:
+                network(batch)
+            yield
+        finally:
+            for norm, (buffers, momentum) in zip(norms, saved, strict=True):
+                norm.load_state_dict(buffers, strict=False)
+                norm.momentum = momentum
 
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether any module keeps running statistics."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return bool(_batch_norms(network))
+
+
+def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def fit_metrics(predictions: Predictions, split: Split) -> Metrics:
