@@ -23,7 +23,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from rethinkgen.checks import check_switch
 from rethinkgen.run import identity
-from rethinkgen.run.folder import RunFolder, RunFolderError, is_full_disk, now
+from rethinkgen.run.folder import RunFolder, RunFolderError, RunIsHeldError, is_full_disk, now
 from rethinkgen.run.interrupt import Interrupted
 from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
 
@@ -85,6 +85,15 @@ def run(config: DictConfig) -> dict[str, Any]:
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN):
         resolved = identity.resolved_config(config)
         is_rerun = check_switch("rerun", config.rerun)
+        run_identity = {
+            "run_id": identity.run_id(resolved),
+            "sweep": config.sweep,
+            "choices": identity.choices(resolved, hydra.runtime.choices),
+            "overrides": list(hydra.overrides.task),
+            "config": resolved,
+            "seed": config.seed,
+        }
+        folder.describe(**{key: run_identity[key] for key in ("run_id", "choices", "overrides", "seed")})
         check_holds_this_run(folder, resolved)
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_skipped(folder, finished)
@@ -94,14 +103,6 @@ def run(config: DictConfig) -> dict[str, Any]:
             if not is_rerun and (finished := folder.read_result()) is not None:
                 tell_skipped(folder, finished)
                 return dict(finished["metrics"])
-            run_identity = {
-                "run_id": identity.run_id(resolved),
-                "sweep": config.sweep,
-                "choices": identity.choices(resolved, hydra.runtime.choices),
-                "overrides": list(hydra.overrides.task),
-                "config": resolved,
-                "seed": config.seed,
-            }
             return train(config, folder, run_identity)
 
 
@@ -198,8 +199,12 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
         reason = str(error) if number is None else signal.Signals(number).name
         if is_full_disk(error):
             reason = f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
-        if folder.has_begun:
-            # What is there stays, with the reason beside it.
+        if isinstance(error, RunIsHeldError):
+            # Nothing to note: the files are the other process's.
+            if not is_single:
+                raise
+        elif folder.has_begun or not is_single:
+            # What is there stays, with the reason beside it. In a sweep that is where the reason is looked for.
             note_failure(folder, state, reason, error)
         else:
             folder.remove_unused()

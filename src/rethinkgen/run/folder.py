@@ -1,7 +1,8 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
 ``config.yaml`` (resolved), ``overrides.yaml``, ``metrics.csv``, ``examples.npz``, ``weights.pt``, ``result.json``
-(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``.
+(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``,
+and in a sweep ``output.txt``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +21,16 @@ from typing import Any
 
 import yaml
 
+LOCK_PATIENCE_SECONDS = 0.5
+"""How long to ask for a lock again: who only asks whether a run is being trained holds it for an instant."""
+
 
 class RunFolderError(RuntimeError):
     """The folder cannot be used for this run."""
+
+
+class RunIsHeldError(RunFolderError):
+    """Another process trains this run right now."""
 
 
 class RunFolder:
@@ -37,6 +46,8 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
         self.checkpoints = self.path / "checkpoints"
+        self.output = self.path / "output.txt"
+        """What a run of a sweep printed."""
         self._status: dict[str, Any] = {}
         self.has_begun = False
         """Whether this process trains, or trained, the run."""
@@ -48,6 +59,10 @@ class RunFolder:
             RunFolderError: the file was damaged by something else than a run, which replaces it in one go.
         """
         return _read_json(self.result)
+
+    def describe(self, **details: Any) -> None:
+        """Add to what every ``status.json`` of this process says: what run this is."""
+        self._status |= details
 
     def read_status(self) -> dict[str, Any]:
         """Return ``status.json``, or an empty dictionary where there is none that can be read."""
@@ -61,6 +76,12 @@ class RunFolder:
         self._status |= {"state": state} | ours | details
         write_atomically(self.status, json.dumps(self._status, indent=2) + "\n", is_durable=False)
         self.has_begun = True
+
+    def add_to_status(self, state: str, **details: Any) -> None:
+        """Say of a run of another process how it ended; what that process wrote is kept."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        status = self.read_status() | {"state": state, "updated": now()} | details
+        write_atomically(self.status, json.dumps(status, indent=2) + "\n", is_durable=False)
 
     def write_config(self, config: dict[str, Any], overrides: list[str]) -> None:
         """Write the resolved config and the overrides it came from."""
@@ -92,7 +113,7 @@ class RunFolder:
         number = 1 + sum(1 for _ in self.path.glob("previous-*"))
         aside = self.path / f"previous-{number}"
         aside.mkdir()
-        staying = {self.result.name, "train.log", ".lock"}
+        staying = {self.result.name, self.output.name, "train.log", ".lock"}
         for path in sorted(self.path.iterdir()):
             if path.name not in staying and not path.name.startswith("previous-"):
                 path.rename(aside / path.name)
@@ -105,18 +126,22 @@ class RunFolder:
         """Hold the folder against any other process on any host; the system lets go when this process dies.
 
         Raises:
-            RunFolderError: another process holds it.
+            RunIsHeldError: another process holds it.
         """
         path = self.path / ".lock"
+        give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             with path.open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
+                    if time.monotonic() < give_up_at:
+                        time.sleep(0.02)
+                        continue
                     holder = self.read_status()
-                    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-                    raise RunFolderError(
+                    who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+                    raise RunIsHeldError(
                         f"this run is being trained by {who} right now: {self.path}\n"
                         "Wait for it: the same command will then show its result."
                     ) from None
@@ -124,6 +149,18 @@ class RunFolder:
                 if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     yield
                     return
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process trains the run at this moment."""
+        try:
+            with (self.path / ".lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def remove_unused(self) -> None:
         """Remove the folder that was made for a run that never began, unless another process is at it."""

@@ -70,7 +70,7 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
     if "data" in config:
-        kept["data"]["fingerprint"] = _fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
+        kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept
 
 
@@ -81,9 +81,10 @@ def _plain_number(text: str) -> float:
 
 
 @functools.cache
-def _fingerprint(source: str) -> str | None:
-    fingerprint: str | None = build(OmegaConf.create(json.loads(source))).fingerprint()
-    return fingerprint
+def fingerprint(source: str) -> str | None:
+    """Return what names the data of a source, given its config as JSON; looked at once a process."""
+    found: str | None = build(OmegaConf.create(json.loads(source))).fingerprint()
+    return found
 
 
 def run_id(config: dict[str, Any]) -> str:

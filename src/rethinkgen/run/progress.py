@@ -15,7 +15,7 @@ from rich.table import Column
 
 from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.screen import percent
+from rethinkgen.run.screen import duration, percent
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class LiveProgress(ProgressBar):
         if evaluated:
             parts.append(f"test {percent(evaluated['test/accuracy'])}")
         at_most = "≤ " if self.evaluation.until_fit else ""
-        parts += [f"{self.throughput.latest:,.0f} images/s", f"{at_most}{_duration(left)} left"]
+        parts += [f"{self.throughput.latest:,.0f} images/s", f"{at_most}{duration(left)} left"]
         return " · ".join(parts)
 
     def _write_status(self, trainer: pl.Trainer) -> None:
@@ -163,9 +163,3 @@ class LiveProgress(ProgressBar):
             # A status that cannot be written is no reason to lose the training; a checkpoint that cannot be is.
             self._status_has_failed = True
             log.warning("%s cannot be kept up to date: %s", self.folder.status, error)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -34,6 +34,13 @@ def percent(share: float | None) -> str:
     return text.replace(".0 %", " %")
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a finished run."""
     console = stdout()

@@ -54,7 +54,7 @@ class Training:
         self.identity = identity
         self.console = console
         check_keys_that_act(config, identity["overrides"])
-        threads = DEFAULT_THREADS if config.threads is None else check_whole("threads", config.threads, 1)
+        threads = default_threads() if config.threads is None else check_whole("threads", config.threads, 1)
         torch.set_num_threads(threads)
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -206,6 +206,12 @@ class Training:
         """Close what outlives the run otherwise."""
         for mirror in self.mirrors:
             mirror.finish(exit_code)
+
+
+def default_threads() -> int:
+    """Return how many threads torch takes by itself, or was to take: a forked process imported it long before."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else DEFAULT_THREADS
 
 
 def build_datamodule(config: DictConfig) -> CorruptedImages:

@@ -1,0 +1,102 @@
+"""``hydra/launcher=pool``: many jobs on this machine, a process each. What it does is in ``rethinkgen.sweep``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from rethinkgen.sweep.jobs import Job
+
+
+@dataclass
+class PoolConf:
+    """What can be set under ``hydra.launcher``."""
+
+    _target_: str = "hydra_plugins.rethinkgen_pool.PoolLauncher"
+    n_jobs: Any = "auto"
+    jobs_per_gpu: int = 1
+    timeout_min: float | None = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConf, provider="rethinkgen")
+
+
+class PoolLauncher(Launcher):
+    """Runs the jobs of a sweep side by side; none can take another down.
+
+    Args:
+        n_jobs: how many at a time; ``auto``: as many as GPUs have room for, or on CPUs one a core.
+        jobs_per_gpu: how many share a GPU.
+        timeout_min: minutes that a job may take, else it is stopped and failed; ``None``: any.
+    """
+
+    def __init__(self, n_jobs: int | str, jobs_per_gpu: int, timeout_min: float | None) -> None:
+        self.n_jobs = n_jobs
+        self.jobs_per_gpu = jobs_per_gpu
+        self.timeout_min = timeout_min
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what jobs need."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs for a sweeper that knows them by their overrides only."""
+        from rethinkgen.sweep.grid import compose
+
+        jobs = [
+            compose(self.hydra_context, self.config, overrides, initial_job_idx + number)
+            for number, overrides in enumerate(job_overrides)
+        ]
+        return self.launch_jobs(jobs, jobs)
+
+    def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
+        """Run composed ``jobs``, which are what is missing of ``whole_sweep``.
+
+        Raises:
+            StoppedError: a signal stopped the sweep; each job has saved.
+        """
+        from rethinkgen.checks import check_positive
+        from rethinkgen.sweep.child import Command, run_in_child
+        from rethinkgen.sweep.grid import StoppedError, job_return
+        from rethinkgen.sweep.pool import Pool, make_process
+        from rethinkgen.sweep.resources import Resources, Share, wants_gpu
+        from rethinkgen.sweep.view import watching
+
+        if self.timeout_min is not None:
+            check_positive("hydra.launcher.timeout_min", self.timeout_min)
+        uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
+        resources = Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
+        hydra_overrides = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
+
+        def start(job: Job, share: Share) -> Any:
+            assert job.config is not None
+            command = Command(
+                config=job.config,
+                hydra_context=self.hydra_context,
+                singletons=Singleton.get_state()["instances"],
+                task_module=self.task_function.__module__,
+                task_name=self.task_function.__name__,
+                argv=[sys.argv[0], *hydra_overrides, *job.overrides],
+                folder=str(job.path),
+                share=share,
+            )
+            return make_process(run_in_child, command)
+
+        with watching(whole_sweep, len(jobs)) as watch:
+            pool = Pool(resources, start, timeout_min=self.timeout_min, watch=watch)
+            progress = pool.run(jobs)
+        if pool.stopped_by is not None:
+            raise StoppedError(pool.stopped_by)
+        codes = {id(job): code for job, code in progress.ended}
+        return [job_return(job, codes[id(job)] == 0) for job in jobs]

@@ -1,0 +1,130 @@
+"""What a job's process does: it was forked from a server that has torch and Lightning imported, but no CUDA started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from rethinkgen.run.entry import note_failure
+from rethinkgen.run.folder import RunFolder, RunIsHeldError
+from rethinkgen.sweep.resources import Share
+
+HELD = 75
+"""Exit code of a job whose run another process trains (``EX_TEMPFAIL``)."""
+GRACE_SECONDS = 10.0
+"""Between asking a job without a launcher to save and killing it."""
+
+
+@dataclass
+class Command:
+    """All that a job's process must be told."""
+
+    config: DictConfig
+    """Composed, with Hydra's node."""
+    hydra_context: HydraContext
+    singletons: dict[Any, Any]
+    task_module: str
+    task_name: str
+    argv: list[str]
+    """What ``sys.argv`` would be, were this job alone: the processes of DDP are started by it."""
+    folder: str
+    share: Share
+
+
+def run_in_child(command: Command) -> NoReturn:
+    """Run one job and exit with its code: 0, 1 (failed, as ``status.json`` says), 128 + signal, or ``HELD``."""
+    # Out of the terminal's group: Ctrl-C is the launcher's to pass on. And a group that can be ended as a whole.
+    os.setsid()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    # The server was started with both ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    folder = RunFolder(command.folder)
+    _redirect_output(folder)
+    _take_share(command.share)
+    sys.argv = command.argv
+    code = 1
+    try:
+        code = _run(command, folder)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        if code == 0:
+            code = 1  # a run that ended well returns
+        if folder.read_status().get("pid") != os.getpid():
+            folder.add_to_status("failed", reason=f"sys.exit({error.code!r})", pid=os.getpid())
+    finally:
+        _close_wandb(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(command: Command, folder: RunFolder) -> int:
+    Singleton._instances = command.singletons
+    Plugins.instance()
+    setup_globals()
+    task = getattr(sys.modules[command.task_module], command.task_name)
+    try:
+        returned = run_job(
+            hydra_context=command.hydra_context,
+            # By its name stands what @hydra.main made of the function.
+            task_function=getattr(task, "__wrapped__", task),
+            config=command.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        _ = returned.return_value  # raises what the job raised
+    except RunIsHeldError:
+        return HELD
+    except Exception as error:
+        status = folder.read_status()
+        if status.get("pid") != os.getpid() or status.get("state") != "failed":
+            note_failure(folder, "failed", str(error), error)
+        return 1
+    return 0
+
+
+def _end_with_launcher() -> None:
+    """Save and end when the launcher is gone, even by a SIGKILL: the fork server would not pass that on."""
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _redirect_output(folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    output = os.open(folder.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+
+
+def _take_share(share: Share) -> None:
+    # For torch this comes too late, as it is imported: rethinkgen reads it. For what else it starts it does not.
+    os.environ["OMP_NUM_THREADS"] = str(share.threads)
+    if share.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+
+
+def _close_wandb(code: int) -> None:
+    # W&B writes its last bytes at exit, of which a forked process knows nothing.
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        wandb.teardown(code)

@@ -1,0 +1,205 @@
+"""What a sweep says when it ends: its table, what was seen across it, where the numbers are, and what to do next."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from rethinkgen.run.entry import flatten
+from rethinkgen.run.folder import RunFolder, write_atomically
+from rethinkgen.run.identity import identifying
+from rethinkgen.run.screen import percent, stdout
+from rethinkgen.sweep.jobs import Job, Outcome, varying_overrides
+
+MOST_ROWS = 60
+"""Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
+MOST_SENTENCES = 12
+
+
+def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None) -> int:
+    """Tell what came of ``jobs``, write ``summary.csv`` of all runs in ``folder``, and return how many failed."""
+    from rethinkgen.sweep.grid import command_line
+
+    console = stdout()
+    outcomes = [job.outcome() for job in jobs]
+    console.print(_table(jobs, outcomes))
+    for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
+        console.print(line, highlight=False, soft_wrap=True)
+    summary = write_summary(folder, {job.path for job in jobs})
+    console.print(f"Every choice and number of every run: {summary}", highlight=False, soft_wrap=True)
+    num_failed = sum(outcome.state == "failed" for outcome in outcomes)
+    num_left = sum(outcome.state in ("interrupted", "missing") for outcome in outcomes)
+    if num_failed:
+        failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        printed = ", ".join(str(job.folder.output) for job in failed[:3] if job.folder.output.exists())
+        console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
+    if num_failed or num_left or stopped_by is not None:
+        what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
+        which = " and ".join(part for part in what if part)
+        console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
+        console.print(f"  [bold]{command_line()}[/bold]", highlight=False, soft_wrap=True)
+    elif (Path(sys.argv[0]).parent / "report.py").exists():
+        console.print("Tables and figures:", highlight=False)
+        console.print(f"  [bold]python report.py {_short(folder)}[/bold]", highlight=False, soft_wrap=True)
+    return num_failed
+
+
+def _short(path: Path) -> str:
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> Table:
+    keys = varying_overrides(jobs)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for key in keys:
+        table.add_column(key.lstrip("+"), overflow="fold")
+    for name in ("fit", "test", "steps to fit", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    rows = sorted(zip(jobs, outcomes, strict=True), key=lambda row: row[1].state != "failed")
+    if len(rows) <= MOST_ROWS:
+        rows = list(zip(jobs, outcomes, strict=True))
+    for job, outcome in rows[:MOST_ROWS]:
+        values = dict(override.split("=", 1) for override in job.overrides if "=" in override)
+        cells = [values.get(key, "") for key in keys]
+        style = "red" if outcome.state == "failed" else None
+        table.add_row(*map(Text, [*cells, *_numbers(outcome), _status(job, outcome)]), style=style)
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"... {len(rows) - MOST_ROWS:,} more")
+    return table
+
+
+def _numbers(outcome: Outcome) -> list[str]:
+    result = outcome.result
+    if result is None or outcome.state != "done":
+        return ["", "", "", ""]
+    metrics = result["metrics"]
+    steps = f"{metrics['steps_to_fit']:,}" if result["fitted"] else f"> {metrics['steps']:,}"
+    return [percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"]), steps, f"{result['seconds']:,.0f} s"]
+
+
+def _status(job: Job, outcome: Outcome) -> str:
+    if outcome.state == "done":
+        return "done before" if job.was_done else "done"
+    return f"{outcome.state}: {outcome.reason}" if outcome.reason else outcome.state
+
+
+def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what was seen of each corruption, beside the same runs on true labels and true pixels.
+
+    A ratio of steps is the median over pairs of runs that differ in nothing but the corruption.
+    """
+    true_steps = {_setting(result): result["metrics"]["steps_to_fit"] for result in results if _kind(result) == "none"}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        groups[(_corruption(result), result["choices"]["model"])].append(result)
+    several_models = len({model for _, model in groups}) > 1
+    lines = []
+    for (corruption, model), group in groups.items():
+        fits = [result["metrics"]["fit/accuracy"] for result in group]
+        tests = [result["metrics"]["test/accuracy"] for result in group]
+        chance = statistics.mean(1 / result["num_classes"] for result in group)
+        runs = f" (mean of {len(group)})" if len(group) > 1 else ""
+        line = f"{corruption}{f', {model}' if several_models else ''}{runs}: fit {percent(statistics.mean(fits))}, "
+        line += f"test {percent(statistics.mean(tests))} (chance {percent(chance)})"
+        if all(result["fitted"] for result in group):
+            how = "memorised" if _kind(group[0]) == "random_labels" else "fitted"
+            line += f": {how} in {_steps(group, true_steps)}"
+        else:
+            line += f": {sum(not result['fitted'] for result in group)} of {len(group)} not fitted"
+        lines.append(line)
+    if len(lines) > MOST_SENTENCES:
+        return [*lines[:MOST_SENTENCES], f"... and {len(lines) - MOST_SENTENCES} more."]
+    return lines
+
+
+def _steps(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
+    ratios = []
+    for result in group:
+        if _kind(result) != "none" and (steps := true_steps.get(_setting(result))):
+            ratios.append(result["metrics"]["steps_to_fit"] / steps)
+    if ratios:
+        return f"{statistics.median(ratios):.1f}x the steps of true labels"
+    return f"{statistics.median(result['metrics']['steps_to_fit'] for result in group):,.0f} steps"
+
+
+def _kind(result: dict[str, Any]) -> str:
+    return str(result["choices"]["data.corruption"])
+
+
+def _corruption(result: dict[str, Any]) -> str:
+    corruption = result["config"]["data"]["corruption"]
+    values = [f"{corruption[key]}" for key in ("probability", "strength", "fraction") if key in corruption]
+    data = "" if result["choices"]["data"] is None else f"{result['choices']['data']}, "
+    return data + " ".join([_kind(result), *values])
+
+
+def _setting(result: dict[str, Any]) -> str:
+    """Everything that identifies a run but its corruption."""
+    config = flatten(identifying(result["config"])).items()
+    return str(sorted((key, str(value)) for key, value in config if not key.startswith("data.corruption.")))
+
+
+def write_summary(folder: Path, more: Iterable[Path] = ()) -> Path:
+    """Write ``summary.csv``: a row for each run in ``folder`` and of ``more``.
+
+    A column for every choice, every value that varies, and every metric. Made for ``pandas.read_csv``: a list is joined
+    by ``+``, an empty one is ``none``, what was not reached is empty.
+    """
+    files = [file for name in ("result", "status") for file in folder.glob(f"*/{name}.json")]
+    paths = {file.parent.resolve() for file in files} | {path.resolve() for path in more}
+    rows = [_row(path, folder) for path in sorted(paths)]
+    varied = _varied(dict.fromkeys(key for row in rows for key in row["config"]), rows)
+    table = []
+    for row in rows:
+        config = {key: row["config"].get(key) for key in varied if key not in row["flat"]}
+        table.append({**row["flat"], **config, **row["metrics"]})
+    columns = list(dict.fromkeys(key for row in table for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in table)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = folder / "summary.csv"
+    write_atomically(summary, text.getvalue(), is_durable=False)
+    return summary
+
+
+def _row(path: Path, folder: Path) -> dict[str, Any]:
+    job = Job([], path)
+    outcome = job.outcome()
+    result = outcome.result or job.folder.read_status()
+    flat: dict[str, Any] = {"run": path.name, "state": outcome.state, "reason": outcome.reason}
+    flat |= {"folder": str(path), "run_id": result.get("run_id")}
+    flat |= result.get("choices", {})
+    flat["seed"] = result.get("seed")
+    for key in ("fitted", "seconds", "images_per_second", "device", "finished", "commit"):
+        flat[key] = result.get(key)
+    return {"flat": flat, "config": _config(job.folder, result), "metrics": result.get("metrics", {})}
+
+
+def _config(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    config = result.get("config") or folder.read_config()
+    return {} if config is None else flatten(identifying(config))
+
+
+def _varied(keys: Iterable[str], rows: Sequence[dict[str, Any]]) -> list[str]:
+    configs = [row["config"] for row in rows if row["config"]]
+    return [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    return value

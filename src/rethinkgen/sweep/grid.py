@@ -1,0 +1,138 @@
+"""A grid of runs from its cells to its table: look up, compose, launch what is missing, conclude."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from rethinkgen.run.folder import now
+from rethinkgen.run.screen import stdout
+from rethinkgen.sweep.index import Index
+from rethinkgen.sweep.jobs import Job
+
+
+class StoppedError(Exception):
+    """A signal stopped the sweep."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class JobFailedError(RuntimeError):
+    """A job ended without a result; its folder says why."""
+
+
+def run_grid(
+    launcher: Launcher, hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]]
+) -> Sequence[JobReturn]:
+    """Run what is missing of the cells and tell what was seen; exit with 1 if a run failed.
+
+    Raises:
+        ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
+    """
+    from rethinkgen.sweep.conclusion import conclude
+
+    folder = Path(config.hydra.sweep.dir)
+    jobs = find_jobs(hydra_context, config, cells, folder)
+    missing = [job for job in jobs if not job.was_done]
+    if len(missing) < len(jobs):
+        stdout().print(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.", highlight=False)
+    note_command(folder)
+    returns: Sequence[JobReturn] = []
+    stopped_by: int | None = None
+    try:
+        if missing:
+            returns = launch(launcher, missing, jobs)
+    except (StoppedError, KeyboardInterrupt) as stop:
+        stopped_by = getattr(stop, "number", int(signal.SIGINT))
+    num_failed = conclude(folder, jobs, stopped_by=stopped_by)
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    if num_failed:
+        sys.exit(1)
+    return returns
+
+
+def launch(launcher: Launcher, missing: Sequence[Job], jobs: Sequence[Job]) -> Sequence[JobReturn]:
+    """Hand the missing jobs to our launchers as they are, to others as overrides."""
+    if hasattr(launcher, "launch_jobs"):
+        returns: Sequence[JobReturn] = launcher.launch_jobs(missing, jobs)
+        return returns
+    return launcher.launch([job.overrides for job in missing], initial_job_idx=0)
+
+
+def find_jobs(
+    hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]], folder: Path
+) -> list[Job]:
+    """Return a job for each cell, those of the same run once; what the index does not know is composed."""
+    index = Index(folder, config_folders(hydra_context), config.hydra.overrides.hydra)
+    jobs: dict[Path, Job] = {}
+    for number, overrides in enumerate(_with_progress(cells)):
+        path = index.find(overrides)
+        if path is not None and (path / "result.json").exists() and not (path / "status.json").exists():
+            jobs.setdefault(path, Job(list(overrides), path, was_done=True))
+            continue
+        job = compose(hydra_context, config, overrides, number)
+        index.add(overrides, job.path, job.config)  # type: ignore[arg-type]
+        job.was_done = not job.is_rerun and job.outcome().state == "done"
+        jobs.setdefault(job.path, job)
+    return list(jobs.values())
+
+
+def compose(hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
+    """Compose a job's config and find its folder."""
+    composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed.hydra.job):
+        composed.hydra.job.id = str(number)
+        composed.hydra.job.num = number
+    path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir
+    return Job(list(overrides), path, composed)
+
+
+def config_folders(hydra_context: HydraContext) -> list[Path]:
+    """Return the folders that configs are read from, our own and ``--config-dir``'s."""
+    paths = [element.path for element in hydra_context.config_loader.get_search_path().get_path()]
+    return [Path(path.removeprefix("file://")) for path in paths if path and path.startswith("file://")]
+
+
+def job_return(job: Job, has_ended_well: bool) -> JobReturn:
+    """Return what Hydra's sweepers want to know of a job: its metrics, or an exception."""
+    outcome = job.outcome()
+    result = JobReturn(overrides=job.overrides, cfg=job.config, working_dir=str(job.path))
+    if has_ended_well and outcome.result is not None:
+        result.status, result.return_value = JobStatus.COMPLETED, outcome.result["metrics"]
+    else:
+        result.status = JobStatus.FAILED
+        result.return_value = JobFailedError(f"{job.path.name}: {outcome.reason or outcome.state}")
+    return result
+
+
+def note_command(folder: Path) -> None:
+    """Add the command to ``commands.txt``: what the sweep's folder came from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "commands.txt").open("a") as file:
+        file.write(f"{now()}  {command_line()}\n")
+
+
+def command_line() -> str:
+    """Return the command that this process was started with, as one would type it."""
+    return shlex.join(["python", *sys.argv])
+
+
+def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:
+    from rich.progress import track
+
+    console = stdout()
+    if not console.is_terminal:
+        return cells
+    return track(cells, "looking for what is missing", console=console, transient=True)

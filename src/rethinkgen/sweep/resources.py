@@ -1,0 +1,126 @@
+"""What a machine has to run jobs on, and each job's share of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from rethinkgen.checks import check_whole
+
+BYTES_A_JOB = 2 * 2**30
+"""What a job on CIFAR-10 takes at its peak (1.7 GB in ``benchmarks/throughput.py``): no more at a time than fit."""
+
+
+@dataclass
+class Share:
+    """A job's part of the machine."""
+
+    num_slots: int
+    threads: int
+    gpus: list[str] = field(default_factory=list)
+    """As ``CUDA_VISIBLE_DEVICES`` names them; empty for a job on the CPU."""
+
+
+class Resources:
+    """Slots, threads and GPUs, handed out and taken back.
+
+    Args:
+        n_jobs: how many at a time; ``auto``: as many as GPUs have room for, or one a core where there is none.
+        jobs_per_gpu: how many share a GPU.
+        num_waiting: how many jobs there are: threads are not kept back for more.
+
+    Raises:
+        ValueError: a number is not allowed.
+    """
+
+    def __init__(self, n_jobs: int | str, jobs_per_gpu: int, num_waiting: int, *, uses_gpus: bool) -> None:
+        self.jobs_per_gpu = check_whole("hydra.launcher.jobs_per_gpu", jobs_per_gpu, 1)
+        self.gpus = dict.fromkeys(visible_gpus() if uses_gpus else [], 0)
+        cores = num_cores()
+        if n_jobs == "auto":
+            on_cpu = max(1, min(cores, available_bytes() // BYTES_A_JOB))
+            self.num_slots = len(self.gpus) * self.jobs_per_gpu or on_cpu
+        else:
+            self.num_slots = check_whole("hydra.launcher.n_jobs", n_jobs, 1)
+        self.free = self.num_slots
+        self.threads = max(1, cores // max(1, min(self.num_slots, num_waiting)))
+
+    def take(self, trainer: DictConfig) -> Share | None:
+        """Return a share for a job that wants this trainer, or nothing while there is no room."""
+        num_devices = wanted_devices(trainer, len(self.gpus))
+        num_slots = min(num_devices, self.num_slots)
+        if num_slots > self.free:
+            return None
+        gpus: list[str] = []
+        if self.gpus and wants_gpu(trainer):
+            # The least busy first. Who wants more than there are gets all, and Lightning's word that they are too few.
+            by_load = sorted(self.gpus, key=lambda gpu: self.gpus[gpu])
+            gpus = [gpu for gpu in by_load if self.gpus[gpu] < self.jobs_per_gpu][:num_devices]
+            if len(gpus) < min(num_devices, len(self.gpus)):
+                return None
+            for gpu in gpus:
+                self.gpus[gpu] += 1
+        self.free -= num_slots
+        return Share(num_slots, self.threads, sorted(gpus))
+
+    def give_back(self, share: Share) -> None:
+        """Take back what a job had."""
+        self.free += share.num_slots
+        for gpu in share.gpus:
+            self.gpus[gpu] -= 1
+
+
+def wants_gpu(trainer: DictConfig) -> bool:
+    """Whether a trainer takes GPUs where there are some."""
+    return str(trainer.get("accelerator", "auto")) in ("auto", "gpu", "cuda")
+
+
+def wanted_devices(trainer: DictConfig, num_gpus: int) -> int:
+    """Return how many devices a trainer takes.
+
+    Raises:
+        ValueError: it names devices by number, which the pool hands out.
+    """
+    devices: Any = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        return max(1, num_gpus) if wants_gpu(trainer) else 1
+    if isinstance(devices, ListConfig) or (isinstance(devices, str) and not devices.isdigit()):
+        raise ValueError(
+            f"trainer.devices={devices}: in a sweep each job is given its devices. Say how many (trainer.devices=2), "
+            "and in CUDA_VISIBLE_DEVICES which ones there are to hand out."
+        )
+    return max(1, int(devices))
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not started."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False)
+    return asked.stdout.split() if asked.returncode == 0 else []
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_bytes() -> int:
+    """Return how much memory is free to be used, as far as the system says."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

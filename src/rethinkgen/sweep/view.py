@@ -1,0 +1,117 @@
+"""What is seen of a sweep while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rethinkgen.run.screen import duration, percent, stdout
+from rethinkgen.sweep.jobs import Job, labels
+
+if TYPE_CHECKING:
+    from rethinkgen.sweep.pool import Progress, Running
+
+LINE_SECONDS = 30.0
+"""Between two lines of the count where nobody looks at a terminal."""
+MOST_ROWS = 30
+
+
+@contextmanager
+def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows the progress of ``num_missing`` of ``jobs``; the others were finished before."""
+    console = stdout()
+    names = dict(zip(map(id, jobs), labels(jobs), strict=True))
+    view = View(names, num_missing, console)
+    if not console.is_terminal:
+        yield view.print_lines
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def show(progress: Progress) -> None:
+            live.update(view.draw(progress), refresh=True)
+
+        yield show
+
+
+class View:
+    """Draws the progress of a sweep; ``names`` gives each job's label by its ``id``."""
+
+    def __init__(self, names: dict[int, str], total: int, console: Console) -> None:
+        self.names = names
+        self.total = total
+        self.console = console
+        self.began = time.monotonic()
+        self._num_told = 0
+        self._told_at = time.monotonic()
+        self._last_line = ""
+
+    def draw(self, progress: Progress) -> RenderableType:
+        """Return one line for each running job, and the count."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name, justify in (("running", "left"), ("epoch", "right"), ("accuracy", "right"), ("images/s", "right")):
+            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+        table.add_column("time", justify="right", no_wrap=True)
+        for running in progress.running[:MOST_ROWS]:
+            table.add_row(*self._row(running))
+        if more := progress.running[MOST_ROWS:]:
+            table.add_row(f"... {len(more)} more")
+        parts: list[RenderableType] = [table] if progress.running else []
+        if not progress.is_warm and progress.waiting:
+            parts.append(Text("starting torch and Lightning", style="dim"))
+        return Group(*parts, Text(self._count(progress)))
+
+    def print_lines(self, progress: Progress) -> None:
+        """Print a line for each job that has ended, and the count every so often."""
+        for job, code in progress.ended[self._num_told :]:
+            self._num_told += 1
+            # Without the path, the words and their order are the same in every sweep: a log to be searched.
+            self._print(f"[{self._num_told}/{self.total}] {self.names[id(job)]}: {_how_it_ended(job, code)}")
+        if time.monotonic() - self._told_at >= LINE_SECONDS:
+            self._print(self._count(progress))
+
+    def _print(self, line: str) -> None:
+        self._told_at = time.monotonic()
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _row(self, running: Running) -> list[str]:
+        status = running.job.folder.read_status()
+        seconds = duration(time.monotonic() - running.started)
+        if status.get("pid") != running.process.pid or "step" not in status:
+            return [self.names[id(running.job)], "", "", "", seconds]
+        epoch, accuracy = status.get("epoch"), status.get("accuracy")
+        return [
+            self.names[id(running.job)],
+            "" if epoch is None else f"{epoch:.1f}",
+            "" if accuracy is None else percent(accuracy),
+            f"{status.get('images_per_second', 0):,}",
+            seconds,
+        ]
+
+    def _count(self, progress: Progress) -> str:
+        num_failed = sum(code != 0 for _, code in progress.ended)
+        counts = {
+            "done": len(progress.ended) - num_failed,
+            "running": len(progress.running),
+            "failed": num_failed,
+            "left": len(progress.waiting),
+        }
+        if progress.elsewhere:
+            counts["running elsewhere"] = len(progress.elsewhere)
+        text = " · ".join(f"{count} {name}" for name, count in counts.items())
+        return f"{text} · {duration(time.monotonic() - self.began)}"
+
+
+def _how_it_ended(job: Job, code: int) -> str:
+    outcome = job.outcome()
+    if code != 0 or outcome.result is None:
+        return f"{outcome.state}: {outcome.reason} ({job.folder.output})"
+    metrics = outcome.result["metrics"]
+    fit, test = percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"])
+    return f"fit {fit}, test {test}, {outcome.result['seconds']:,.0f} s"
