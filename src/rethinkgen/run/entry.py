@@ -196,7 +196,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
         state = "failed" if number is None else "interrupted"
-        reason = str(error) if number is None else signal.Signals(number).name
+        reason = reason_of(error) if number is None else signal.Signals(number).name
         if is_full_disk(error):
             reason = f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
         if isinstance(error, RunIsHeldError):
@@ -223,6 +223,11 @@ def is_users_mistake(error: BaseException) -> bool:
     """Whether the message of what came before training says all: it is about values, files and folders."""
     kinds = (ValueError, OSError, RunFolderError, HydraException, OmegaConfBaseException)
     return isinstance(error, kinds) or is_outside_trouble(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a message that says what happened: with its type, where it was not written for a user."""
+    return str(error) if is_users_mistake(error) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def is_outside_trouble(error: BaseException) -> bool:

@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 
 from rethinkgen.run.folder import RunFolder, RunFolderError
 
+GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
+
 State = Literal["done", "failed", "interrupted", "running", "missing"]
 
 
@@ -87,8 +89,14 @@ def describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
     return f"killed by {name}{hint}"
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be typed here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:
@@ -98,14 +106,14 @@ def labels(jobs: Sequence[Job]) -> list[str]:
 
 
 def varying_overrides(jobs: Sequence[Job]) -> list[str]:
-    """Return the keys of the overrides that are not the same in all jobs; all keys, if none varies."""
+    """Return the keys of the overrides that are not the same in all jobs; if none varies, those that describe a run."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for override in job.overrides:
             values.setdefault(_key(override), set()).add(override)
     counts = {key: sum(_key(override) == key for job in jobs for override in job.overrides) for key in values}
     varying = [key for key, found in values.items() if len(found) > 1 or counts[key] < len(jobs)]
-    return varying or list(values)
+    return varying or [key for key in values if key.lstrip("+") in (*GROUPS, "regularizer", "seed")]
 
 
 def _key(override: str) -> str:
@@ -115,5 +123,5 @@ def _key(override: str) -> str:
 def _shown(override: str) -> str:
     key, _, value = override.partition("=")
     # A choice speaks for itself; the value of a key does not.
-    is_choice = key.lstrip("+") in ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
-    return value if is_choice or key.lstrip("+") == "regularizer" else f"{key.lstrip('+').rpartition('.')[2]}={value}"
+    name = key.lstrip("+")
+    return value if name in (*GROUPS, "regularizer") else f"{name.rpartition('.')[2]}={value}"

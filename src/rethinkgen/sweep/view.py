@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.run.screen import duration, percent, stdout
-from rethinkgen.sweep.jobs import Job, labels
+from rethinkgen.sweep.jobs import Job, labels, shown
 
 if TYPE_CHECKING:
     from rethinkgen.sweep.pool import Progress, Running
@@ -111,7 +111,7 @@ class View:
 def _how_it_ended(job: Job, code: int) -> str:
     outcome = job.outcome()
     if code != 0 or outcome.result is None:
-        return f"{outcome.state}: {outcome.reason} ({job.folder.output})"
+        return f"{outcome.state}: {outcome.reason} ({shown(job.folder.output)})"
     metrics = outcome.result["metrics"]
     fit, test = percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"])
     return f"fit {fit}, test {test}, {outcome.result['seconds']:,.0f} s"
