@@ -7,7 +7,7 @@ import io
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, write_atomically
 from rethinkgen.run.identity import identifying
 from rethinkgen.run.screen import percent, stdout
-from rethinkgen.sweep.jobs import Job, Outcome, shown, varying_overrides
+from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
@@ -30,19 +30,9 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
     from rethinkgen.sweep.grid import command_line
 
     console = stdout()
-    outcomes = [job.outcome() for job in jobs]
-    console.print(_table(jobs, outcomes))
-    for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
-        console.print(line, highlight=False, soft_wrap=True)
-    summary = write_summary(folder, {job.path for job in jobs})
-    console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    outcomes = tell_runs(folder, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state in ("interrupted", "missing") for outcome in outcomes)
-    if num_failed:
-        failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        printed = ", ".join(shown(job.folder.output) for job in failed[:3] if job.folder.output.exists())
-        console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
     if num_failed or num_left or stopped_by is not None:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
@@ -54,22 +44,44 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
     return num_failed
 
 
-def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> Table:
+def tell_runs(
+    folder: Path, jobs: Sequence[Job], *, columns: Mapping[str, Sequence[str]] | None = None
+) -> list[Outcome]:
+    """Show the table of ``jobs`` and what was seen across them, and write ``summary.csv``; return what came of each.
+
+    ``columns`` are further ones of the table, by their headers, with a text for each job.
+    """
+    console = stdout()
+    outcomes = [job.outcome() for job in jobs]
+    console.print(_table(jobs, outcomes, columns or {}))
+    for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
+        console.print(line, highlight=False, soft_wrap=True)
+    summary = write_summary(folder, {job.path for job in jobs})
+    console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
+    if failed:
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        printed = ", ".join(shown(job.folder.output) for job in failed[:3] if job.folder.output.exists())
+        console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
+    return outcomes
+
+
+def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[str]]) -> Table:
     keys = varying_overrides(jobs)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for key in keys:
         table.add_column(key.lstrip("+"), overflow="fold")
-    for name in ("fit", "test", "steps to fit", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("fit", "test", "steps to fit", "time", *columns):
+        table.add_column(name, justify="right", no_wrap=name not in columns, overflow="fold")
     table.add_column("status", overflow="fold")
-    rows = sorted(zip(jobs, outcomes, strict=True), key=lambda row: row[1].state != "failed")
-    if len(rows) <= MOST_ROWS:
-        rows = list(zip(jobs, outcomes, strict=True))
-    for job, outcome in rows[:MOST_ROWS]:
+    rows = list(zip(jobs, outcomes, zip(*columns.values(), strict=True) if columns else [()] * len(jobs), strict=True))
+    if len(rows) > MOST_ROWS:
+        rows.sort(key=lambda row: row[1].state != "failed")
+    for job, outcome, more in rows[:MOST_ROWS]:
         values = dict(override.split("=", 1) for override in job.overrides if "=" in override)
-        cells = [values.get(key, "") for key in keys]
+        cells = [brief(values.get(key, "")) for key in keys]
         style = "red" if outcome.state == "failed" else None
-        table.add_row(*map(Text, [*cells, *_numbers(outcome), _status(job, outcome)]), style=style)
+        table.add_row(*map(Text, [*cells, *_numbers(outcome), *more, _status(job, outcome)]), style=style)
     if len(rows) > MOST_ROWS:
         table.add_row(f"... {len(rows) - MOST_ROWS:,} more")
     return table

@@ -116,6 +116,14 @@ def varying_overrides(jobs: Sequence[Job]) -> list[str]:
     return varying or [key for key in values if key.lstrip("+") in (*GROUPS, "regularizer", "seed")]
 
 
+def brief(value: str) -> str:
+    """Return a number that a sampler drew with as many digits as are looked at; any other text as it is."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value
+
+
 def _key(override: str) -> str:
     return override.split("=", 1)[0]
 
