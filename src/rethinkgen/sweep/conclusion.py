@@ -59,9 +59,10 @@ def tell_runs(
     summary = write_summary(folder, {job.path for job in jobs})
     console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
-    if failed:
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        printed = ", ".join(shown(job.folder.output) for job in failed[:3] if job.folder.output.exists())
+    told = [job.folder.output for job in failed if job.folder.output.exists()]
+    if told:
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        printed = ", ".join(map(shown, told[:3]))
         console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
     return outcomes
 
@@ -72,7 +73,7 @@ def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], columns: Mapping[st
     for key in keys:
         table.add_column(key.lstrip("+"), overflow="fold")
     for name in ("fit", "test", "steps to fit", "time", *columns):
-        table.add_column(name, justify="right", no_wrap=name not in columns, overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     rows = list(zip(jobs, outcomes, zip(*columns.values(), strict=True) if columns else [()] * len(jobs), strict=True))
     if len(rows) > MOST_ROWS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import shlex
 import signal
 import sys
@@ -46,7 +47,7 @@ SEED = 0
 """Of the sampler where none is given: the same command proposes the same trials."""
 ROUNDS = 4
 """Where a launcher sets no limit, so many times a sampler shall see results before it proposes more."""
-RETRIED = "retried"
+RETRY_OF = "retry of trial"
 REASON = "reason"
 
 
@@ -60,8 +61,12 @@ class Tuning(OptunaSweeperImpl):
     study_name: str
     n_jobs: Any
 
-    def __init__(self, sampler: DictConfig, objective: Any, *, retry_failed: bool, **plugin_keys: Any) -> None:
-        super().__init__(sampler=None, **plugin_keys)
+    def __init__(
+        self, sampler: DictConfig, objective: Any, *, max_failure_rate: float, retry_failed: bool, **plugin_keys: Any
+    ) -> None:
+        # The plugin would assert what ``sweep`` says in words.
+        super().__init__(sampler=None, max_failure_rate=1.0, **plugin_keys)
+        self.max_failure_rate = max_failure_rate
         self.sampler_config = sampler
         self.objective_name = objective
         self.retry_failed = retry_failed
@@ -93,7 +98,7 @@ class Tuning(OptunaSweeperImpl):
     def _read_search_space(self, arguments: list[str]) -> None:
         """Tell what is tuned from what is fixed; the command line goes before ``hydra.sweeper.params``."""
         given = {override.get_key_element() for override in OverridesParser.create().parse_overrides(arguments)}
-        params = [f"{key}={value}" for key, value in (self.params or {}).items() if key not in given]
+        params = [f"{key!s}={value}" for key, value in (self.params or {}).items() if key not in given]
         self.space: dict[str, BaseDistribution]
         self.space, self.fixed, self.deletions = create_params_from_overrides([*params, *arguments])
         for name in self.fixed:
@@ -113,10 +118,9 @@ class Tuning(OptunaSweeperImpl):
 
     def _compose_example(self) -> Job:
         """Compose one point of the search space and refuse what no trial could do."""
-        values: dict[str, Any] = {
-            name: _example(distribution) for name, distribution in self.space.items()
-        } | self.fixed
-        job = self._compose([*(f"{name}={value}" for name, value in values.items()), *self.deletions], 0)
+        values: dict[str, Any] = {name: _example(distribution) for name, distribution in self.space.items()}
+        overrides = [f"{name}={value}" for name, value in (values | self.fixed).items()]
+        job = self._compose([*overrides, *self.deletions], 0)
         assert job.config is not None
         if self.objective.needs_validation and not job.config.data.validation:
             raise ValueError(
@@ -162,12 +166,12 @@ class Tuning(OptunaSweeperImpl):
             ValueError: the study of that name asks another one, and has answers.
         """
         study = self._load_study()
-        held = study.user_attrs.get("question")
-        if held is None and not study.trials:
+        asked = study.user_attrs.get("question")
+        if asked is None and not study.trials:
             study.set_user_attr("question", question)
-        elif held != question and any(trial.state == TrialState.COMPLETE for trial in study.trials):
-            raise ValueError(self._what_differs(study, held or {}, question))
-        elif held != question:
+        elif asked != question and any(trial.state == TrialState.COMPLETE for trial in study.trials):
+            raise ValueError(self._what_differs(study, asked or {}, question))
+        elif asked != question:
             # Nothing is lost: no trial has a value, and their runs stay.
             optuna.delete_study(study_name=self.study_name, storage=self.storage)
             study = self._load_study()
@@ -226,10 +230,13 @@ class Tuning(OptunaSweeperImpl):
         # Left by a command that was stopped. Nobody else is at them: we hold the study's lock.
         unfinished = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         self._tell_beginning(len(unfinished))
+        self.lacks_objective: str | None = None
         stopped_by: int | None = None
         while stopped_by is None and (trials := self._next_trials(unfinished)):
             unfinished = unfinished[len(trials) :]
             stopped_by, num_failed = self._run_batch(trials)
+            if self.lacks_objective is not None and self._best() is None:
+                raise ValueError(f"{KEY}={self.objective.name}: {self.lacks_objective}")
             if num_failed / len(trials) > self.max_failure_rate:
                 stdout().print(
                     f"{num_failed} of {len(trials)} trials at a time failed, which is more than "
@@ -250,7 +257,9 @@ class Tuning(OptunaSweeperImpl):
 
     def _counted(self) -> list[FrozenTrial]:
         """Return the trials that count towards the total: those begun, but for failed ones that were queued again."""
-        return [t for t in self._trials() if t.state != TrialState.WAITING and not t.user_attrs.get(RETRIED)]
+        trials = self._trials()
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        return [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in retried]
 
     def _next_trials(self, unfinished: Sequence[FrozenTrial]) -> list[Trial]:
         """Return the trials to run next: those left unfinished before any new one, so that these know their values."""
@@ -274,7 +283,7 @@ class Tuning(OptunaSweeperImpl):
                 num_failed += 1
                 continue
             trial.set_user_attr("overrides", job.overrides)
-            trial.set_user_attr("folder", job.path.name)
+            trial.set_user_attr("folder", os.path.relpath(job.path, self.folder))
             job.was_done = not job.is_rerun and job.outcome().state == "done"
             self.jobs[trial.number] = job
             batch.append((trial, job))
@@ -300,7 +309,10 @@ class Tuning(OptunaSweeperImpl):
         if outcome.state == "done" and outcome.result is not None:
             value = outcome.result["metrics"].get(self.objective.name)
             if value is None:
-                self._tell_failed(trial, self.objective.why_none(outcome.result))
+                reason = self.objective.why_none(outcome.result)
+                if self.objective.name not in outcome.result["metrics"]:
+                    self.lacks_objective = reason
+                self._tell_failed(trial, reason)
                 return False
             self._tell_state(trial, TrialState.COMPLETE, float(value))
             self._show(trial, f"{self.objective.name} {value:g}")
@@ -322,9 +334,10 @@ class Tuning(OptunaSweeperImpl):
     def _tell_state(self, trial: Trial, state: TrialState, value: float | None) -> None:
         try:
             self.study.tell(trial, value, state)
-        except RuntimeError as error:
-            # The grid's sampler asks to stop, which is meant for another way to run a study; the value is stored.
-            if "Study.stop" not in str(error):
+        except (RuntimeError, KeyError) as error:
+            # The grid's sampler asks to stop, which is meant for another way to run a study, and does not expect
+            # queued trials. What is told was stored before.
+            if not self._is_grid or not ("Study.stop" in str(error) or "grid_id" in str(error)):
                 raise
 
     def _queue_failed(self) -> None:
@@ -332,11 +345,11 @@ class Tuning(OptunaSweeperImpl):
         for trial in self._counted():
             job = self.jobs.get(trial.number)
             if trial.state == TrialState.FAIL and (job is None or job.outcome().state != "done"):
-                self.study.enqueue_trial(trial.params)
-                self.study._storage.set_trial_user_attr(trial._trial_id, RETRIED, True)
+                self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
     def _known_job(self, trial: FrozenTrial) -> Job:
-        return Job(list(trial.user_attrs["overrides"]), self.folder.absolute() / trial.user_attrs["folder"])
+        path = Path(os.path.normpath(self.folder.absolute() / trial.user_attrs["folder"]))
+        return Job(list(trial.user_attrs["overrides"]), path, was_done=trial.state.is_finished())
 
     # Telling.
 
@@ -366,7 +379,7 @@ class Tuning(OptunaSweeperImpl):
         trials = self._counted()
         shown = [trial for trial in trials if trial.number in self.jobs]
         values = [_value_or_why(trial) for trial in shown]
-        tell_runs(self.folder, [self.jobs[trial.number] for trial in shown], columns={self.objective.name: values})
+        tell_runs(self.folder, [self.jobs[trial.number] for trial in shown], columns={"objective": values})
         num_failed = sum(trial.state == TrialState.FAIL for trial in trials)
         num_left = max(0, self.n_trials - sum(trial.state.is_finished() for trial in trials))
         best = self._best()
