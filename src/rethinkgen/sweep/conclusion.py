@@ -36,6 +36,9 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
         console.print(line, highlight=False, soft_wrap=True)
     summary = write_summary(folder, {job.path for job in jobs})
     console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    if any(folder.glob("*/wandb/offline-run-*")):
+        to_sync = f"wandb sync {shown(folder)}/*/wandb/offline-run-*"
+        console.print(f"[dim]W&B logged offline: {to_sync}[/dim]", highlight=False, soft_wrap=True)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state in ("interrupted", "missing") for outcome in outcomes)
     if num_failed:

@@ -136,10 +136,7 @@ class Pool:
         for job in list(progress.elsewhere):
             if not job.folder.is_held:
                 progress.elsewhere.remove(job)
-                if job.is_rerun or job.folder.read_result() is None:
-                    progress.waiting.appendleft(job)
-                else:
-                    progress.ended.append((job, 0))
+                progress.waiting.appendleft(job)
 
     def _start_what_fits(self, progress: Progress) -> None:
         # In order, but a job that needs less may pass one that waits for several devices to be free.
@@ -149,6 +146,11 @@ class Pool:
             if job.folder.is_held:
                 progress.waiting.remove(job)
                 progress.elsewhere.append(job)
+                continue
+            if not job.is_rerun and job.outcome().state == "done":
+                # Another sweep has finished it since this one began.
+                progress.waiting.remove(job)
+                progress.ended.append((job, 0))
                 continue
             share = self.resources.take(job.trainer)
             if share is None:
