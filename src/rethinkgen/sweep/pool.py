@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from rethinkgen.run.entry import wait_politely
+from rethinkgen.run.entry import as_the_user_set_it, wait_politely
 from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
@@ -215,7 +215,8 @@ class ForkServer:
         # Until it serves, a Ctrl-C would end it with a traceback.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            forkserver.ensure_running()
+            with as_the_user_set_it():
+                forkserver.ensure_running()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
