@@ -59,7 +59,18 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
         sys.exit(1)
     finally:
         if not wants_tracebacks:
-            del os.environ["HYDRA_FULL_ERROR"]
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+@contextmanager
+def as_the_user_set_it() -> Iterator[None]:
+    """For a while, the environment is without what ``command_line`` put there: for processes that are started."""
+    ours = None if _wants_tracebacks else os.environ.pop("HYDRA_FULL_ERROR", None)
+    try:
+        yield
+    finally:
+        if ours is not None:
+            os.environ["HYDRA_FULL_ERROR"] = ours
 
 
 def _origin(error: BaseException) -> BaseException:

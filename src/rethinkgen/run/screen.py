@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rethinkgen.run.folder import RunFolder
@@ -47,7 +48,7 @@ def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     console.print(_table(result))
     console.print(sentence(result), highlight=False, soft_wrap=True)
     if (command := next_command(result)) is not None:
-        console.print(f"{command[0]}\n  [bold]{command[1]}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"{command[0]}\n  [bold]{escape(command[1])}[/bold]", highlight=False, soft_wrap=True)
 
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:

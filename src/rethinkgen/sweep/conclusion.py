@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,7 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
-        console.print(f"  [bold]{command_line()}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
     elif (Path(sys.argv[0]).parent / "report.py").exists():
         console.print("Tables and figures:", highlight=False)
         console.print(f"  [bold]python report.py {shown(folder)}[/bold]", highlight=False, soft_wrap=True)
@@ -58,6 +59,9 @@ def tell_runs(
         console.print(line, highlight=False, soft_wrap=True)
     summary = write_summary(folder, {job.path for job in jobs})
     console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    if any(folder.glob("*/wandb/offline-run-*")):
+        to_sync = f"wandb sync {shown(folder)}/*/wandb/offline-run-*"
+        console.print(f"[dim]W&B logged offline: {to_sync}[/dim]", highlight=False, soft_wrap=True)
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:

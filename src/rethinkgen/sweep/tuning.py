@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.markup import escape
 
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.run.entry import flatten
@@ -397,7 +398,7 @@ class Tuning(OptunaSweeperImpl):
             )
         if num_left or stopped_by is not None:
             console.print(f"The same command goes on with the {num_left} trials left:", highlight=False)
-            console.print(f"  [bold]{command_line()}[/bold]", highlight=False, soft_wrap=True)
+            console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
 
     def _tell_best(self, best: FrozenTrial, num_trials: int, num_failed: int) -> None:
         console = stdout()
@@ -410,7 +411,7 @@ class Tuning(OptunaSweeperImpl):
         for name, value in best.params.items():
             console.print(f"  {name.lstrip('+')}={value}", highlight=False, markup=False, soft_wrap=True)
         why, command = self._next_command(self.jobs[best.number])
-        console.print(f"{why}\n  [bold]{command}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"{why}\n  [bold]{escape(command)}[/bold]", highlight=False, soft_wrap=True)
         results = {"name": "optuna", "best_params": best.params, "best_value": best.value}
         OmegaConf.save(OmegaConf.create(results), self.folder / "optimization_results.yaml")
 
