@@ -40,5 +40,11 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for override in overrides:
+            if override.is_interval_sweep():
+                raise ValueError(
+                    f"{override.input_line}: a grid needs values, for example {override.get_key_element()}=0.01,0.1. "
+                    "To have the best of a range looked for: hydra/sweeper=optuna."
+                )
         cells = self.split_arguments(overrides, None)[0]
         return run_grid(self.launcher, self.hydra_context, self.config, cells)

@@ -616,6 +616,108 @@ def test_no_progress_bar_where_there_is_no_terminal(tmp_path: Path, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
+# Several processes at a time: the jobs of a sweep that begin together
+
+TOGETHER = """
+import logging, os, sys, time
+from pathlib import Path
+import numpy as np
+from rethinkgen.data import source
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+root = Path({root!r})
+
+def note():
+    with (root.parent / "work.txt").open("a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    time.sleep(0.5)
+
+{setting}
+
+(root.parent / f"ready-{{os.getpid()}}").touch()
+while not (root.parent / "go").exists():
+    time.sleep(0.001)
+data.prepare()
+images = data.load()
+print(images.train.images.shape, int(images.train.images.sum()))
+"""
+
+DECODING = """
+decode = source.ImageFolder._decode
+source.ImageFolder._decode = lambda self, listing: (note(), decode(self, listing))[1]
+data = source.ImageFolder(root, num_workers=1)
+"""
+
+# As torchvision does, it writes file after file, and knows no checksum of these.
+DOWNLOADING = """
+def download(self):
+    self._raw().mkdir(parents=True)
+    for path, _ in self._files():
+        count = 20 if "train" in path.name else 10
+        shape = (count,) if "labels" in path.name else (count, 28, 28)
+        header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+        with path.open("wb") as file:
+            file.write(header)
+            note() if "t10k-labels" in path.name else None
+            file.write(bytes(int(np.prod(shape))))
+
+source.MNIST._download = download
+source._no_answer = lambda addresses: None
+data = source.MNIST(root)
+"""
+
+
+def together(folder: Path, setting: str) -> list[str]:
+    """Run three processes that begin at the same moment, and return what each printed."""
+    program = TOGETHER.format(root=str(folder / "data"), setting=setting)
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    while len(list(folder.glob("ready-*"))) < 3 and all(process.poll() is None for process in started):
+        time.sleep(0.01)
+    (folder / "go").touch()
+    ended = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], ended
+    return [output for output, _ in ended]
+
+
+@pytest.mark.parametrize(("setting", "what"), [(DECODING, "decodes"), (DOWNLOADING, "downloads MNIST")])
+def test_of_processes_that_begin_together_one_prepares_and_the_others_wait(
+    tmp_path: Path, setting: str, what: str
+) -> None:
+    if setting == DECODING:
+        write_folder(tmp_path / "data")
+    printed = together(tmp_path, setting)
+    assert len((tmp_path / "work.txt").read_text().splitlines()) == 1
+    assert len({output.splitlines()[-1] for output in printed}) == 1, "all read the same"
+    assert not list(tmp_path.rglob("*.lock"))
+    assert sorted(f"Waiting for another process that {what}" in output for output in printed) == [False, True, True]
+
+
+def test_files_that_another_process_is_unpacking_are_waited_for(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    labels = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[:5])
+    data = MNIST(tmp_path)
+    with source._alone(source._lock_path(tmp_path, "mnist"), "unpacks"):
+        preparing = threading.Thread(target=data.prepare)
+        preparing.start()
+        preparing.join(0.2)
+        assert preparing.is_alive()
+        labels.write_bytes(whole)
+    preparing.join(10)
+    assert not preparing.is_alive()
+    assert len(data.load().test) == 10
+
+
+def test_without_a_lock_the_work_is_done_all_the_same(tmp_path: Path) -> None:
+    # As in a folder that cannot be written to, which root can everywhere.
+    source._lock_path(tmp_path, "image_folder").mkdir()
+    assert len(ImageFolder(write_folder(tmp_path)).load().train) == 6
+
+
 # The fingerprint of an image folder
 
 

@@ -94,6 +94,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         (["hydra.sweeper.n_jobs=0"], "n_jobs=0: a whole number of at least 1"),
         (["hydra.sweeper.max_failure_rate=2"], "max_failure_rate=2.0: a number from 0 to 1"),
         (["hydra/sweeper/sampler=grid"], "GridSampler only supports discrete"),
+        (["hydra/sweeper/sampler=cmaes"], "cmaes: it needs a package of that name"),
         (["model=mlp_1x521"], "mlp_1x521"),
         (["model.learning_rat=0.1"], "learning_rat"),
     ],

@@ -6,6 +6,7 @@ skipped without it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -17,12 +18,12 @@ import urllib.request
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import IO, Any, ClassVar, NamedTuple, Protocol
 from urllib.error import HTTPError
 
 import numpy as np
@@ -107,7 +108,7 @@ class Source(Protocol):
     """What the data module asks of a source; anything that has these three methods is one."""
 
     def prepare(self) -> None:
-        """Get what is not there yet. Called once, by one process, before any ``load``."""
+        """Get what is not there yet. Called before any ``load``, perhaps by many processes at a time."""
 
     def load(self) -> Images:
         """Read everything into memory."""
@@ -196,16 +197,27 @@ class _WellKnown:
         Raises ``ValueError`` if that cannot be done, within about ten seconds if the network does not answer;
         it says which files to put where.
         """
-        from torchvision.datasets.utils import check_integrity
-
-        if all(check_integrity(path, md5) for path, md5 in self._files()):
+        lock = _lock_path(self.root, self._name)
+        # While another process unpacks them, files seem to be there that are not whole.
+        if self._is_there() and (not _wait_for_others(lock, f"downloads {self._title}") or self._is_there()):
             return
-        wanted = [item for item in self._archives() if not check_integrity(item.path, item.md5)]
+        wanted = self._wanted_archives()
         trouble = _no_answer(wanted[0].addresses) if wanted else None
         if trouble is None:
-            trouble = self._download()
+            with _alone(lock, f"downloads {self._title}"):
+                trouble = None if self._is_there() else self._download()
         if trouble is not None:
             raise ValueError(self._advice(f"cannot be downloaded ({trouble})"))
+
+    def _is_there(self) -> bool:
+        from torchvision.datasets.utils import check_integrity
+
+        return all(check_integrity(path, md5) for path, md5 in self._files())
+
+    def _wanted_archives(self) -> list[_Archive]:
+        from torchvision.datasets.utils import check_integrity
+
+        return [item for item in self._archives() if not check_integrity(item.path, item.md5)]
 
     def _download(self) -> str | None:
         """Let torchvision download and unpack; return what went wrong."""
@@ -449,6 +461,64 @@ def _no_answer(addresses: Sequence[str], seconds: float = 10.0) -> str | None:
     return reason
 
 
+def _lock_path(root: str | Path, name: str) -> Path:
+    return _folder(root) / f".rethinkgen-{name}.lock"
+
+
+@contextmanager
+def _alone(lock: Path, what: str) -> Iterator[None]:
+    """Let one process at a time do what all the jobs of a sweep that begin together would do, and do once.
+
+    Where no lock can be had (the folder cannot be written to, the file system knows none), go on without.
+    """
+    file = _open_and_take(lock, what)
+    try:
+        yield
+    finally:
+        if file is not None:
+            _remove(lock)
+            file.close()
+
+
+def _open_and_take(lock: Path, what: str) -> IO[str] | None:
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        except OSError as error:
+            _log.debug("No lock %s (%s): other processes may do the same work.", lock, error)
+            return None
+        _take(file, fcntl.LOCK_EX, what)
+        # Whoever was waited for has removed the file before letting go of it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()
+
+
+def _wait_for_others(lock: Path, what: str) -> bool:
+    """Return once nobody is ``_alone`` with this lock, and whether somebody was."""
+    try:
+        file = lock.open()
+    except OSError:  # there is none
+        return False
+    with file:
+        return _take(file, fcntl.LOCK_SH, what)
+
+
+def _take(file: IO[str], kind: int, what: str) -> bool:
+    """Take a lock, which the system takes from a process that dies; return whether it had to be waited for."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _log.info("Waiting for another process that %s (%s)", what, file.name)
+        fcntl.flock(file, kind)
+        return True
+    except OSError as error:
+        _log.debug("No lock %s (%s): other processes may do the same work.", file.name, error)
+    return False
+
+
 @contextmanager
 def _impatient_sockets(seconds: float = 30.0) -> Iterator[None]:
     """Let network reads that say no time limit end after ``seconds`` of silence."""
@@ -526,10 +596,13 @@ class ImageFolder:
             )
         listing = _list_folder(self.root)
         cache = _cache_path(_folder(self.root), listing)
-        found = _read_cache(cache)
+        found = _read_cache(cache, is_last_word=False)
         if found is None:
-            found = self._decode(listing)
-            _write_cache(cache, found)
+            with _alone(_lock_path(self.root, "image_folder"), f"decodes {_folder(self.root)}"):
+                found = _read_cache(cache, is_last_word=True)
+                if found is None:
+                    found = self._decode(listing)
+                    _write_cache(cache, found)
         return found
 
     def fingerprint(self) -> str | None:
@@ -686,7 +759,7 @@ def _cache_path(folder: Path, listing: _Listing) -> Path:
     return folder / f".rethinkgen-cache-{state.hexdigest()[:12]}.npz"
 
 
-def _read_cache(cache: Path) -> Images | None:
+def _read_cache(cache: Path, *, is_last_word: bool) -> Images | None:
     if not cache.exists():
         return None
     try:
@@ -698,7 +771,8 @@ def _read_cache(cache: Path) -> Images | None:
             )
             return Images(train, test, tuple(map(str, stored["class_names"])))
     except Exception as error:  # whatever is wrong with it, the images are still there
-        _log.warning("%s is damaged (%s): decoding the images again.", cache, str(error) or type(error).__name__)
+        if is_last_word:
+            _log.warning("%s is damaged (%s): decoding the images again.", cache, str(error) or type(error).__name__)
         return None
 
 

@@ -13,8 +13,10 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_p
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
@@ -109,6 +112,8 @@ class Tuning(OptunaSweeperImpl):
                 "hydra/sweeper=optuna: there is nothing to tune. Give a range, for example "
                 "'model.learning_rate=tag(log,interval(0.001,1))', or choices, for example optimizer=sgd,adam."
             )
+        if str(self.sampler_config.get("_target_")).endswith(".CmaEsSampler") and find_spec("cmaes") is None:
+            raise ValueError("hydra/sweeper/sampler=cmaes: it needs a package of that name: uv pip install cmaes")
         if self._is_grid:
             self.grid = {name: self._to_grid_sampler_choices(values) for name, values in self.space.items()}
             self.n_trials = min(self.n_trials, math.prod(map(len, self.grid.values())))
@@ -217,7 +222,10 @@ class Tuning(OptunaSweeperImpl):
             # These two tell from their seed what was proposed before.
             keeps_seed = self._is_grid or config["_target_"].endswith(".QMCSampler")
             config["seed"] = seed if keeps_seed else seed + num_trials
-        sampler = instantiate(config, _execution_whitelist_=SAMPLERS)
+        with warnings.catch_warnings():
+            # That its interface may change is nothing a user could do anything about, at each round.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = instantiate(config, _execution_whitelist_=SAMPLERS)
         return sampler(self.grid) if self._is_grid else sampler
 
     # Running.
