@@ -57,8 +57,11 @@ def tell_runs(
     console.print(_table(jobs, outcomes, columns or {}))
     for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
         console.print(line, highlight=False, soft_wrap=True)
-    summary = write_summary(folder, {job.path for job in jobs})
-    console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    try:
+        summary = write_summary(folder, {job.path for job in jobs})
+        console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        console.print(f"summary.csv cannot be written: {error}", style="red", highlight=False, soft_wrap=True)
     if any(folder.glob("*/wandb/offline-run-*")):
         to_sync = f"wandb sync {shown(folder)}/*/wandb/offline-run-*"
         console.print(f"[dim]W&B logged offline: {to_sync}[/dim]", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ All of ``rethinkgen.sweep`` is imported by the process that launches, which stay
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 
 from rethinkgen.run.folder import RunFolder, RunFolderError
+
+log = logging.getLogger(__name__)
 
 GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
 
@@ -42,6 +45,8 @@ class Job:
     """Composed, with Hydra's node; not there where the index already knew the folder."""
     was_done: bool = False
     """Whether it was finished before this command."""
+    fault: str = ""
+    """Why it has no result, as far as the launcher knows."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -60,6 +65,14 @@ class Job:
         trainer: DictConfig = self.config.trainer
         return trainer
 
+    def fail(self, reason: str) -> None:
+        """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
+        self.fault = reason
+        try:
+            self.folder.add_to_status("failed", reason=reason)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.folder.status, error)
+
     def outcome(self) -> Outcome:
         """Read how far the run is."""
         try:
@@ -68,6 +81,8 @@ class Job:
             return Outcome("failed", str(error))
         status = self.folder.read_status()
         state = status.get("state")
+        if self.fault and state not in ("failed", "interrupted"):
+            return Outcome("failed", self.fault, result)
         if result is not None and state is None:
             return Outcome("done", result=result)
         if state in ("failed", "interrupted"):

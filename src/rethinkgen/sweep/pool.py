@@ -156,6 +156,7 @@ class Pool:
             if share is None:
                 continue
             progress.waiting.remove(job)
+            job.fault = ""
             process = self.start(job, share)
             process.start()
             progress.running.append(Running(job, process, share))
@@ -177,9 +178,9 @@ class Pool:
         if running.stopped_at is not None and code != 0:
             assert self.timeout_seconds is not None
             reason = f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)"
-            job.folder.add_to_status("failed", reason=reason)
+            job.fail(reason)
         elif code != 0 and not has_told:
-            job.folder.add_to_status("failed", reason=describe_exit(code))
+            job.fail(describe_exit(code))
         progress.ended.append((job, code))
 
     def _watch_the_clock(self, running: Running) -> None:
