@@ -22,6 +22,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from conftest import ROOT, TINY, command_line, read_result
+from rethinkgen.sweep import tuning
+from rethinkgen.sweep.grid import StoppedError
 from rethinkgen.sweep.objective import DIRECTIONS, check_objective
 
 Start = Callable[..., BaseProcess]
@@ -269,6 +271,31 @@ def test_failed_trials_are_recorded_with_their_reason_and_can_be_run_again(
     assert trials(tmp_path)[2:] == [(TrialState.FAIL, diverged.params, None)]
     assert "Best of 2 trials (1 failed)" in capsys.readouterr().out
     assert runs(tmp_path) == before
+
+
+def test_a_trial_stopped_before_it_began_is_not_what_its_folder_says_of_an_earlier_command(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*HERE, "hydra/sweeper/sampler=grid", "model.learning_rate=1e30,0.1", "max_steps=50"]
+    assert tune(*command) == 0
+
+    def stop(*arguments: Any) -> None:
+        raise StoppedError(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "launch", stop)
+        assert tune(*command, "hydra.sweeper.retry_failed=true") == 128 + signal.SIGTERM
+    assert trials(tmp_path)[2][0] == TrialState.RUNNING
+    assert tune(*command) == 0
+    assert [state for state, _, _ in trials(tmp_path)][2:] == [TrialState.FAIL]
+
+
+def test_a_grid_of_a_range_is_refused_and_told_who_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.chdir(tmp_path), pytest.raises(SystemExit):
+        command_line("-m", f"results_dir={tmp_path}/runs", *TINY, "hydra/launcher=basic", RATE)
+    error = capsys.readouterr().err
+    assert "model.learning_rate=0.01,0.1" in error
+    assert "hydra/sweeper=optuna" in error
 
 
 def test_another_question_is_another_study(tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

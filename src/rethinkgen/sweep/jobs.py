@@ -147,4 +147,4 @@ def _shown(override: str) -> str:
     key, _, value = override.partition("=")
     # A choice speaks for itself; the value of a key does not.
     name = key.lstrip("+")
-    return value if name in (*GROUPS, "regularizer") else f"{name.rpartition('.')[2]}={value}"
+    return value if name in (*GROUPS, "regularizer") else f"{name.rpartition('.')[2]}={brief(value)}"

@@ -50,7 +50,7 @@ SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 SEED = 0
 """Of the sampler where none is given: the same command proposes the same trials."""
 ROUNDS = 4
-"""Where a launcher sets no limit, so many times a sampler shall see results before it proposes more."""
+"""Where a launcher takes hundreds of jobs at a time (SLURM): how often a sampler sees results and proposes more."""
 RETRY_OF = "retry of trial"
 REASON = "reason"
 
@@ -298,6 +298,7 @@ class Tuning(OptunaSweeperImpl):
             batch.append((trial, job))
         # Two trials of the same parameters are one run.
         missing = list({job.path: job for _, job in batch if not job.was_done}.values())
+        before = {job.path: job.folder.read_status() for job in missing}
         returns: dict[Path, JobReturn] = {}
         stopped_by: int | None = None
         try:
@@ -306,7 +307,10 @@ class Tuning(OptunaSweeperImpl):
                 returns = {job.path: returned for job, returned in zip(missing, in_order, strict=True)}
         except (StoppedError, KeyboardInterrupt) as stop:
             stopped_by = getattr(stop, "number", int(signal.SIGINT))
-        num_failed += sum(not self._tell(trial, job, returns.get(job.path)) for trial, job in batch)
+        for trial, job in batch:
+            if job.path not in returns and job.path in before and job.folder.read_status() == before[job.path]:
+                continue  # stopped before it began: what its folder says is of an earlier command
+            num_failed += not self._tell(trial, job, returns.get(job.path))
         return stopped_by, num_failed
 
     def _tell(self, trial: Trial, job: Job, returned: JobReturn | None) -> bool:
