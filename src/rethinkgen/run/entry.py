@@ -26,7 +26,7 @@ from rethinkgen.checks import check_switch
 from rethinkgen.run import identity
 from rethinkgen.run.folder import RunFolder, RunFolderError, is_full_disk, now
 from rethinkgen.run.interrupt import Interrupted
-from rethinkgen.run.ranks import RankDiedError, Ranks, follow_slurm, is_follower, leading
+from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
 
 if TYPE_CHECKING:
@@ -159,10 +159,11 @@ def wait_politely() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def tell_given_up(folder: RunFolder, error: RankDiedError) -> None:
-    """Tell of a rank's death where the process that trains hangs for it and is about to be ended."""
-    note_failure(folder, "failed", str(error), error)
-    tell_failure(folder, "failed", str(error), None)
+def tell_given_up(folder: RunFolder, error: BaseException) -> None:
+    """Tell what ends a run that hangs, since another rank died or does not answer."""
+    state = "interrupted" if isinstance(error, Interrupted) else "failed"
+    note_failure(folder, state, str(error), error)
+    tell_failure(folder, state, str(error), None)
 
 
 @contextmanager

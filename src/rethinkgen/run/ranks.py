@@ -26,12 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rethinkgen.run.interrupt import Interrupted
+
 GATHERING_SECONDS = 600.0
 """How long SLURM's tasks wait for each other when a job starts."""
 PARTING_SECONDS = 3.0
 """How long rank 0 has to end by itself when a follower died, and how long it looks for who caused an error."""
+HANGING_SECONDS = 8.0
+"""How long after a signal rank 0 must have stopped, else it hangs; more than ``checkpoint.GRACE_SECONDS``."""
 FINISHING_SECONDS = 30.0
 """How long followers have to end after the last step."""
+
+
+GiveUp = Callable[[BaseException], None]
 
 
 class RankDiedError(RuntimeError):
@@ -67,11 +74,11 @@ class Ranks:
         yield
 
     @contextlib.contextmanager
-    def together(self, give_up: Callable[[RankDiedError], None]) -> Iterator[None]:
+    def together(self, give_up: GiveUp) -> Iterator[None]:
         """Train within: the death of a rank ends all others.
 
-        ``give_up`` is called in another thread where this one hangs, since it waits for a rank that is gone; it must
-        tell of the error and may return.
+        Where this thread hangs, since it waits for a rank that is gone or does not answer, another one calls
+        ``give_up`` to tell of it, and ends the process.
         """
         yield
 
@@ -185,7 +192,7 @@ class Leader(Ranks):
         self._tell({"is_fetched": True})
 
     @contextlib.contextmanager
-    def together(self, give_up: Callable[[RankDiedError], None]) -> Iterator[None]:
+    def together(self, give_up: GiveUp) -> Iterator[None]:
         """Train within; an error that comes of a follower's death names it.
 
         Raises:
@@ -196,7 +203,8 @@ class Leader(Ranks):
             raise death
         self._enter("training")
         try:
-            yield
+            with self._stoppable():
+                yield
         except Exception as error:
             self._enter("over")
             if _is_lost_connection(error) and (death := self._death(PARTING_SECONDS)) is not None:
@@ -246,12 +254,38 @@ class Leader(Ranks):
                 return
             death = self._death()
             assert death is not None
-            self._give_up(death)
-            for process in self._processes.values():
-                process.kill()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
+            self._leave(death, 1)
+
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Have a signal end this process also while it waits for another rank, where Python's handlers never run."""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch_signals, args=(ours,), daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            theirs.close()
+
+    def _watch_signals(self, wakeups: socket.socket) -> None:
+        with wakeups:
+            while number := wakeups.recv(1):
+                if number[0] not in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                    continue
+                with self._changed:
+                    if not self._changed.wait_for(lambda: self._stage == "over", HANGING_SECONDS):
+                        self._leave(Interrupted(number[0]), 128 + number[0])
+
+    def _leave(self, error: BaseException, code: int) -> None:
+        """End this process and all others, whatever the main thread does."""
+        self._give_up(error)
+        for process in self._processes.values():
+            process.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
     def _how_killed(self, rank: int) -> str:
         if rank not in self._processes:

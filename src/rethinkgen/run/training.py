@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group
 from rethinkgen.run.folder import RunFolder, now, write_atomically
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
-from rethinkgen.run.ranks import RankDiedError, Ranks
+from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
 
 log = logging.getLogger(__name__)
@@ -50,8 +49,8 @@ DEFAULT_THREADS = torch.get_num_threads()
 PACKAGES = ("rethinkgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
-def _let_go(error: RankDiedError) -> None:
-    """Leave it to those who ask for a result to tell of it."""
+def _let_go(error: BaseException) -> None:
+    """Say nothing."""
 
 
 class Training:
@@ -129,7 +128,8 @@ class Training:
 
     def _make_trainer(self, total_steps: int) -> pl.Trainer:
         # Tips, devices found, why training stopped: our own lines say what matters.
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        for name in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         trainer_config = self.trainer_config.copy()
         OmegaConf.set_struct(trainer_config, False)
         if trainer_config.accelerator == "auto":
@@ -168,10 +168,10 @@ class Training:
         check_trainer(trainer, self.ranks)
         return trainer
 
-    def run(self, give_up: Callable[[RankDiedError], None] = _let_go) -> dict[str, Any]:
+    def run(self, give_up: GiveUp = _let_go) -> dict[str, Any]:
         """Train to the end, from the last whole checkpoint if there is one; return the result, on rank 0.
 
-        ``give_up`` is called from another thread where a rank died and this thread hangs for it.
+        ``give_up`` is called from another thread where this one hangs, since another rank does not answer.
         """
         with self.checkpoint.obeying_signals(), self.ranks.together(give_up), process_group(self.trainer):
             # Rank 0 finds it for all, as it puts damaged ones aside.
@@ -182,6 +182,8 @@ class Training:
             with warnings.catch_warnings():
                 # Lightning 2.6 on torch 2.15: nothing a user could do about it.
                 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+                # What Evaluation logs is of all ranks already.
+                warnings.filterwarnings("ignore", message=r".*recommended to use `self.log\(.*sync_dist=True.*")
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
         return self._result() if self.ranks.is_leading else {}
 
