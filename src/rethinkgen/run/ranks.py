@@ -126,6 +126,7 @@ class Leader(Ranks):
         self._connections: dict[int, socket.socket] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: dict[int, Path] = {}
+        self._watchers: list[threading.Thread] = []
         self._stage: Literal["preparing", "training", "over"] = "preparing"
         self._ends: dict[int, str] = {}
         """Rank -> how it died, or nothing where it ended as all do."""
@@ -164,8 +165,9 @@ class Leader(Ranks):
                 self._start(rank, folder)
             begin |= {"folder": str(folder), "identity": run_identity}
         self._tell(begin)
-        for rank in self._connections:
-            threading.Thread(target=self._watch, args=(rank,), daemon=True).start()
+        self._watchers = [threading.Thread(target=self._watch, args=(rank,), daemon=True) for rank in self._connections]
+        for watcher in self._watchers:
+            watcher.start()
 
     def _start(self, rank: int, folder: Path) -> None:
         ours, theirs = socket.socketpair()
@@ -218,7 +220,7 @@ class Leader(Ranks):
         self._enter("over")
         if is_finished:
             with self._changed:
-                self._changed.wait_for(lambda: len(self._ends) == len(self._connections), FINISHING_SECONDS)
+                self._changed.wait_for(lambda: len(self._ends) == len(self._watchers), FINISHING_SECONDS)
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(FINISHING_SECONDS if is_finished else 0)
@@ -226,7 +228,10 @@ class Leader(Ranks):
             process.wait()
         for connection in self._connections.values():
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # also wakes who still reads it
+                connection.shutdown(socket.SHUT_RDWR)  # which also wakes its watcher
+        for watcher in self._watchers:
+            watcher.join()
+        for connection in self._connections.values():
             connection.close()
 
     def _enter(self, stage: Literal["training", "over"]) -> None:

@@ -53,6 +53,16 @@ def _let_go(error: BaseException) -> None:
     """Say nothing."""
 
 
+NEEDLESS_WARNINGS = (
+    # Lightning 2.6 on torch 2.15: nothing a user could do about it.
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # What Evaluation logs is of all ranks already.
+    r".*recommended to use `self.log\(.*sync_dist=True.*",
+    # On a cluster's login node one may well train without SLURM.
+    r".*The `srun` command is available.*",
+)
+
+
 class Training:
     """The built objects of one run, and the steps from them to a result.
 
@@ -180,10 +190,8 @@ class Training:
             if self.ranks.is_leading:
                 self._take_up(path)
             with warnings.catch_warnings():
-                # Lightning 2.6 on torch 2.15: nothing a user could do about it.
-                warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-                # What Evaluation logs is of all ranks already.
-                warnings.filterwarnings("ignore", message=r".*recommended to use `self.log\(.*sync_dist=True.*")
+                for message in NEEDLESS_WARNINGS:
+                    warnings.filterwarnings("ignore", message=message)
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
         return self._result() if self.ranks.is_leading else {}
 
