@@ -315,8 +315,8 @@ def test_a_precision_that_needs_scaled_gradients_is_refused() -> None:
     from rethinkgen.run.training import check_trainer
 
     plugin = SimpleNamespace(scaler=object())
+    trainer = SimpleNamespace(num_devices=1, num_nodes=1, precision="16-mixed", precision_plugin=plugin)
     with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed: 32-true, bf16-mixed or 64-true"):
-        trainer = SimpleNamespace(num_devices=1, num_nodes=1, precision="16-mixed", precision_plugin=plugin)
         check_trainer(trainer, Ranks())  # type: ignore[arg-type]
 
 

@@ -45,7 +45,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Weights to 1e-12, and every number, be it of the training set's examples or of the running loss."""
     for name, value in weights(theirs).items():
-        torch.testing.assert_close(weights(ours)[name], value, rtol=0, atol=1e-12)
+        torch.testing.assert_close(weights(ours)[name], value, rtol=1e-12, atol=1e-12)
     our_metrics, their_metrics = (read_result(folder)["metrics"] for folder in (ours, theirs))
     assert list(our_metrics) == list(their_metrics)
     for name, value in their_metrics.items():
@@ -101,10 +101,10 @@ EXACT = [
     "data.corruption=partial_labels",
     "data.num_train=599",
     "regularizer=[dropout,flip]",
-    "max_steps=2500",
+    "max_steps=1000",
     "evaluate_every=20",
     "log_every=7",
-    "checkpoint_seconds=0.2",
+    "checkpoint_seconds=0.1",
 ]
 
 
@@ -137,7 +137,7 @@ def test_stopped_and_killed_runs_end_as_undisturbed_ones(train: Command, start: 
     results, command = tmp_path / "killed", [f"results_dir={tmp_path}/killed", *EXACT]
 
     process = start(*command)
-    until_trained(results, process, 0.5)
+    until_trained(results, process, 0.1)
     (follower,) = [child for child in children(process.pid) if is_running(child)]
     os.kill(follower, signal.SIGTERM)  # whichever rank a signal reaches
     process.join(30)
@@ -147,7 +147,7 @@ def test_stopped_and_killed_runs_end_as_undisturbed_ones(train: Command, start: 
     assert json.loads(status.read_text())["state"] == "interrupted"
 
     process = start(*command)
-    until_trained(results, process, 0.7)
+    until_trained(results, process, 0.4)
     (follower,) = children(process.pid)
     process.kill()
     process.join()
