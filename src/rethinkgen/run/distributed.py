@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning.plugins import LayerSync, TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy
 
+from rethinkgen.measure.evaluation import evaluation_mode
 from rethinkgen.model.batch_norm import SyncBatchNormOnCPU
 from rethinkgen.run.ranks import Ranks
 
@@ -81,6 +82,21 @@ class DataParallel(DDPStrategy):
 
     def _configure_launcher(self) -> None:
         self._launcher = None
+
+    def configure_ddp(self) -> None:
+        """Wrap the network, and have DDP lay out its gradients as they will stay.
+
+        DDP lays them out anew after the first backward. With three ranks and more a gradient's place decides in which
+        order it is added up, so that the first step of a resumed run would differ from the same step undisturbed.
+        """
+        super().configure_ddp()
+        model = self.lightning_module
+        assert model is not None
+        with evaluation_mode(model), torch.enable_grad():  # in which no statistics and no random numbers are drawn
+            outputs = model(torch.zeros(1, *model.image_shape, device=self.root_device))  # type: ignore[misc]
+            self.pre_backward(outputs)
+            outputs.sum().backward()
+        model.zero_grad(set_to_none=True)
 
 
 def sync_batch_norm(accelerator: str) -> LayerSync:
