@@ -300,10 +300,10 @@ def test_between_two_ranks(start: Start, tmp_path: Path, body: Callable[[int], N
 # Under SLURM, by its variables (a real one: tests/run/test_slurm.py).
 
 
-def as_task(folder: Path, rank: str, *overrides: str) -> None:
+def as_task(folder: Path, rank: str, size: str, *overrides: str) -> None:
     os.environ |= {
         "SLURM_JOB_ID": str(os.getppid()),
-        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_TASKS": size,
         "SLURM_PROCID": rank,
         "SLURM_LOCALID": rank,
         "SLURM_NODEID": "0",
@@ -313,13 +313,16 @@ def as_task(folder: Path, rank: str, *overrides: str) -> None:
     in_own_process(task, *overrides)
 
 
+def start_tasks(start: Start, size: int, *overrides: str) -> list[BaseProcess]:
+    return [start(*overrides, body=as_task, arguments=(str(rank), str(size))) for rank in range(size)]
+
+
 def on_two_tasks(start: Start, tmp_path: Path, *overrides: str) -> tuple[list[int | None], list[str]]:
-    command = [f"results_dir={tmp_path}/results", *DDP, "max_steps=30", *overrides]
-    tasks = [start(*command, body=as_task, arguments=(str(rank),)) for rank in (1, 0)]
+    tasks = start_tasks(start, 2, f"results_dir={tmp_path}/results", *DDP, "max_steps=30", *overrides)
     for process in tasks:
         process.join(60)
     texts = [(tmp_path / f"task{rank}" / "output.txt").read_text() for rank in (0, 1)]
-    return [process.exitcode for process in reversed(tasks)], texts
+    return [process.exitcode for process in tasks], texts
 
 
 def test_ranks_that_slurm_started(start: Start, tmp_path: Path) -> None:
@@ -344,6 +347,29 @@ def test_where_slurms_rank_zero_cannot_train_the_others_end(start: Start, tmp_pa
     codes, texts = on_two_tasks(start, tmp_path, "trainer.devices=3")
     assert codes == [1, 1]
     assert all("SLURM started 2 tasks" in text for text in texts)
+
+
+def test_three_ranks_go_on_to_the_bit_after_a_kill(start: Start, tmp_path: Path) -> None:
+    """With more than two, the order in which gradients are added up must not depend on when training started."""
+    run = [*DDP, "trainer.devices=3", "model.width=256", "max_steps=200", "evaluate_every=5", "checkpoint_seconds=0.1"]
+
+    def results(name: str, *, kill: bool) -> Path:
+        tasks = start_tasks(start, 3, f"results_dir={tmp_path / name}", *run)
+        if kill:
+            (tmp_path / "task0").mkdir(exist_ok=True)
+            until_trained(tmp_path / name, tasks[0], 0.3)
+            tasks[1].kill()
+        for process in tasks:
+            process.join(60)
+        assert [process.exitcode for process in tasks] == ([1, -signal.SIGKILL, 1] if kill else [0, 0, 0])
+        return tmp_path / name
+
+    results("killed", kill=True)
+    results("killed", kill=False)
+    assert "Going on from step" in (tmp_path / "task0" / "output.txt").read_text()
+    results("undisturbed", kill=False)
+    killed, undisturbed = (next((tmp_path / name).glob("*/*/result.json")).parent for name in ("killed", "undisturbed"))
+    assert_same(outcome(killed), outcome(undisturbed))
 
 
 # Without any process.
