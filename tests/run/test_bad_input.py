@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_resume import assert_same, outcome
 
 from conftest import TINY, Command, read_result
+from outcomes import assert_same, outcome
 from rethinkgen.run.checkpoint import load_checkpoint
 
 Refused = Callable[..., str]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_resume import assert_same, outcome
 
 from conftest import TINY, Command
+from outcomes import assert_same, outcome
 from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.checkpoint import (
     AtomicCheckpointIO,

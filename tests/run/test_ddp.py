@@ -23,10 +23,10 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from test_resume import assert_same, outcome
 from torch import nn
 
 from conftest import TINY, Command, in_own_process, read_result
+from outcomes import assert_same, outcome
 from rethinkgen.collective import gathered, take_buffers_of_rank_zero
 from rethinkgen.measure.evaluation import PREDICTION_BATCH, TrainingDivergedError, predict
 from rethinkgen.model.batch_norm import SyncBatchNormOnCPU

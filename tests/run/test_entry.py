@@ -16,9 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from test_resume import assert_same, outcome, status_text
 
 from conftest import ROOT, TINY, Command, read_result
+from outcomes import assert_same, outcome, status_text
 
 RUN = [*TINY, "max_steps=30"]
 LONG = [*TINY, "max_steps=1000000", "checkpoint_seconds=1000", "evaluate_every=1000"]

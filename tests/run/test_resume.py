@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from conftest import TINY, Command, read_result
-from rethinkgen.run.checkpoint import load_checkpoint
+from conftest import TINY, Command
+from outcomes import assert_same, outcome, status_text
 
 # Dropout draws from torch's generator, the flip from the epoch's; labels are wrong; early stopping keeps weights of its
 # own: all that a checkpoint must hold.
@@ -30,27 +28,6 @@ RUN = [
     "log_every=7",
     "checkpoint_seconds=0.02",
 ]
-TIMES = ("seconds", "images_per_second", "finished", "overrides", "config")
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that must not depend on how often a run was killed."""
-    checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    return {
-        "result": {key: value for key, value in read_result(folder).items() if key not in TIMES},
-        "weights": checkpoint["state_dict"],
-        "momentum": [state["momentum_buffer"] for state in checkpoint["optimizer_states"][0]["state"].values()],
-        "best": torch.load(folder / "weights.pt", weights_only=True),
-        "metrics": (folder / "metrics.csv").read_bytes(),
-    }
-
-
-def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert ours["result"] == theirs["result"]
-    assert ours["metrics"] == theirs["metrics"]
-    assert all(torch.equal(ours["weights"][name], theirs["weights"][name]) for name in theirs["weights"])
-    assert all(torch.equal(ours["best"][name], theirs["best"][name]) for name in theirs["best"])
-    assert all(torch.equal(a, b) for a, b in zip(ours["momentum"], theirs["momentum"], strict=True))
 
 
 @pytest.fixture
@@ -95,9 +72,3 @@ def test_asked_to_stop(start: Callable[..., BaseProcess], undisturbed: Path, tmp
     stopped = finish_despite(start, tmp_path / "stopped", signal.SIGTERM, [])
     assert "Going on from step" in (tmp_path / "output.txt").read_text()
     assert_same(outcome(stopped), outcome(undisturbed))
-
-
-def status_text(results: Path) -> str:
-    """Return ``going`` once the run in ``results`` has trained a step."""
-    states = [path.read_text() for path in results.glob("*/*/status.json")]
-    return "going" if states and '"step"' in states[0] else f"{states}"

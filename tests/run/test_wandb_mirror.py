@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_resume import assert_same, outcome
 
 from conftest import TINY, Command, read_result
+from outcomes import assert_same, outcome
 
 RUN = [*(override for override in TINY if override != "logger=none"), "max_steps=30", "regularizer=[flip,dropout]"]
 KEY = "recognisable0key0that0must0never0be0seen"

@@ -147,8 +147,8 @@ class Command:
 
 
 def main() -> None:
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "run")]
-    from test_resume import assert_same, outcome
+    sys.path.insert(0, str(ROOT / "tests"))
+    from outcomes import assert_same, outcome
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY, Command
-from run.test_resume import assert_same, outcome
+from outcomes import assert_same, outcome
 from sweep.faults import GRID, Witness, torment
 
 

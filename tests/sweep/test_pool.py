@@ -220,6 +220,26 @@ def test_a_job_that_is_deaf_to_the_launchers_end_is_killed(tmp_path: Path, start
     wait_until(lambda: not processes_mentioning(tmp_path), 15)
 
 
+def test_a_rank_that_dies_fails_its_job_and_no_other(start: Start, tmp_path: Path) -> None:
+    ddp = [item for item in TINY if not item.startswith("trainer=")]
+    grid = ["-m", f"results_dir={tmp_path}/multirun", *ddp, "trainer=ddp_cpu", "max_steps=2000", "seed=0,1"]
+    launcher = start(*grid)
+    wait_until(lambda: any("step" in status for status in statuses(tmp_path).values()), 120)
+    (victim,) = statuses(tmp_path)  # two devices a job: one at a time on two cores
+    rank_zero = statuses(tmp_path)[victim]["pid"]
+    others = [int(pid) for pid in Path(f"/proc/{rank_zero}/task/{rank_zero}/children").read_text().split()]
+    (rank_one,) = (pid for pid in others if b"follower" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(rank_one, signal.SIGKILL)
+    launcher.join()
+    output = (tmp_path / "output.txt").read_text()
+    assert launcher.exitcode == 1, output
+    assert statuses(tmp_path).keys() == {victim}
+    assert "rank 1 was killed by SIGKILL" in statuses(tmp_path)[victim]["reason"]
+    (result,) = tmp_path.glob("multirun/runs/*/result.json")
+    assert read_result(result.parent)["world_size"] == 2
+    assert not is_running(rank_zero)
+
+
 def processes_mentioning(folder: Path) -> list[Path]:
     """Processes that have a file below ``folder`` open."""
     found = []
