@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import statistics
 import sys
 from collections import defaultdict
@@ -26,22 +27,24 @@ MOST_ROWS = 60
 MOST_SENTENCES = 12
 
 
-def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None) -> int:
+def conclude(folder: Path, jobs: Sequence[Job]) -> int:
     """Tell what came of ``jobs``, write ``summary.csv`` of all runs in ``folder``, and return how many failed."""
     from rethinkgen.sweep.grid import command_line
 
     console = stdout()
     outcomes = tell_runs(folder, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
-    num_left = sum(outcome.state in ("interrupted", "missing") for outcome in outcomes)
-    if num_failed or num_left or stopped_by is not None:
+    num_left = sum(outcome.state in ("interrupted", "missing", "running") for outcome in outcomes)
+    if num_failed or num_left:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
         console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
     elif (Path(sys.argv[0]).parent / "report.py").exists():
         console.print("Tables and figures:", highlight=False)
-        console.print(f"  [bold]python report.py {shown(folder)}[/bold]", highlight=False, soft_wrap=True)
+        console.print(
+            f"  [bold]python report.py {escape(shlex.quote(shown(folder)))}[/bold]", highlight=False, soft_wrap=True
+        )
     return num_failed
 
 
@@ -56,21 +59,23 @@ def tell_runs(
     outcomes = [job.outcome() for job in jobs]
     console.print(_table(jobs, outcomes, columns or {}))
     for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     try:
         summary = write_summary(folder, {job.path for job in jobs})
-        console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"Every choice and number of every run: {shown(summary)}", highlight=False, markup=False, soft_wrap=True
+        )
     except OSError as error:
-        console.print(f"summary.csv cannot be written: {error}", style="red", highlight=False, soft_wrap=True)
+        console.print(f"summary.csv cannot be written: {error}", style="red", markup=False, soft_wrap=True)
     if any(folder.glob("*/wandb/offline-run-*")):
-        to_sync = f"wandb sync {shown(folder)}/*/wandb/offline-run-*"
-        console.print(f"[dim]W&B logged offline: {to_sync}[/dim]", highlight=False, soft_wrap=True)
+        to_sync = f"wandb sync {shlex.quote(shown(folder))}/*/wandb/offline-run-*"
+        console.print(f"W&B logged offline: {to_sync}", style="dim", highlight=False, markup=False, soft_wrap=True)
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         printed = ", ".join(map(shown, told[:3]))
-        console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
+        console.print(f"What they printed: {printed}{more}", highlight=False, markup=False, soft_wrap=True)
     return outcomes
 
 

@@ -55,7 +55,7 @@ def run_grid(
             returns = launch(launcher, missing, jobs)
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
-    num_failed = conclude(folder, jobs, stopped_by=stopped_by)
+    num_failed = conclude(folder, jobs)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
     if num_failed:
