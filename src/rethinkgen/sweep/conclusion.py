@@ -37,7 +37,7 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
     summary = write_summary(folder, {job.path for job in jobs})
     console.print(f"Every choice and number of every run: {summary}", highlight=False, soft_wrap=True)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
-    num_left = sum(outcome.state in ("interrupted", "missing") for outcome in outcomes)
+    num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
     if num_failed:
         failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from rethinkgen.run.folder import RunFolder, RunFolderError
 
-State = Literal["done", "failed", "interrupted", "running", "missing"]
+State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Job:
         state = status.get("state")
         if result is not None and state is None:
             return Outcome("done", result=result)
-        if state in ("failed", "interrupted"):
+        if state in ("failed", "interrupted", "waiting"):
             return Outcome(state, first_line(status.get("reason", "")), result)
         if state == "running" and not self.folder.is_held:
             return Outcome("interrupted", "its process ended without a word", result)
