@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +29,9 @@ else:
     except ImportError:  # told in setup(), to those who ask for it
         SubmititLauncher = Launcher
 
-OF_THE_EXECUTOR = ("max_num_timeout", "python")
-"""What submitit must know before anything else."""
+PYTHON = shlex.quote(sys.executable)
+SIGNAL_PROOF = """sh -c 'trap "" {signal}; exec "$0" "$@"' {python}"""
+"""Until submitit obeys it, the signal that SLURM sends to save would end a job that has just started, as failed."""
 OF_ANY_EXECUTOR = ("name", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")
 """What submitit knows without ``slurm_`` before it; and ``stderr_to_stdout``."""
 
@@ -109,13 +114,21 @@ class SlurmLauncher(SubmititLauncher):
         from rethinkgen.sweep.slurm import SlurmError
 
         params = {key: value for key, value in values.items() if not key.startswith("_")} | {"name": name}
-        first = {f"slurm_{key}": params.pop(key) for key in OF_THE_EXECUTOR if key in params}
+        python = SIGNAL_PROOF.format(
+            signal=submitit.JobEnvironment.USR_SIG, python=params.pop("python", None) or PYTHON
+        )
         shared = (*OF_ANY_EXECUTOR, "stderr_to_stdout")
         states = [Singleton.get_state()] * len(jobs)
         try:
-            executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster="slurm", **first)
+            executor = submitit.AutoExecutor(
+                folder=params.pop("submitit_folder"),
+                cluster="slurm",
+                slurm_max_num_timeout=params.pop("max_num_timeout"),
+                slurm_python=python,
+            )
             executor.update_parameters(**{key if key in shared else f"slurm_{key}": params[key] for key in params})
-            with outside_of_jobs():
+            # submitit prints what sbatch says, and raises it too.
+            with outside_of_jobs(), redirect_stderr(StringIO()):
                 sent = executor.map_array(self, [job.config for job in jobs], [str(job.path) for job in jobs], states)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"SLURM refuses the jobs: {_sbatchs_words(str(error))}") from error
@@ -130,6 +143,8 @@ class SlurmLauncher(SubmititLauncher):
 
         Singleton.set_state(singleton_state)
         setup_globals()
+        # What is requeued is this call, with these very arguments: Hydra changes the config and makes it read-only.
+        config = copy.deepcopy(config)
         OmegaConf.update(config, "hydra.sweep", {"dir": str(Path(path).parent), "subdir": Path(path).name})
 
         def run() -> JobReturn:

@@ -94,7 +94,8 @@ def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
     """Run a job; return 0, 1 (failed, as ``status.json`` then says), or ``HELD``."""
     try:
         _ = run().return_value  # raises what the job raised
-    except RunIsHeldError:
+    except RunIsHeldError as error:
+        print(error)
         return HELD
     except Exception as error:
         status = folder.read_status()

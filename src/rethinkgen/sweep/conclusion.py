@@ -42,7 +42,8 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
         failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         printed = ", ".join(str(job.folder.output) for job in failed[:3] if job.folder.output.exists())
-        console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
+        if printed:
+            console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
     if num_failed or num_left or stopped_by is not None:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)

@@ -85,6 +85,8 @@ class Submitted:
     state: str = "PENDING"
     started: float = field(default_factory=time.monotonic)
     """When it was first seen running."""
+    has_started: bool = True
+    """False where it left the queue before it was seen to start: SLURM forgets a waiting job of an array at once."""
     ended: float | None = None
     """When it was first seen to have ended without a result."""
 
@@ -306,6 +308,8 @@ class SlurmSweep:
             state = "GONE" if entry is None else entry.state
             if state == "RUNNING" and one.state != "RUNNING":
                 one.started = time.monotonic()
+            if state == "GONE" and one.state == "PENDING":
+                one.has_started = False
             one.state = state
             if state in ENDED:
                 ended.append(one)
@@ -313,9 +317,8 @@ class SlurmSweep:
         self._look_elsewhere()
         progress.running = [one for one in self.alive if one.state not in ("PENDING", *ENDED)]
         progress.waiting = deque(one.job for one in self.alive if one.state == "PENDING")
-        why = sorted(
-            {entries[one.job_id].reason for one in self.alive if one.state == "PENDING"} - {"None", "Priority"}
-        )
+        waiting = [entry for one in self.alive if (entry := entries.get(one.job_id)) and entry.state == "PENDING"]
+        why = sorted({entry.reason for entry in waiting} - {"None", "Priority"})
         progress.note = f"SLURM: {', '.join(why)}" if why else ""
 
     def _settle(self, ended: Sequence[Submitted]) -> None:
@@ -331,8 +334,8 @@ class SlurmSweep:
             one.ended = one.ended or time.monotonic()
             state, code = words.get(one.job_id, (one.state, ""))
             kind = state.split()[0]
-            waited = time.monotonic() - one.ended
-            if (kind not in ENDED and waited < ACCOUNTING_SECONDS) or (kind == "COMPLETED" and waited < FILE_SECONDS):
+            lag = ACCOUNTING_SECONDS if kind == "GONE" or kind not in ENDED else 0.0
+            if time.monotonic() - one.ended < (FILE_SECONDS if kind == "COMPLETED" else lag):
                 continue
             if kind not in ENDED:
                 state = kind = one.state
@@ -350,9 +353,11 @@ class SlurmSweep:
             self._end(one, HELD)
             return
         status = job.folder.read_status()
-        has_told = one.wrote(status) and status.get("state") in ("failed", "interrupted")
+        has_told = one.wrote(status) and status.get("state") == "failed"
         if kind != "FAILED" or not has_told:
             reason = f"{ENDED[kind] or _describe(code)} (SLURM: {state})"
+            if kind == "GONE" and not one.has_started:
+                reason = "cancelled before it started, as it seems: SLURM knows no more of it"
             log = str(self.submissions.log(one.job_id))
             job.folder.add_to_status("failed", reason=reason, slurm_job=one.job_id, slurm_log=log)
         self._end(one, 1)
