@@ -111,6 +111,7 @@ class SlurmLauncher(SubmititLauncher):
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        from rethinkgen.run.entry import as_the_user_set_it
         from rethinkgen.sweep.slurm import SlurmError
 
         params = {key: value for key, value in values.items() if not key.startswith("_")} | {"name": name}
@@ -128,7 +129,7 @@ class SlurmLauncher(SubmititLauncher):
             )
             executor.update_parameters(**{key if key in shared else f"slurm_{key}": params[key] for key in params})
             # submitit prints what sbatch says, and raises it too.
-            with outside_of_jobs(), redirect_stderr(StringIO()):
+            with outside_of_jobs(), as_the_user_set_it(), redirect_stderr(StringIO()):
                 sent = executor.map_array(self, [job.config for job in jobs], [str(job.path) for job in jobs], states)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"SLURM refuses the jobs: {_sbatchs_words(str(error))}") from error

@@ -172,10 +172,11 @@ def test_in_a_sweep_the_other_runs_go_on(train: Command, tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as end:
         train("-m", *TINY, "max_steps=5", "seed=-1,0")
     assert end.value.code == 1
-    assert "seed=-1: a whole number" in capsys.readouterr().err
+    assert "failed: seed=-1: a whole number" in capsys.readouterr().out
     (result,) = tmp_path.glob("multirun/runs/*/result.json")
     assert read_result(result.parent)["seed"] == 0
-    assert [path.name for path in result.parent.parent.iterdir() if path.is_dir()] == [result.parent.name]
+    (status,) = tmp_path.glob("multirun/runs/*/status.json")
+    assert json.loads(status.read_text())["choices"]["model"] == "mlp_1x512"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_failed(

@@ -197,8 +197,8 @@ def test_asked_twice_to_stop_it_stops_at_once(start: Start, tmp_path: Path) -> N
     assert json.loads(status.read_text())["state"] == "interrupted"
 
 
-def test_a_signal_ends_a_sweep_and_not_only_its_run(start: Start, tmp_path: Path) -> None:
-    process = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1")
+def test_a_signal_ends_a_sweep_of_hydras_own_launcher_and_not_only_its_run(start: Start, tmp_path: Path) -> None:
+    process = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1", "hydra/launcher=basic")
     wait_until_going(process, tmp_path / "multirun")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)

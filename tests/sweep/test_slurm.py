@@ -68,7 +68,8 @@ class Sweep:
 
     def facts(self) -> list[dict[str, Any]]:
         file = self.runs / ".slurm" / "submissions.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line]
 
     def submitted(self) -> str | None:
         """Return the id of the last submission."""

@@ -59,7 +59,18 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
         sys.exit(1)
     finally:
         if not wants_tracebacks:
-            del os.environ["HYDRA_FULL_ERROR"]
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+@contextmanager
+def as_the_user_set_it() -> Iterator[None]:
+    """For a while, the environment is without what ``command_line`` put there: for processes that are started."""
+    ours = None if _wants_tracebacks else os.environ.pop("HYDRA_FULL_ERROR", None)
+    try:
+        yield
+    finally:
+        if ours is not None:
+            os.environ["HYDRA_FULL_ERROR"] = ours
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -205,7 +216,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
         state = "failed" if number is None else "interrupted"
-        reason = str(error) if number is None else signal.Signals(number).name
+        reason = reason_of(error) if number is None else signal.Signals(number).name
         if is_full_disk(error):
             reason = f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
         if isinstance(error, RunIsHeldError):
@@ -232,6 +243,11 @@ def is_users_mistake(error: BaseException) -> bool:
     """Whether the message of what came before training says all: it is about values, files and folders."""
     kinds = (ValueError, OSError, RunFolderError, HydraException, OmegaConfBaseException)
     return isinstance(error, kinds) or is_outside_trouble(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a message that says what happened: with its type, where it was not written for a user."""
+    return str(error) if is_users_mistake(error) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def is_outside_trouble(error: BaseException) -> bool:

@@ -111,8 +111,8 @@ class Training:
         if trainer_config.accelerator == "auto":
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-        # Lightning's advice to everybody on a machine of a cluster.
-        warnings.filterwarnings("ignore", message="The `srun` command is available")
+        # Where SLURM is installed, Lightning takes every python for one that should have been an srun.
+        warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
         try:
             trainer: pl.Trainer = build(
                 trainer_config,

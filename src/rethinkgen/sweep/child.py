@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from rethinkgen.run.entry import note_failure
+from rethinkgen.run.entry import note_failure, reason_of
 from rethinkgen.run.folder import RunFolder, RunIsHeldError
 from rethinkgen.sweep.resources import Share
 
@@ -100,7 +100,7 @@ def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
     except Exception as error:
         status = folder.read_status()
         if status.get("pid") != os.getpid() or status.get("state") != "failed":
-            note_failure(folder, "failed", str(error), error)
+            note_failure(folder, "failed", reason_of(error), error)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, write_atomically
 from rethinkgen.run.identity import identifying
 from rethinkgen.run.screen import percent, stdout
-from rethinkgen.sweep.jobs import Job, Outcome, varying_overrides
+from rethinkgen.sweep.jobs import Job, Outcome, shown, varying_overrides
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
@@ -34,14 +34,20 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
     console.print(_table(jobs, outcomes))
     for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
         console.print(line, highlight=False, soft_wrap=True)
-    summary = write_summary(folder, {job.path for job in jobs})
-    console.print(f"Every choice and number of every run: {summary}", highlight=False, soft_wrap=True)
+    try:
+        summary = write_summary(folder, {job.path for job in jobs})
+        console.print(f"Every choice and number of every run: {shown(summary)}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        console.print(f"summary.csv cannot be written: {error}", style="red", highlight=False, soft_wrap=True)
+    if any(folder.glob("*/wandb/offline-run-*")):
+        to_sync = f"wandb sync {shown(folder)}/*/wandb/offline-run-*"
+        console.print(f"[dim]W&B logged offline: {to_sync}[/dim]", highlight=False, soft_wrap=True)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
     if num_failed:
         failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        printed = ", ".join(str(job.folder.output) for job in failed[:3] if job.folder.output.exists())
+        printed = ", ".join(shown(job.folder.output) for job in failed[:3] if job.folder.output.exists())
         if printed:
             console.print(f"What they printed: {printed}{more}", highlight=False, soft_wrap=True)
     if num_failed or num_left or stopped_by is not None:
@@ -51,13 +57,8 @@ def conclude(folder: Path, jobs: Sequence[Job], *, stopped_by: int | None = None
         console.print(f"  [bold]{command_line()}[/bold]", highlight=False, soft_wrap=True)
     elif (Path(sys.argv[0]).parent / "report.py").exists():
         console.print("Tables and figures:", highlight=False)
-        console.print(f"  [bold]python report.py {_short(folder)}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"  [bold]python report.py {shown(folder)}[/bold]", highlight=False, soft_wrap=True)
     return num_failed
-
-
-def _short(path: Path) -> str:
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> Table:
@@ -93,7 +94,8 @@ def _numbers(outcome: Outcome) -> list[str]:
 def _status(job: Job, outcome: Outcome) -> str:
     if outcome.state == "done":
         return "done before" if job.was_done else "done"
-    return f"{outcome.state}: {outcome.reason}" if outcome.reason else outcome.state
+    state = "not started" if outcome.state == "missing" else outcome.state
+    return f"{state}: {outcome.reason}" if outcome.reason else state
 
 
 def sentences(results: Sequence[dict[str, Any]]) -> list[str]:

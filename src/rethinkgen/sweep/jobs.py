@@ -5,6 +5,7 @@ All of ``rethinkgen.sweep`` is imported by the process that launches, which stay
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ from typing import Any, Literal
 from omegaconf import DictConfig
 
 from rethinkgen.run.folder import RunFolder, RunFolderError
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
 
 State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
 
@@ -40,6 +45,8 @@ class Job:
     """Composed, with Hydra's node; not there where the index already knew the folder."""
     was_done: bool = False
     """Whether it was finished before this command."""
+    fault: str = ""
+    """Why it has no result, as far as the launcher knows."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -58,6 +65,14 @@ class Job:
         trainer: DictConfig = self.config.trainer
         return trainer
 
+    def fail(self, reason: str, **details: str) -> None:
+        """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
+        self.fault = reason
+        try:
+            self.folder.add_to_status("failed", reason=reason, **details)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.folder.status, error)
+
     def outcome(self) -> Outcome:
         """Read how far the run is."""
         try:
@@ -66,6 +81,8 @@ class Job:
             return Outcome("failed", str(error))
         status = self.folder.read_status()
         state = status.get("state")
+        if self.fault and state not in ("failed", "interrupted"):
+            return Outcome("failed", self.fault, result)
         if result is not None and state is None:
             return Outcome("done", result=result)
         if state in ("failed", "interrupted", "waiting"):
@@ -87,8 +104,14 @@ def describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
     return f"killed by {name}{hint}"
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be typed here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:
@@ -98,14 +121,14 @@ def labels(jobs: Sequence[Job]) -> list[str]:
 
 
 def varying_overrides(jobs: Sequence[Job]) -> list[str]:
-    """Return the keys of the overrides that are not the same in all jobs; all keys, if none varies."""
+    """Return the keys of the overrides that are not the same in all jobs; if none varies, those that describe a run."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for override in job.overrides:
             values.setdefault(_key(override), set()).add(override)
     counts = {key: sum(_key(override) == key for job in jobs for override in job.overrides) for key in values}
     varying = [key for key, found in values.items() if len(found) > 1 or counts[key] < len(jobs)]
-    return varying or list(values)
+    return varying or [key for key in values if key.lstrip("+") in (*GROUPS, "regularizer", "seed")]
 
 
 def _key(override: str) -> str:
@@ -115,5 +138,5 @@ def _key(override: str) -> str:
 def _shown(override: str) -> str:
     key, _, value = override.partition("=")
     # A choice speaks for itself; the value of a key does not.
-    is_choice = key.lstrip("+") in ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
-    return value if is_choice or key.lstrip("+") == "regularizer" else f"{key.lstrip('+').rpartition('.')[2]}={value}"
+    name = key.lstrip("+")
+    return value if name in (*GROUPS, "regularizer") else f"{name.rpartition('.')[2]}={value}"

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from rethinkgen.run.entry import wait_politely
+from rethinkgen.run.entry import as_the_user_set_it, wait_politely
 from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
@@ -127,10 +127,7 @@ class Pool:
         for job in list(progress.elsewhere):
             if not job.folder.is_held:
                 progress.elsewhere.remove(job)
-                if job.is_rerun or job.folder.read_result() is None:
-                    progress.waiting.appendleft(job)
-                else:
-                    progress.ended.append((job, 0))
+                progress.waiting.appendleft(job)
 
     def _start_what_fits(self, progress: Progress[Running]) -> None:
         # In order, but a job that needs less may pass one that waits for several devices to be free.
@@ -141,10 +138,16 @@ class Pool:
                 progress.waiting.remove(job)
                 progress.elsewhere.append(job)
                 continue
+            if not job.is_rerun and job.outcome().state == "done":
+                # Another sweep has finished it since this one began.
+                progress.waiting.remove(job)
+                progress.ended.append((job, 0))
+                continue
             share = self.resources.take(job.trainer)
             if share is None:
                 continue
             progress.waiting.remove(job)
+            job.fault = ""
             process = self.start(job, share)
             process.start()
             progress.running.append(Running(job, process, share))
@@ -166,9 +169,9 @@ class Pool:
         if running.stopped_at is not None and code != 0:
             assert self.timeout_seconds is not None
             reason = f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)"
-            job.folder.add_to_status("failed", reason=reason)
+            job.fail(reason)
         elif code != 0 and not has_told:
-            job.folder.add_to_status("failed", reason=describe_exit(code))
+            job.fail(describe_exit(code))
         progress.ended.append((job, code))
 
     def _watch_the_clock(self, running: Running) -> None:
@@ -204,7 +207,8 @@ class ForkServer:
         # Until it serves, a Ctrl-C would end it with a traceback.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            forkserver.ensure_running()
+            with as_the_user_set_it():
+                forkserver.ensure_running()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -176,7 +176,8 @@ class Submissions:
 
     def _write(self, line: dict[str, Any]) -> None:
         with self.file.open("ab", buffering=0) as file:
-            file.write(f"{json.dumps(line)}\n".encode())
+            # On a line of its own, even if a full disk cut the one before short.
+            file.write(f"\n{json.dumps(line)}\n".encode())
             os.fsync(file.fileno())
 
     def alive(self) -> dict[Path, str]:
@@ -193,7 +194,7 @@ class Submissions:
         if not self.file.exists():
             return runs
         for line in self.file.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line that a kill cut short, before its sbatch
+            with contextlib.suppress(ValueError):  # an empty line, or one that was cut short before its sbatch
                 fact = json.loads(line)
                 if "runs" in fact:
                     runs[fact["name"]] = fact["runs"]
@@ -237,12 +238,18 @@ class SlurmSweep:
         """
         with self.submissions.alone():
             alive = self.submissions.alive()
-            attached = [Submitted(job, alive[job.path]) for job in jobs if job.path in alive]
+            attached, missing = [], []
+            for job in jobs:
+                if job.path in alive:
+                    attached.append(Submitted(job, alive[job.path]))
+                elif not job.is_rerun and job.outcome().state == "done":
+                    # Another command has had it trained since this one began.
+                    self.progress.ended.append((job, 0))
+                else:
+                    (self.progress.elsewhere if job.folder.is_held else missing).append(job)
             self.alive += attached
-            held = [job for job in jobs if job.path not in alive and job.folder.is_held]
-            self.progress.elsewhere += held
             submitted = []
-            for group, values in _arrays([job for job in jobs if job.path not in alive and job not in held]):
+            for group, values in _arrays(missing):
                 try:
                     submitted += self._submit_array(group, values)
                 except SlurmError as refusal:
@@ -261,6 +268,7 @@ class SlurmSweep:
 
     def _submit_array(self, jobs: Sequence[Job], values: dict[str, Any]) -> list[Submitted]:
         for job in jobs:
+            job.fault = ""
             # Before the job can start: what it writes must stand.
             job.folder.add_to_status("waiting", reason=f"submitted to SLURM on {now()}", slurm_job=None)
         # A Ctrl-C or the terminal's end must not come between sbatch and what is written down of it.
@@ -270,7 +278,7 @@ class SlurmSweep:
                 job_ids = self.send(jobs, name, values)
             except SlurmError as refusal:
                 for job in jobs:
-                    job.folder.add_to_status("failed", reason=str(refusal))
+                    job.fail(str(refusal))
                 raise
             self.submissions.add_id(name, job_ids[0].partition("_")[0])
             for job, job_id in zip(jobs, job_ids, strict=True):
@@ -359,7 +367,7 @@ class SlurmSweep:
             if kind == "GONE" and not one.has_started:
                 reason = "cancelled before it started, as it seems: SLURM knows no more of it"
             log = str(self.submissions.log(one.job_id))
-            job.folder.add_to_status("failed", reason=reason, slurm_job=one.job_id, slurm_log=log)
+            job.fail(reason, slurm_job=one.job_id, slurm_log=log)
         self._end(one, 1)
 
     def _end(self, one: Submitted, code: int) -> None:
@@ -369,15 +377,12 @@ class SlurmSweep:
     def _look_elsewhere(self) -> None:
         free = [job for job in self.progress.elsewhere if not job.folder.is_held]
         self.progress.elsewhere = [job for job in self.progress.elsewhere if job not in free]
-        done = [job for job in free if not job.is_rerun and job.outcome().state == "done"]
-        self.progress.ended += [(job, 0) for job in done]
-        missing = [job for job in free if job not in done]
         try:
-            if missing:
-                self.submit(missing)
+            if free:
+                self.submit(free)
         except SlurmError as error:
             self.progress.note = str(error).splitlines()[0]
-            self.progress.elsewhere += missing
+            self.progress.elsewhere += free
 
     @contextlib.contextmanager
     def _obeying_signals(self) -> Iterator[None]:

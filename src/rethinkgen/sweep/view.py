@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.run.screen import duration, percent, stdout
-from rethinkgen.sweep.jobs import Job, labels
+from rethinkgen.sweep.jobs import Job, labels, shown
 
 LINE_SECONDS = 30.0
 """Between two lines of the count where nobody looks at a terminal."""
@@ -145,7 +145,7 @@ class View:
 def _how_it_ended(job: Job, code: int) -> str:
     outcome = job.outcome()
     if code != 0 or outcome.result is None:
-        return f"{outcome.state}: {outcome.reason} ({job.folder.output})"
+        return f"{outcome.state}: {outcome.reason} ({shown(job.folder.output)})"
     metrics = outcome.result["metrics"]
     fit, test = percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"])
     return f"fit {fit}, test {test}, {outcome.result['seconds']:,.0f} s"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from rethinkgen.run import identity
+from rethinkgen.sweep.index import FILE_NAME, Index
+
+OVERRIDES = ["model=mlp_1x512", "seed=1"]
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / "train.yaml").write_text("root: ${oc.env:WHERE_DATA_LIES,data}\n")
+    return folder
+
+
+def config(root: str = "data", *, rerun: bool = False) -> DictConfig:
+    source = {"_target_": "rethinkgen.data.source.ImageFolder", "root": root}
+    return OmegaConf.create({"data": {"source": source}, "rerun": rerun})
+
+
+def known(tmp_path: Path, conf: Path, overrides: list[str] = OVERRIDES, hydra: tuple[str, ...] = ()) -> Path | None:
+    return Index(tmp_path / "sweep", [conf], hydra).find(overrides)
+
+
+def add(tmp_path: Path, conf: Path, composed: DictConfig) -> Path:
+    run = tmp_path / "sweep" / "run-0123"
+    Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"]).add(OVERRIDES, run, composed)
+    return run
+
+
+def test_it_knows_a_job_again_in_any_order_and_under_any_launcher(tmp_path: Path, conf: Path) -> None:
+    run = add(tmp_path, conf, config())
+    assert known(tmp_path, conf) == run
+    assert known(tmp_path, conf, OVERRIDES[::-1], ("hydra/launcher=slurm", "hydra.launcher.n_jobs=1")) == run
+    assert known(tmp_path, conf, [*OVERRIDES, "max_steps=3"]) is None
+
+
+def test_it_forgets_when_a_config_or_a_variable_it_reads_changes(
+    tmp_path: Path, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = add(tmp_path, conf, config())
+    monkeypatch.setenv("WHERE_DATA_LIES", "elsewhere")
+    assert known(tmp_path, conf) is None
+    monkeypatch.delenv("WHERE_DATA_LIES")
+    assert known(tmp_path, conf) == run
+    (conf / "train.yaml").write_text("max_steps: 5\n")
+    assert known(tmp_path, conf) is None
+
+
+def test_it_forgets_when_the_data_change(tmp_path: Path, conf: Path) -> None:
+    images = tmp_path / "images"
+    for split in ("train", "test"):
+        (images / split / "cat").mkdir(parents=True)
+        (images / split / "cat" / "1.png").write_bytes(b"one")
+    identity.fingerprint.cache_clear()
+    run = add(tmp_path, conf, config(str(images)))
+    assert known(tmp_path, conf) == run
+    (images / "train" / "cat" / "2.png").write_bytes(b"two")
+    identity.fingerprint.cache_clear()  # as in a process of its own
+    assert known(tmp_path, conf) is None
+
+
+def test_what_is_to_be_trained_again_is_never_known(tmp_path: Path, conf: Path) -> None:
+    add(tmp_path, conf, config(rerun=True))
+    assert known(tmp_path, conf) is None
+    add(tmp_path, conf, config())
+    assert known(tmp_path, conf, [*OVERRIDES, "rerun=true"]) is None
+
+
+def test_a_line_that_was_cut_short_costs_its_own_entry_only(tmp_path: Path, conf: Path) -> None:
+    run = add(tmp_path, conf, config())
+    with (tmp_path / "sweep" / FILE_NAME).open("a") as file:
+        file.write('{"key": "0123", "fol\n[]\n')
+    assert known(tmp_path, conf) == run
+
+
+def test_a_sweep_may_move(tmp_path: Path, conf: Path) -> None:
+    add(tmp_path, conf, config())
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    assert Index(tmp_path / "moved", [conf], []).find(OVERRIDES) == tmp_path / "moved" / "run-0123"

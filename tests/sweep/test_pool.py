@@ -1,0 +1,239 @@
+"""``-m`` with the pool: nothing takes a sweep down, nothing is lost, nothing is trained twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from conftest import TINY, Command, read_result
+from rethinkgen.run.folder import RunFolder
+
+Start = Callable[..., BaseProcess]
+ODD_JOBS = Path(__file__).parent / "odd_jobs.py"
+LONG = [*TINY, "max_steps=300000", "checkpoint_seconds=0.1"]
+"""A run that is still training when a test wants to end it."""
+
+
+def statuses(folder: Path) -> dict[int, dict[str, Any]]:
+    """Seed -> status of the runs without a result."""
+    found = {}
+    for path in folder.glob("multirun/*/*/status.json"):
+        found[int(path.parent.name.split("-seed")[1].split("-")[0])] = json.loads(path.read_text())
+    return found
+
+
+def times_trained(run: Path) -> int:
+    """How often training was begun: each time the run and its folder are named."""
+    return (run / "output.txt").read_text().count(" → ")
+
+
+def run_odd_jobs(folder: Path, *overrides: str) -> None:
+    before = sys.argv
+    sys.argv = [str(ODD_JOBS), "-m", f"results_dir={folder}/multirun", *TINY, "max_steps=20", *overrides]
+    try:
+        runpy.run_path(str(ODD_JOBS), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def test_however_a_job_ends_the_others_finish_and_its_row_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run_odd_jobs(tmp_path, "seed=0,1,2,3,4,6", "hydra.launcher.timeout_min=0.05", "hydra.launcher.n_jobs=3")
+    assert end.value.code == 1
+    reasons = {seed: (status["state"], status["reason"]) for seed, status in statuses(tmp_path).items()}
+    assert reasons == {
+        1: ("failed", "RuntimeError: one is odd"),
+        2: ("failed", "sys.exit(3)"),
+        3: ("failed", "killed by SIGKILL (out of memory?)"),
+        4: ("failed", "stopped after 0.05 min (hydra.launcher.timeout_min)"),
+    }
+    assert "odd_jobs.py" in statuses(tmp_path)[1]["traceback"]
+    seeds = [read_result(path.parent)["seed"] for path in tmp_path.glob("multirun/runs/*/result.json")]
+    assert sorted(seeds) == [0, 6]
+
+    output = capsys.readouterr().out
+    assert "failed: RuntimeError: one is odd" in output
+    assert "The same command runs the 4 failed and nothing else:" in output
+    assert "hydra.launcher.timeout_min=0.05" in output
+    summary = pd.read_csv(tmp_path / "multirun" / "runs" / "summary.csv")
+    assert sorted(summary["state"]) == ["done", "done", "failed", "failed", "failed", "failed"]
+    assert set(summary.loc[summary["state"] == "done", "regularizer"]) == {"none"}
+    assert summary.loc[summary["state"] == "done", "test/accuracy"].between(0, 1).all()
+
+
+def test_the_same_command_runs_only_what_is_missing_and_a_wider_grid_only_the_new_cells(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", *TINY, "max_steps=20", "data.corruption=none,random_labels"]
+    train(*command, "seed=0")
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/runs/*/result.json")}
+    capsys.readouterr()
+    train(*command, "seed=0,1")
+    output = capsys.readouterr().out
+    assert "2 of 4 runs were finished before." in output
+    assert output.count("done before") == 2
+    now = {path: path.stat().st_mtime_ns for path in tmp_path.glob("multirun/runs/*/result.json")}
+    assert len(now) == 4
+    assert first.items() <= now.items()
+    train(*command, "seed=0,1")
+    assert "4 of 4 runs were finished before." in capsys.readouterr().out
+
+
+def test_rerun_trains_the_whole_grid_again_each_time(train: Command, tmp_path: Path) -> None:
+    for _ in range(3):
+        train("-m", *TINY, "max_steps=20", "seed=0,1", "rerun=true")
+    assert len(list(tmp_path.glob("multirun/runs/*/previous-2/result.json"))) == 2
+
+
+def test_cells_of_one_run_are_trained_once(train: Command, tmp_path: Path) -> None:
+    train("-m", *TINY, "max_steps=20", "model.learning_rate=0.1,1e-1")
+    (run,) = tmp_path.glob("multirun/runs/*/")
+    assert times_trained(run) == 1
+
+
+def test_a_cell_that_cannot_be_composed_stops_the_sweep_before_it_begins(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train("-m", *TINY, "max_steps=20", "model=mlp_1x512,inceptoin")
+    assert end.value.code == 1
+    assert "inceptoin" in capsys.readouterr().err
+    assert not list(tmp_path.glob("multirun/runs/*/"))
+
+
+def test_an_impossible_launcher_setting_is_named(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        train("-m", *TINY, "seed=0,1", "hydra.launcher.n_jobs=0")
+    assert end.value.code == 1
+    assert "hydra.launcher.n_jobs=0: a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_each_job_is_given_a_gpu_of_its_own_and_its_share_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setattr("rethinkgen.sweep.resources.num_cores", lambda: 8)
+    run_odd_jobs(tmp_path, "seed=0,6", "trainer=auto")
+    outputs = sorted(path.read_text().splitlines()[0] for path in tmp_path.glob("multirun/runs/*/output.txt"))
+    assert outputs == ["GPUs: 5, threads: 4", "GPUs: 7, threads: 4"]
+
+
+def test_two_sweeps_at_a_time_share_the_work_and_train_no_cell_twice(
+    start: Start, train: Command, tmp_path: Path
+) -> None:
+    grid = ["-m", *TINY, "max_steps=3000", f"results_dir={tmp_path}/multirun"]
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    other = start(*grid, "seed=5,4,3,2,1,0", folder=other_folder)
+    # The other takes a while to warm up, and then begins at the other end.
+    while not list(tmp_path.glob("multirun/runs/*/.lock")):
+        assert other.is_alive()
+        time.sleep(0.05)
+    train(*grid, "seed=0,1,2,3,4,5")
+    other.join()
+    assert other.exitcode == 0, (other_folder / "output.txt").read_text()
+    runs = list(tmp_path.glob("multirun/runs/*/"))
+    assert len(runs) == 6
+    assert [times_trained(run) for run in runs] == [1] * 6
+
+
+def test_a_run_held_by_another_process_is_waited_for(start: Start, train: Command, tmp_path: Path) -> None:
+    single = [*TINY, "max_steps=20000", f"results_dir={tmp_path}/multirun"]
+    other = start(*single, folder=tmp_path)
+    while not list(tmp_path.glob("multirun/runs/*/status.json")):
+        assert other.is_alive()
+        time.sleep(0.05)
+    folder = train("-m", *single, "seed=0,1")
+    assert not other.is_alive() or RunFolder(folder).read_result() is not None
+    other.join()
+    assert other.exitcode == 0
+    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2
+    # The sweep's job never began: what was printed was printed by the single command.
+    assert not [path for path in tmp_path.glob("multirun/runs/*seed0*/output.txt") if "fit " in path.read_text()]
+
+
+def children_of(folder: Path) -> list[int]:
+    return [json.loads(path.read_text())["pid"] for path in folder.glob("multirun/runs/*/status.json")]
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+def test_ctrl_c_has_the_jobs_save_and_the_same_command_goes_on(start: Start, train: Command, tmp_path: Path) -> None:
+    command = ["-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1,2", "hydra.launcher.n_jobs=2"]
+    launcher = start(*command)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGINT)
+    launcher.join()
+    output = (tmp_path / "output.txt").read_text()
+    assert launcher.exitcode == 128 + signal.SIGINT, output
+    assert "Traceback" not in output
+    assert [status["state"] for status in statuses(tmp_path).values()] == ["interrupted", "interrupted"]
+    assert "The same command runs the 3 unfinished and nothing else" in output
+    saved = {status["step"] for status in statuses(tmp_path).values()}
+    assert min(saved) > 0
+
+
+def test_no_job_outlives_a_launcher_that_was_killed(start: Start, tmp_path: Path) -> None:
+    launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1", "hydra.launcher.n_jobs=2")
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    jobs = children_of(tmp_path)
+    assert all(map(is_running, jobs))
+    launcher.kill()
+    launcher.join()
+    wait_until(lambda: not any(map(is_running, jobs)), 15)
+    assert {status["state"] for status in statuses(tmp_path).values()} == {"interrupted"}
+
+
+def test_a_job_that_is_deaf_to_the_launchers_end_is_killed(tmp_path: Path, start: Start) -> None:
+    launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=4,5", body=odd_jobs_in_own_process)
+    outputs = "multirun/runs/*/output.txt"
+    wait_until(lambda: sum("threads" in path.read_text() for path in tmp_path.glob(outputs)) == 2, 90)
+    launcher.kill()
+    launcher.join()
+    wait_until(lambda: not processes_mentioning(tmp_path), 15)
+
+
+def processes_mentioning(folder: Path) -> list[Path]:
+    """Processes that have a file below ``folder`` open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(link).startswith(str(folder)) for link in (process / "fd").iterdir()):
+                found.append(process)
+    return found
+
+
+def odd_jobs_in_own_process(folder: Path, *overrides: str) -> None:
+    os.chdir(folder)
+    with (folder / "output.txt").open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv = [str(ODD_JOBS), *overrides]
+    runpy.run_path(str(ODD_JOBS), run_name="__main__")
