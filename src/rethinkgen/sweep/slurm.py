@@ -238,7 +238,8 @@ class SlurmSweep:
         """
         with self.submissions.alone():
             alive = self.submissions.alive()
-            attached, missing = [], []
+            attached: list[Submitted] = []
+            missing: list[Job] = []
             for job in jobs:
                 if job.path in alive:
                     attached.append(Submitted(job, alive[job.path]))
