@@ -297,7 +297,6 @@ def test_our_own_bug_shows_its_traceback(
         (["data.flip=true"], "set regularizer.flip=True instead"),
         (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
         (["max_steps=3", "max_epochs=1"], "give one of them"),
-        (["trainer.devices=2"], "trainer.devices=2: one device a run"),
         (["+trainer.max_time=3", "+trainer.logger=false"], "logger of pytorch_lightning.Trainer: not set here"),
         (["+data.corruption.seed=3"], "seed of rethinkgen.data.corruption.TrueLabels: not set here"),
     ],
@@ -313,11 +312,13 @@ def test_a_key_that_would_act_unseen_or_not_at_all(
 def test_a_precision_that_needs_scaled_gradients_is_refused() -> None:
     from types import SimpleNamespace
 
+    from rethinkgen.run.ranks import Ranks
     from rethinkgen.run.training import check_trainer
 
     plugin = SimpleNamespace(scaler=object())
+    trainer = SimpleNamespace(num_devices=1, num_nodes=1, precision="16-mixed", precision_plugin=plugin)
     with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed: 32-true, bf16-mixed or 64-true"):
-        check_trainer(SimpleNamespace(world_size=1, precision="16-mixed", precision_plugin=plugin))  # type: ignore[arg-type]
+        check_trainer(trainer, Ranks())  # type: ignore[arg-type]
 
 
 def test_whoever_wants_tracebacks_gets_them(

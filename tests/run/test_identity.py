@@ -58,7 +58,10 @@ def test_the_bare_command_keeps_its_hash(run_id: RunId) -> None:
         ["trainer=cpu"],
         ["trainer=gpu"],
         ["trainer.devices=4"],
+        ["trainer=ddp"],
+        ["trainer=ddp_cpu", "trainer.devices=4", "trainer.num_nodes=2"],
         ["+trainer.strategy=ddp"],
+        ["trainer.sync_batchnorm=true"],
         ["data.root=/elsewhere"],
         ["data.seed=0"],
         ["max_epochs=null"],
@@ -95,6 +98,7 @@ def test_what_cannot_change_a_result_is_the_same_run(run_id: RunId, same: list[s
         "optimizer.momentum=0.8",
         "schedule=cosine",
         "trainer.precision=bf16-mixed",
+        "trainer.sync_batchnorm=false",
     ],
 )
 def test_what_changes_a_result_is_another_run(run_id: RunId, other: str) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
+from rethinkgen.collective import num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import Split
@@ -40,19 +41,26 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
-def predict(network: nn.Module, inputs: Tensor, labels: Tensor) -> Predictions:
+def predict(network: nn.Module, inputs: Tensor, labels: Tensor, *, is_shared: bool = False) -> Predictions:
     """Run ``network`` in evaluation mode on inputs ``(N, C, H, W)`` in batches, without autocast.
 
-    Each batch has a share of its own; no value depends on another example. The mode of every module is put back.
+    No value depends on another example. The mode of every module is put back. ``is_shared``: all ranks call this with
+    the same network and examples; each runs its share of the batches, and all return the whole.
     """
-    losses, classes = [], []
+    # Whole batches are shared out, so that the numbers are those of one process.
+    first, num_shares = (rank(), num_ranks()) if is_shared else (0, 1)
+    losses, classes = inputs.new_zeros(len(labels), dtype=torch.float32), torch.zeros_like(labels)
     with evaluation_mode(network), torch.autocast(inputs.device.type, enabled=False):
-        batches = zip(torch.split(inputs, PREDICTION_BATCH), torch.split(labels, PREDICTION_BATCH), strict=True)
-        for batch, given in batches:
-            logits = network(batch).float()
-            losses.append(F.cross_entropy(logits, given, reduction="none"))
-            classes.append(logits.argmax(1))
-    return Predictions(torch.cat(losses), torch.cat(classes))
+        for start in range(first * PREDICTION_BATCH, len(labels), num_shares * PREDICTION_BATCH):
+            part = slice(start, start + PREDICTION_BATCH)
+            logits = network(inputs[part]).float()
+            losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
+            classes[part] = logits.argmax(1)
+    if is_shared:
+        # Every example is one rank's and zero on the others.
+        sum_over_ranks(losses)
+        sum_over_ranks(classes)
+    return Predictions(losses, classes)
 
 
 @contextmanager
@@ -280,7 +288,11 @@ class Evaluation(pl.Callback):
     # What.
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Metrics:
-        """Evaluate every split, note milestones and per-example history, and return the metrics."""
+        """Evaluate every split, note milestones and per-example history, and return the metrics.
+
+        With several ranks each evaluates its share of the examples, and all know the metrics of the whole.
+        """
+        take_buffers_of_rank_zero(pl_module)
         step = trainer.global_step
         splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
         compute: dict[str, Callable[[Predictions, Split], Metrics]] = {
@@ -292,7 +304,7 @@ class Evaluation(pl.Callback):
         loss, accuracy = self.window.mean(self.steps_per_epoch)
         metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
         for name, split in splits.items():
-            predictions = predict(pl_module, split.inputs, judged_by(name, split))
+            predictions = predict(pl_module, split.inputs, judged_by(name, split), is_shared=True)
             metrics |= compute[name](predictions, split)
             if name == "train":
                 self._note_examples(predictions, split, step)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_between, check_positive
+from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
 from rethinkgen.measure.evaluation import Evaluation
 
@@ -20,7 +21,7 @@ Schedule = Callable[[int, int], float]
 
 
 class Step(NamedTuple):
-    """What one optimizer step saw: sums over this rank's share of the batch, before the step was taken."""
+    """What one optimizer step saw: sums over the batch, all ranks' shares of it, before the step was taken."""
 
     loss_sum: float
     num_correct: int
@@ -137,6 +138,8 @@ class Classifier(pl.LightningModule, ABC):
         sizes: list[int] = []
         rates: list[float] = []
         for images, labels, global_size in batches:
+            # Of the module itself: DDP's forward is once a block. Its gradients are reduced at each backward none the
+            # less, which Lightning's manual_backward prepares (tests/run/test_ddp.py, blocks of 16 steps).
             logits = self.forward(images)
             loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
             optimizer.zero_grad()
@@ -148,14 +151,15 @@ class Classifier(pl.LightningModule, ABC):
             scheduler.step()
             with torch.no_grad():
                 sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
-            sizes.append(len(labels))
+            sizes.append(global_size)
         # The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints
         # and max_steps go by this counter (tests/model/test_classifier.py holds it to the truth).
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.completed += len(sizes)
+        totals = sum_over_ranks(torch.stack(sums)).tolist()
         self.steps = [
             Step(loss_sum, int(num_correct), size, rate)
-            for (loss_sum, num_correct), size, rate in zip(torch.stack(sums).tolist(), sizes, rates, strict=True)
+            for (loss_sum, num_correct), size, rate in zip(totals, sizes, rates, strict=True)
         ]
 
     def configure_optimizers(self) -> Any:

@@ -20,6 +20,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
+from rethinkgen.data.draws import generator
 from rethinkgen.measure.evaluation import TrainingDivergedError
 from rethinkgen.run.interrupt import Interrupted
 
@@ -84,18 +86,26 @@ class ExactCheckpoint(Checkpoint):
     block. Lightning resumes exactly only from the end of what it takes for an epoch: the datamodule therefore ends
     that where a checkpoint is due (``should_pause``), in the middle of an epoch of the data if need be.
 
+    Several ranks save and stop at the same block, whichever of them a signal reached.
+
     Args:
         every_seconds: no two checkpoints within this time; 0 for one after every block.
+        seed: from which each of several ranks draws its own dropout.
+        is_leading: whether a signal that is not obeyed in time ends this process; false on all ranks but 0, which go
+            by rank 0 and end with it.
     """
 
-    def __init__(self, folder: Path, *, every_seconds: float = 10.0) -> None:
+    def __init__(self, folder: Path, *, every_seconds: float = 10.0, seed: int = 0, is_leading: bool = True) -> None:
         self.folder = folder
         self.every_seconds = every_seconds
+        self.seed = seed
+        self.is_leading = is_leading
         self.saved_at = time.monotonic()
         self._begun_at = time.monotonic()
         self.signal: int | None = None
         self._is_obeying = False
-        self._generators: dict[str, Any] | None = None
+        self._generators: list[dict[str, Any]] = []
+        self._device = torch.device("cpu")
 
     def begin(self, seconds: float) -> None:
         """Start the clock of the run's time, of which ``seconds`` were spent before it was interrupted."""
@@ -114,38 +124,56 @@ class ExactCheckpoint(Checkpoint):
             Interrupted: a signal came.
         """
         is_last = trainer.should_stop or trainer.global_step >= pl_module.total_steps  # type: ignore[operator]
-        if is_last or self.is_due():
+        is_due, number = self._agree()
+        if is_last or is_due:
             check_finite(pl_module)
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
                     logger.save()
             trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
             self.saved_at = time.monotonic()
-        if self.signal and not is_last:
-            raise Interrupted(self.signal)
+        if number and not is_last:
+            raise Interrupted(number)
 
     def is_due(self) -> bool:
-        """Whether it is time to save, or a signal came."""
-        return self.signal is not None or time.monotonic() - self.saved_at >= self.every_seconds
+        """Whether it is time to save, or a signal came, on any rank; all ranks must ask."""
+        return self._agree()[0]
+
+    def _agree(self) -> tuple[bool, int]:
+        """Return, the same on all ranks, whether to save, and the signal that came or 0."""
+        is_due = self.signal is not None or time.monotonic() - self.saved_at >= self.every_seconds
+        is_due_anywhere, number = greatest_over_ranks(is_due, self.signal or 0, device=self._device)
+        return bool(is_due_anywhere), number
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the generators' states, and the time spent so far."""
-        checkpoint["generators"] = generator_states()
+        checkpoint["generators"] = gathered(generator_states())
         checkpoint["seconds"] = self.seconds
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the generators' states until training starts: what is set up in between may draw."""
-        self._generators = checkpoint["generators"]
+        states = checkpoint["generators"]
+        self._generators = states if isinstance(states, list) else [states]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the generators as they were, and the signal handlers, where Lightning has put one of its own."""
+        self._device = pl_module.device
         trainer.datamodule.should_pause = self.is_due  # type: ignore[attr-defined]
-        if self._generators is not None:
-            set_generator_states(self._generators)
+        if len(self._generators) == num_ranks():
+            set_generator_states(self._generators[rank()])
+        elif self._generators or num_ranks() > 1:
+            # Each rank its own: equal draws on all would be the same dropout for several examples of a batch.
+            seed_generators(self.seed, rank(), trainer.global_step)
+        if self._generators and len(self._generators) != num_ranks():
+            log.warning(
+                "The checkpoint was saved by %d processes, these are %d: dropout draws other numbers from here on",
+                len(self._generators),
+                num_ranks(),
+            )
         if self._is_obeying:
             for number in SIGNALS:
                 signal.signal(number, self._stop)
@@ -169,6 +197,9 @@ class ExactCheckpoint(Checkpoint):
                 signal.signal(number, handler)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
+        if not self.is_leading:
+            self.signal = self.signal or number
+            return
         if self.signal is not None:
             raise Interrupted(self.signal)
         self.signal = number
@@ -177,10 +208,15 @@ class ExactCheckpoint(Checkpoint):
 
 
 def check_finite(model: pl.LightningModule) -> None:
-    """Raise ``TrainingDivergedError`` if a weight or buffer is no finite number."""
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise TrainingDivergedError(f"{name} is no longer a finite number. Try a smaller learning rate.")
+    """Raise ``TrainingDivergedError`` if a weight or buffer is no finite number, on any rank; all ranks must ask."""
+    broken = (
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    )
+    name = next(broken, None)
+    if greatest_over_ranks(name is not None, device=model.device) != [0]:
+        raise TrainingDivergedError(f"{name or 'a weight'} is no longer a finite number. Try a smaller learning rate.")
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -218,7 +254,8 @@ def generator_states() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of the device in use: asking all would start CUDA on every GPU.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "python": [version, list(numbers), gauss],
     }
@@ -228,8 +265,16 @@ def set_generator_states(states: dict[str, Any]) -> None:
     """Undo ``generator_states``."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"][0])
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
+
+
+def seed_generators(seed: int, rank: int, step: int) -> None:
+    """Seed torch, NumPy and Python for one of several ranks that trains from ``step`` on."""
+    own = int(generator("rank", seed, f"step {step}", rank).integers(2**32))
+    torch.manual_seed(own)
+    np.random.seed(own)
+    random.seed(own)

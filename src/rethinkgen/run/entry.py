@@ -5,6 +5,7 @@ Light to import: torch and Lightning come only once something must be trained.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from rethinkgen.checks import check_switch
 from rethinkgen.run import identity
 from rethinkgen.run.folder import RunFolder, RunFolderError, RunIsHeldError, is_full_disk, now
 from rethinkgen.run.interrupt import Interrupted
+from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
 
 if TYPE_CHECKING:
@@ -93,7 +95,9 @@ def run(config: DictConfig) -> dict[str, Any]:
     """Return the metrics of the run that ``config`` describes, training only what is missing of it."""
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
-    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN):
+    if is_follower(config.trainer):
+        return follow(config, folder)
+    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
         resolved = identity.resolved_config(config)
         is_rerun = check_switch("rerun", config.rerun)
         run_identity = {
@@ -116,17 +120,32 @@ def run(config: DictConfig) -> dict[str, Any]:
             if not is_rerun and (finished := folder.read_result()) is not None:
                 tell_skipped(folder, finished)
                 return dict(finished["metrics"])
-            return train(config, folder, run_identity)
+            return train(config, folder, run_identity, ranks)
 
 
-def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any]) -> dict[str, Any]:
+def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train one share of a run whose rank 0 is another of SLURM's tasks, which returns the metrics."""
+    ranks, begin = follow_slurm()
+    if begin is not None:
+        wait_politely()
+        from rethinkgen.run.follower import follow
+
+        try:
+            follow(ranks, config, folder.path, {"overrides": list(HydraConfig.get().overrides.task)})
+        except Interrupted as interruption:
+            sys.exit(128 + interruption.number)
+    return {}
+
+
+def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Train the run in ``folder``, whose lock is held, and tell what was seen."""
     console = stdout()
     console.print(f"[bold]{folder.path.name}[/bold]  [dim]→ {folder.path}[/dim]", highlight=False, soft_wrap=True)
     wait_politely()
+    ranks.begin(folder.path, run_identity)
     with console.status("starting torch and Lightning"):
         from rethinkgen.run.training import Training
-    training = Training(config, folder, run_identity, console)
+    training = Training(config, folder, run_identity, console, ranks)
     with console.status("preparing the data"):
         training.prepare()
     # Not before it is clear that nothing is wrong with the command.
@@ -136,7 +155,7 @@ def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any]) -
     folder.write_config(run_identity["config"], run_identity["overrides"])
     folder.write_status("running", started=now())
     with closing(training):
-        result = training.run()
+        result = training.run(give_up=functools.partial(tell_given_up, folder))
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.offline_folder is not None:
@@ -152,6 +171,13 @@ def wait_politely() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def tell_given_up(folder: RunFolder, error: BaseException) -> None:
+    """Tell what ends a run that hangs, since another rank died or does not answer."""
+    state = "interrupted" if isinstance(error, Interrupted) else "failed"
+    note_failure(folder, state, str(error), error)
+    tell_failure(folder, state, str(error), None)
 
 
 @contextmanager
@@ -253,7 +279,7 @@ def reason_of(error: BaseException) -> str:
 def is_outside_trouble(error: BaseException) -> bool:
     """Whether the message of what ended the training says all, so that no traceback is needed."""
     # By name, as these are defined beside what imports torch.
-    names = ("TrainingDivergedError", "Interrupted", "KeyboardInterrupt")
+    names = ("TrainingDivergedError", "Interrupted", "KeyboardInterrupt", "RankDiedError")
     return type(error).__name__ in names or is_full_disk(error)
 
 

@@ -115,7 +115,8 @@ class RunFolder:
         aside.mkdir()
         staying = {self.result.name, self.output.name, "train.log", ".lock"}
         for path in sorted(self.path.iterdir()):
-            if path.name not in staying and not path.name.startswith("previous-"):
+            # The other ranks of the run about to be trained already write their logs.
+            if path.name not in staying and not path.name.startswith(("previous-", "rank")):
                 path.rename(aside / path.name)
         # The result goes last: killed half-way, the run still counts as finished and nothing is trained over it.
         self.result.rename(aside / self.result.name)
@@ -166,7 +167,7 @@ class RunFolder:
         """Remove the folder that was made for a run that never began, unless another process is at it."""
         with contextlib.suppress(RunFolderError, OSError), self.lock():
             names = {path.name for path in self.path.iterdir()}
-            if names <= {"train.log", ".lock"}:
+            if all(name in ("train.log", ".lock") or name.startswith("rank") for name in names):
                 for name in names:
                     (self.path / name).unlink()
                 self.path.rmdir()

@@ -69,6 +69,9 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
         node.pop(name, None)
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
+    if kept.get("trainer", {}).get("sync_batchnorm") is True:
+        # BatchNorm over the whole batch, however many devices share it: the run of a single device.
+        del kept["trainer"]["sync_batchnorm"]
     if "data" in config:
         kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept

@@ -98,7 +98,7 @@ class LiveProgress(ProgressBar):
     ) -> None:
         """Show the state after a block, not too often."""
         now = time.monotonic()
-        num_images = sum(step.num_examples for step in pl_module.steps) * trainer.world_size  # type: ignore[union-attr]
+        num_images = sum(step.num_examples for step in pl_module.steps)  # type: ignore[union-attr]
         self.throughput.add(num_images, now - self._block_start)
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now

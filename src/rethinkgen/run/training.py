@@ -19,11 +19,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
-from rethinkgen.checks import check_between, check_positive, check_whole
+from rethinkgen.checks import check_between, check_positive, check_switch, check_whole
+from rethinkgen.data.batches import Blocks
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.model.classifier import Classifier, MakeOptimizer
@@ -35,9 +36,11 @@ from rethinkgen.run.checkpoint import (
     load_checkpoint,
     save_atomically,
 )
+from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.run.folder import RunFolder, now, write_atomically
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
+from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
 
 log = logging.getLogger(__name__)
@@ -46,16 +49,41 @@ DEFAULT_THREADS = torch.get_num_threads()
 PACKAGES = ("rethinkgen", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
-class Training:
-    """The built objects of one run, and the steps from them to a result."""
+def _let_go(error: BaseException) -> None:
+    """Say nothing."""
 
-    def __init__(self, config: DictConfig, folder: RunFolder, identity: dict[str, Any], console: Console) -> None:
+
+NEEDLESS_WARNINGS = (
+    # Lightning 2.6 on torch 2.15: nothing a user could do about it.
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # What Evaluation logs is of all ranks already.
+    r".*recommended to use `self.log\(.*sync_dist=True.*",
+    # On a cluster's login node one may well train without SLURM.
+    r".*The `srun` command is available.*",
+)
+
+
+class Training:
+    """The built objects of one run, and the steps from them to a result.
+
+    With several ``ranks`` each has such an object; only rank 0's writes and logs anything.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        folder: RunFolder,
+        identity: dict[str, Any],
+        console: Console,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.ranks = ranks or Ranks()
         self.folder = folder
         self.identity = identity
         self.console = console
         check_keys_that_act(config, identity["overrides"])
-        threads = default_threads() if config.threads is None else check_whole("threads", config.threads, 1)
-        torch.set_num_threads(threads)
+        share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
+        torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
@@ -74,10 +102,12 @@ class Training:
             patience=config.regularizer.early_stopping,
         )
         seconds = check_between("checkpoint_seconds", config.checkpoint_seconds, 0, math.inf)
-        self.checkpoint = ExactCheckpoint(folder.checkpoints, every_seconds=seconds)
+        self.checkpoint = ExactCheckpoint(
+            folder.checkpoints, every_seconds=seconds, seed=config.seed, is_leading=self.ranks.is_leading
+        )
         self.progress = LiveProgress(folder, self.evaluation, console)
         self.table = MetricsTable(folder.metrics)
-        self.loggers: list[Logger] = [build(node) for node in config.logger.values()]
+        self.loggers: list[Logger] = [build(node) for node in config.logger.values()] if self.ranks.is_leading else []
         self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
         self.trainer_config = config.trainer
@@ -85,7 +115,8 @@ class Training:
 
     def prepare(self) -> None:
         """Load and corrupt the data and build the network: whatever is wrong with the config shows here."""
-        self.datamodule.prepare_data()
+        with self.ranks.fetching_data():
+            self.datamodule.prepare_data()
         self.datamodule.setup()
         if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
             self.console.print(
@@ -94,6 +125,7 @@ class Training:
                 soft_wrap=True,
             )
         total_steps = total_budget(self.budget, self.datamodule.steps_per_epoch)
+        check_shares(self.datamodule, self.ranks.size)
         self.trainer = self._make_trainer(total_steps)
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
@@ -106,21 +138,35 @@ class Training:
 
     def _make_trainer(self, total_steps: int) -> pl.Trainer:
         # Tips, devices found, why training stopped: our own lines say what matters.
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        for name in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         trainer_config = self.trainer_config.copy()
+        OmegaConf.set_struct(trainer_config, False)
         if trainer_config.accelerator == "auto":
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         # Where SLURM is installed, Lightning takes every python for one that should have been an srun.
         warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+        plugins: list[Any] = [AtomicCheckpointIO(), StartedRanks(self.ranks)]
+        is_synchronised = check_switch("trainer.sync_batchnorm", trainer_config.pop("sync_batchnorm", True))
+        strategy = trainer_config.pop("strategy", "auto")
+        if strategy not in ("auto", "ddp"):
+            raise ValueError(f"trainer.strategy={strategy!r}: auto or ddp is needed.")
+        if self.ranks.size > 1:
+            strategy = DataParallel()
+            if is_synchronised:
+                plugins.append(sync_batch_norm(trainer_config.accelerator))
+        elif strategy == "ddp":
+            strategy = "auto"
         try:
             trainer: pl.Trainer = build(
                 trainer_config,
                 max_steps=total_steps,
                 max_epochs=-1,
                 callbacks=[self.progress, self.evaluation, self.checkpoint],
-                logger=[self.table, *self.loggers],
-                plugins=[AtomicCheckpointIO()],
+                logger=[self.table, *self.loggers] if self.ranks.is_leading else False,
+                strategy=strategy,
+                plugins=plugins,
                 default_root_dir=str(self.folder.path),
                 enable_checkpointing=True,
                 enable_model_summary=False,
@@ -131,12 +177,28 @@ class Training:
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise ValueError(f"{_spelled('trainer', self.trainer_config)}: {error}") from error
-        check_trainer(trainer)
+        check_trainer(trainer, self.ranks)
         return trainer
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end, from the last whole checkpoint if there is one, and return the result."""
-        path = find_checkpoint(self.folder.checkpoints)
+    def run(self, give_up: GiveUp = _let_go) -> dict[str, Any]:
+        """Train to the end, from the last whole checkpoint if there is one; return the result, on rank 0.
+
+        ``give_up`` is called from another thread where this one hangs, since another rank does not answer.
+        """
+        with self.checkpoint.obeying_signals(), self.ranks.together(give_up), process_group(self.trainer):
+            # Rank 0 finds it for all, as it puts damaged ones aside.
+            path = find_checkpoint(self.folder.checkpoints) if self.ranks.is_leading else None
+            path = self.trainer.strategy.broadcast(path)
+            if self.ranks.is_leading:
+                self._take_up(path)
+            with warnings.catch_warnings():
+                for message in NEEDLESS_WARNINGS:
+                    warnings.filterwarnings("ignore", message=message)
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        return self._result() if self.ranks.is_leading else {}
+
+    def _take_up(self, path: Path | None) -> None:
+        """Bring the run's own files to the state of the checkpoint, and open the mirrors."""
         trained_before = 0.0
         if path is None:
             self.table.cut_back(-1)
@@ -149,11 +211,6 @@ class Training:
         for mirror in self.mirrors:
             mirror.start(self.folder.path, self.identity)
         self.checkpoint.begin(trained_before)
-        with self.checkpoint.obeying_signals(), warnings.catch_warnings():
-            # Lightning 2.6 on torch 2.15: nothing a user could do about it.
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
-        return self._result()
 
     def _result(self) -> dict[str, Any]:
         metrics = self.evaluation.summary(self.trainer, self.model)
@@ -176,6 +233,7 @@ class Training:
             "images_per_second": round(self.progress.throughput.mean),
             "finished": now(),
             "device": device_name(self.trainer),
+            "world_size": self.ranks.size,
             "threads": torch.get_num_threads(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "commit": commit(),
@@ -255,16 +313,29 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
         raise ValueError(f"max_steps={config.max_steps!r} max_epochs={config.max_epochs!r}: give one of them.")
 
 
-def check_trainer(trainer: pl.Trainer) -> None:
+def check_trainer(trainer: pl.Trainer, ranks: Ranks) -> None:
     """Refuse what Lightning can do and ``Classifier`` cannot.
 
     Raises:
-        ValueError: more than one device, or a precision whose gradients must be scaled.
+        ValueError: a precision whose gradients must be scaled, or devices that nobody started a process for.
     """
-    if trainer.world_size > 1:
-        raise ValueError(f"trainer.devices={trainer.num_devices}: one device a run, for now.")
+    if (num_devices := trainer.num_devices * trainer.num_nodes) != ranks.size:
+        raise ValueError(
+            f"trainer.devices: Lightning takes {num_devices} devices, for which {ranks.size} processes were started. "
+            "Give their number, such as trainer.devices=2."
+        )
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise ValueError(f"trainer.precision={trainer.precision}: 32-true, bf16-mixed or 64-true is needed.")
+
+
+def check_shares(datamodule: CorruptedImages, num_ranks: int) -> None:
+    """Refuse batches of which a rank would have no share.
+
+    Raises:
+        ValueError: a batch is smaller than the number of ranks.
+    """
+    num_train = len(datamodule.splits["train"])
+    Blocks(num_train, datamodule.batch_size, 0, lambda: 0, lambda step: math.inf, world_size=num_ranks)
 
 
 def check_optimizer(make: MakeOptimizer, config: DictConfig) -> None:

@@ -1,0 +1,59 @@
+"""The body of every rank but 0: trains its share, and writes, shows and decides nothing.
+
+``python -m rethinkgen.run.follower <file descriptor> <rank> <number of ranks>`` is started by rank 0, which sends the
+run's resolved config over the descriptor: neither overrides nor config paths have to be found again.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.interrupt import Interrupted
+from rethinkgen.run.ranks import Follower
+
+
+def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict[str, Any]) -> None:
+    """Train this rank's share of the run in ``folder``, and tell rank 0 how that ended."""
+    from rethinkgen.measure.evaluation import TrainingDivergedError
+    from rethinkgen.run.training import Training
+
+    try:
+        training = Training(config, RunFolder(folder), run_identity, Console(quiet=True), ranks)
+        training.prepare()
+        training.run()
+    except (Interrupted, TrainingDivergedError):
+        ranks.end()  # so do all ranks, at the same step
+        raise
+    except BaseException:
+        ranks.end(f"failed:\n{traceback.format_exc()}")
+        raise
+    ranks.end()
+
+
+def main(descriptor: int, rank: int, size: int) -> None:
+    """Follow the rank 0 at the other end of ``descriptor``, on the same machine."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal sends it to all ranks. Rank 0 obeys; this one does while it trains, where all then agree.
+        signal.signal(number, signal.SIG_IGN)
+    ranks = Follower(rank=rank, size=size, local_rank=rank, local_size=size)
+    begin = ranks.connect(socket.socket(fileno=descriptor))
+    if begin is None:
+        return
+    identity = begin["identity"]
+    try:
+        follow(ranks, OmegaConf.create(identity["config"]), Path(begin["folder"]), identity)
+    except Interrupted as interruption:
+        sys.exit(128 + interruption.number)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
