@@ -30,8 +30,8 @@ else:
         SubmititLauncher = Launcher
 
 PYTHON = shlex.quote(sys.executable)
-SIGNAL_PROOF = """sh -c 'trap "" {signal}; exec "$0" "$@"' {python}"""
-"""Until submitit obeys it, the signal that SLURM sends to save would end a job that has just started, as failed."""
+SIGNAL_PROOF = """sh -c 'trap "" TERM {signal}; exec "$0" "$@"' {python}"""
+"""Until submitit obeys them, the signals that SLURM sends before a preemption would end a job as failed."""
 OF_ANY_EXECUTOR = ("name", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")
 """What submitit knows without ``slurm_`` before it; and ``stderr_to_stdout``."""
 
@@ -81,11 +81,14 @@ class SlurmLauncher(SubmititLauncher):
             StoppedError: a signal ended the watch; the jobs go on.
             SlurmError: SLURM does not answer, or takes none of them.
         """
+        from rethinkgen.checks import check_whole
         from rethinkgen.run.screen import stdout
         from rethinkgen.sweep.grid import StoppedError, job_return
         from rethinkgen.sweep.slurm import SlurmSweep
         from rethinkgen.sweep.view import watching
 
+        # SLURM takes 0 for no limit, submitit does not.
+        check_whole("hydra.launcher.timeout_min", self.params["timeout_min"], 1)
         sweep = SlurmSweep(Path(self.config.hydra.sweep.dir).absolute(), self.send)
         lines = sweep.submit(jobs)
         if sweep.refusals and not sweep.alive and not sweep.progress.elsewhere:
@@ -118,6 +121,9 @@ class SlurmLauncher(SubmititLauncher):
         python = SIGNAL_PROOF.format(
             signal=submitit.JobEnvironment.USR_SIG, python=params.pop("python", None) or PYTHON
         )
+        if params["cpus_per_task"] is not None:
+            # srun no longer takes it from sbatch (SLURM 22.05 and later).
+            params["srun_args"] = [*(params["srun_args"] or []), f"--cpus-per-task={params['cpus_per_task']}"]
         shared = (*OF_ANY_EXECUTOR, "stderr_to_stdout")
         states = [Singleton.get_state()] * len(jobs)
         try:
@@ -134,7 +140,7 @@ class SlurmLauncher(SubmititLauncher):
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"SLURM refuses the jobs: {_sbatchs_words(str(error))}") from error
         except (NameError, TypeError, ValueError) as error:
-            raise SlurmError(f"hydra.launcher: {error}") from error
+            raise SlurmError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
         return [str(job.job_id) for job in sent]
 
     def __call__(self, config: DictConfig, path: str, singleton_state: dict[Any, Any]) -> None:
@@ -180,4 +186,4 @@ def outside_of_jobs() -> Iterator[None]:
 def _sbatchs_words(text: str) -> str:
     """Return what sbatch said, without its own name and that of its errors."""
     lines = [line.removeprefix("sbatch: error:").strip() for line in text.splitlines() if "sbatch: error:" in line]
-    return " ".join(dict.fromkeys(lines)) or text.strip()
+    return "; ".join(dict.fromkeys(lines)) or text.strip()

@@ -190,6 +190,22 @@ def test_requeued_in_mid_run_ends_with_the_numbers_of_an_undisturbed_run(
     assert all(torch.equal(weights[name], undisturbed_weights[name]) for name in weights)
 
 
+def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Callable[..., Sweep]) -> None:
+    ddp = sweep("trainer=ddp_cpu", "max_steps=2500", "checkpoint_seconds=1")
+    process = ddp.start()
+    wait_until(is_training(ddp), "the run trains")
+    job_id = str(ddp.submitted())
+    assert "NumTasks=2" in ask("scontrol", "show", "job", job_id)
+    ask("scancel", "--signal=USR2", job_id)  # as SLURM sends it before a preemption
+    assert process.wait(PATIENCE_SECONDS) == 0, ddp.output.read_text()
+    printed = (ddp.folder() / "output.txt").read_text()
+    assert "Going on from step" in printed
+    result = read_result(ddp.folder())
+    assert result["world_size"] == 2
+    assert result["metrics"]["steps"] == 2500
+    assert ddp.job_ids() == [job_id]
+
+
 def test_command_may_die_and_the_next_one_attaches(sweep: Callable[..., Sweep]) -> None:
     grid = sweep("seed=0,1", "max_steps=3000")
     killed = grid.start()

@@ -432,13 +432,18 @@ def _base_ids(submitted: Sequence[Submitted]) -> str:
 
 
 def _describe(code: str) -> str:
-    """``1:0`` -> exit code 1; ``0:9`` and ``137:0`` -> killed by SIGKILL."""
+    """``1:0`` -> exit code 1; ``0:9``, ``137:0`` and ``9:0`` -> killed by SIGKILL.
+
+    The last is srun's: it ends with the number of the signal that ended a task. No task of ours ends so by itself.
+    """
     status, _, number = code.partition(":")
     if not status.isdigit():
         return "its process failed"
     if number.isdigit() and int(number):
         return describe_exit(-int(number))
-    return describe_exit(128 - int(status) if int(status) > 128 else int(status))
+    if 2 <= int(status) <= 64:
+        return describe_exit(-int(status))
+    return describe_exit(128 - int(status) if 128 < int(status) <= 192 else int(status))
 
 
 def _link(output: Path, log: Path) -> None:
