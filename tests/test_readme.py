@@ -13,7 +13,7 @@ from conftest import ROOT, Command, command_line
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:uv run|python) train\.py(.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
 # Everything that a reader would wait for is cut to a few steps of a small part of the data.
-SHORT = ["max_steps=2", "threads=1", "logger=none", "data.num_train=256", "trainer=cpu"]
+SHORT = ["max_steps=2", "threads=1", "logger=none", "data.num_train=256"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -21,12 +21,13 @@ def test_command(command: str, train: Command, capsys: pytest.CaptureFixture[str
     words = shlex.split(command)
     if words == ["--help"]:
         pytest.skip("tests/run/test_entry.py runs it")
-    if any(word.startswith("data=") for word in words):
-        # Other data than the embedded: composed, not run.
+    if any(word.startswith("data=") or word == "trainer=ddp" for word in words):
+        # Other data than the embedded, or GPUs: composed, not run.
         command_line(*words, "--cfg", "job")
         assert "_target_" in capsys.readouterr().out
         return
-    folder = train(*words, *SHORT)
+    has_trainer = any(word.startswith("trainer=") for word in words)
+    folder = train(*words, *SHORT, *([] if has_trainer else ["trainer=cpu"]))
     assert (folder / "metrics.csv").exists()
 
 

@@ -297,7 +297,7 @@ def test_between_two_ranks(start: Start, tmp_path: Path, body: Callable[[int], N
     on_two_ranks(start, tmp_path, body)
 
 
-# Under SLURM, by its variables (a real one: tests/run/test_slurm.py).
+# Under SLURM, by its variables.
 
 
 def as_task(folder: Path, rank: str, size: str, *overrides: str) -> None:

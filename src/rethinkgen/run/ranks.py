@@ -175,10 +175,6 @@ class Leader(Ranks):
         ours, theirs = socket.socketpair()
         self._connections[rank] = ours
         self._logs[rank] = folder / f"rank{rank}.log"
-        environment = dict(os.environ)
-        if "torch" in sys.modules:
-            # Whoever preloaded it may have shared out the cores, which a fresh process does not know.
-            environment["OMP_NUM_THREADS"] = str(sys.modules["torch"].get_num_threads())
         with self._logs[rank].open("wb") as output, theirs:
             self._processes[rank] = subprocess.Popen(
                 [sys.executable, "-m", "rethinkgen.run.follower", str(theirs.fileno()), str(rank), str(self.size)],
@@ -186,7 +182,6 @@ class Leader(Ranks):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=environment,
             )
 
     @contextlib.contextmanager

@@ -127,7 +127,7 @@ def _redirect_output(folder: RunFolder) -> None:
 
 def _take_share(share: Share) -> None:
     # For torch this comes too late, as it is imported: rethinkgen reads it. For what else it starts it does not.
-    os.environ["OMP_NUM_THREADS"] = str(share.threads)
+    os.environ["OMP_NUM_THREADS"] = str(share.threads * share.num_slots)
     if share.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
 
