@@ -21,8 +21,8 @@ def test_command(command: str, train: Command, capsys: pytest.CaptureFixture[str
     words = shlex.split(command)
     if words == ["--help"]:
         pytest.skip("tests/run/test_entry.py runs it")
-    if any(word.startswith("data=") or word == "trainer=ddp" for word in words):
-        # Other data than the embedded, or GPUs: composed, not run.
+    if any(word.startswith(("data=", "hydra/launcher=slurm")) or word == "trainer=ddp" for word in words):
+        # Other data than the embedded, GPUs, or a cluster: composed, not run.
         command_line(*words, "--cfg", "job")
         assert "_target_" in capsys.readouterr().out
         return

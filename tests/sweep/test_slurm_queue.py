@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from conftest import Command
 from rethinkgen.sweep import slurm
 from rethinkgen.sweep.jobs import Job
 
@@ -18,13 +18,10 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 def launcher(*overrides: str, name: str = "slurm") -> dict[str, Any]:
-    with initialize_config_dir(CONF, version_base=None):
+    with initialize_config_dir(CONF):
         config = compose("train", [f"hydra/launcher={name}", *overrides], return_hydra_config=True)
-    return {
-        key: config.hydra.launcher[key]
-        for key in ("nodes", "tasks_per_node", "gpus_per_node", "requeue")
-        if key in config.hydra.launcher
-    }
+    asked = config.hydra.launcher
+    return {key: asked[key] for key in ("nodes", "tasks_per_node", "gpus_per_node")}
 
 
 @pytest.mark.parametrize(
