@@ -106,17 +106,17 @@ def queue() -> dict[str, Entry]:
     return {entry.job_id: entry for entry in entries}
 
 
-def last_words(job_ids: Collection[str]) -> dict[str, tuple[str, str]]:
+def last_words(job_ids: Collection[str]) -> dict[str, tuple[str, str]] | None:
     """Return what accounting says of jobs: state (``CANCELLED by 0``) and exit code (``1:0``); nothing without it."""
     if shutil.which("sacct") is None:
-        return {}
+        return None
     try:
         listed = _ask(
             "sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode",
             f"--jobs={','.join(job_ids)}",
         )  # fmt: skip
     except SlurmError:
-        return {}  # there is no accounting, and the queue has said what it knows
+        return None  # the queue has said what it knows
     return {job_id: (state, code) for job_id, state, code in _fields(listed, 3)}
 
 
@@ -338,13 +338,14 @@ class SlurmSweep:
                 self._end(one, 0)
             else:
                 without_result.append(one)
-        words = last_words([one.job_id for one in without_result]) if without_result else {}
+        words = last_words([one.job_id for one in without_result]) if without_result else None
         for one in without_result:
             one.ended = one.ended or time.monotonic()
-            state, code = words.get(one.job_id, (one.state, ""))
+            state, code = (words or {}).get(one.job_id, (one.state, ""))
             kind = state.split()[0]
-            lag = ACCOUNTING_SECONDS if kind == "GONE" or kind not in ENDED else 0.0
-            if time.monotonic() - one.ended < (FILE_SECONDS if kind == "COMPLETED" else lag):
+            is_late = words is not None and (one.job_id not in words or kind not in ENDED)
+            patience = FILE_SECONDS if kind == "COMPLETED" else ACCOUNTING_SECONDS if is_late else 0.0
+            if time.monotonic() - one.ended < patience:
                 continue
             if kind not in ENDED:
                 state = kind = one.state
