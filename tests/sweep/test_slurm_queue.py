@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from conftest import Command
+from hydra_plugins.rethinkgen_slurm import outside_of_jobs
 from rethinkgen.sweep import slurm
 from rethinkgen.sweep.jobs import Job
 
@@ -96,6 +98,18 @@ def test_a_submission_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.M
     entries = {job_id: slurm.Entry(job_id, name, state, "None") for job_id, name, state in listed}
     monkeypatch.setattr(slurm, "queue", lambda: entries)
     assert submissions.alive() == {tmp_path / "runs" / "b": "7_1", tmp_path / "runs" / "d": "9"}
+
+
+def test_jobs_of_a_job_take_nothing_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/there")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with outside_of_jobs():
+        assert os.environ["SLURM_CPUS_PER_TASK"] == "8"  # the user's own wish
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with outside_of_jobs():
+        assert {name for name in os.environ if name.startswith("SLURM_")} == {"SLURM_CONF"}
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "8"
 
 
 def test_without_slurm_it_says_so(
