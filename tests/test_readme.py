@@ -21,9 +21,9 @@ def test_command(command: str, train: Command, capsys: pytest.CaptureFixture[str
     words = shlex.split(command)
     if words == ["--help"]:
         pytest.skip("tests/run/test_entry.py runs it")
-    if any(word.startswith("data=") or word == "trainer=ddp" for word in words):
-        # Other data than the embedded, or GPUs: composed, not run.
-        command_line(*words, "--cfg", "job")
+    if any(word.startswith(("data=", "hydra/launcher=slurm")) or word == "trainer=ddp" for word in words):
+        # Other data than the embedded, GPUs, or a cluster: composed, not run, and of a grid the first cell.
+        command_line(*(word.split(",")[0] for word in words if word != "-m"), "--cfg", "job")
         assert "_target_" in capsys.readouterr().out
         return
     has_trainer = any(word.startswith("trainer=") for word in words)

@@ -4,3 +4,4 @@ Hydra imports every module of this namespace when it starts; workers of launcher
 """
 
 from rethinkgen.run import identity  # noqa: F401
+from rethinkgen.sweep import slurm_needs  # noqa: F401

@@ -31,7 +31,8 @@ GRACE_SECONDS = 5.0
 """How long a signal waits for the end of a block, where a checkpoint can be saved; an evaluation may take longer."""
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
+"""SIGUSR2 is what SLURM sends before it preempts a job or its time is up."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -179,7 +180,7 @@ class ExactCheckpoint(Checkpoint):
 
     @contextlib.contextmanager
     def obeying_signals(self) -> Iterator[None]:
-        """On SIGINT or SIGTERM, save at the end of the epoch if that comes within seconds, and raise ``Interrupted``.
+        """On a signal that asks to stop, save at the end of the epoch if that comes within seconds; then interrupt.
 
         A second signal, or the end of the grace time, interrupts at once, wherever training is; the last checkpoint
         stands. The process's own handlers are put back afterwards.

@@ -108,10 +108,12 @@ def run(config: DictConfig) -> dict[str, Any]:
             "config": resolved,
             "seed": config.seed,
         }
-        folder.describe(**{key: run_identity[key] for key in ("run_id", "choices", "overrides", "seed")})
+        folder.describe(**{key: run_identity[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
         check_holds_this_run(folder, resolved)
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_skipped(folder, finished)
+            # Left by who meant to train it, again or at the same time, and did not.
+            folder.status.unlink(missing_ok=True)
             return dict(finished["metrics"])
         with folder.lock():
             # Another process may have finished it just before it let go of the lock.
@@ -187,6 +189,13 @@ def closing(training: Training) -> Iterator[None]:
         exit_code = 0
     finally:
         training.finish(exit_code)
+
+
+def slurm_job() -> dict[str, str]:
+    """Return the id that SLURM gave this process's job, as it spells it: ``17``, or ``17_3`` in an array."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job_id = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
+    return {"slurm_job": job_id} if job_id else {}
 
 
 def check_holds_this_run(folder: RunFolder, config: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     """How many of them are on this machine."""
+    has_own_cores: bool = False
+    """Whether it need not share this machine's cores with them."""
     node: int = 0
     num_nodes: int = 1
     address: str = "127.0.0.1"
@@ -394,6 +396,7 @@ def _slurm_place() -> dict[str, Any]:
         "size": size,
         "local_rank": int(os.environ["SLURM_LOCALID"]),
         "local_size": size // num_nodes,
+        "has_own_cores": "SLURM_CPUS_PER_TASK" in os.environ,
         "node": int(os.environ["SLURM_NODEID"]),
         "num_nodes": num_nodes,
         "address": "127.0.0.1" if num_nodes == 1 else _first_host(os.environ["SLURM_STEP_NODELIST"]),

@@ -82,7 +82,7 @@ class Training:
         self.identity = identity
         self.console = console
         check_keys_that_act(config, identity["overrides"])
-        share = max(1, default_threads() // self.ranks.local_size)
+        share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
         torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

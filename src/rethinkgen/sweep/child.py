@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -76,17 +77,25 @@ def _run(command: Command, folder: RunFolder) -> int:
     Plugins.instance()
     setup_globals()
     task = getattr(sys.modules[command.task_module], command.task_name)
-    try:
-        returned = run_job(
+    return exit_code(
+        lambda: run_job(
             hydra_context=command.hydra_context,
             # By its name stands what @hydra.main made of the function.
             task_function=getattr(task, "__wrapped__", task),
             config=command.config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
-        )
-        _ = returned.return_value  # raises what the job raised
-    except RunIsHeldError:
+        ),
+        folder,
+    )
+
+
+def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
+    """Run a job; return 0, 1 (failed, as ``status.json`` then says), or ``HELD``."""
+    try:
+        _ = run().return_value  # raises what the job raised
+    except RunIsHeldError as error:
+        print(error)
         return HELD
     except Exception as error:
         status = folder.read_status()

@@ -34,7 +34,7 @@ def conclude(folder: Path, jobs: Sequence[Job]) -> int:
     console = stdout()
     outcomes = tell_runs(folder, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
-    num_left = sum(outcome.state in ("interrupted", "missing", "running") for outcome in outcomes)
+    num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
     if num_failed or num_left:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)

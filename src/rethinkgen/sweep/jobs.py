@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
 
-State = Literal["done", "failed", "interrupted", "running", "missing"]
+State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Job:
         trainer: DictConfig = self.config.trainer
         return trainer
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
         self.fault = reason
         try:
-            self.folder.add_to_status("failed", reason=reason)
+            self.folder.add_to_status("failed", reason=reason, **details)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.folder.status, error)
 
@@ -85,7 +85,7 @@ class Job:
             return Outcome("failed", self.fault, result)
         if result is not None and state is None:
             return Outcome("done", result=result)
-        if state in ("failed", "interrupted"):
+        if state in ("failed", "interrupted", "waiting"):
             return Outcome(state, first_line(status.get("reason", "")), result)
         if state == "running" and not self.folder.is_held:
             return Outcome("interrupted", "its process ended without a word", result)

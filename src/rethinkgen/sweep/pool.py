@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
@@ -25,6 +25,7 @@ from rethinkgen.run.entry import as_the_user_set_it, wait_politely
 from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
+from rethinkgen.sweep.view import Progress
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,9 @@ class Running:
     is_stopping: bool = False
     """Whether a signal to the launcher was passed on to it."""
 
-
-@dataclass
-class Progress:
-    """How far a sweep is: what a view shows."""
-
-    waiting: deque[Job]
-    running: list[Running] = field(default_factory=list)
-    elsewhere: list[Job] = field(default_factory=list)
-    """Waiting for another process that trains the same run."""
-    ended: list[tuple[Job, int]] = field(default_factory=list)
-    """With their exit codes, in the order in which they ended."""
-    is_warm: bool = False
-    """Whether torch and Lightning are imported, so that jobs can start."""
+    def wrote(self, status: Mapping[str, Any]) -> bool:
+        """Whether ``status.json`` was written by this process."""
+        return bool(status.get("pid") == self.process.pid)
 
 
 class Pool:
@@ -79,7 +70,7 @@ class Pool:
         start: Callable[[Job, Share], BaseProcess],
         *,
         timeout_min: float | None = None,
-        watch: Callable[[Progress], None] = lambda _: None,
+        watch: Callable[[Progress[Running]], None] = lambda _: None,
     ) -> None:
         self.resources = resources
         self.start = start
@@ -90,9 +81,9 @@ class Pool:
         self._num_signals = 0
         self._looked_at = 0.0
 
-    def run(self, jobs: Sequence[Job]) -> Progress:
+    def run(self, jobs: Sequence[Job]) -> Progress[Running]:
         """Run all jobs to their ends, or until a signal stops the sweep: each running job then saves and ends."""
-        progress = Progress(deque(jobs))
+        progress: Progress[Running] = Progress(deque(jobs))
         server = ForkServer()
         with self._obeying_signals():
             try:
@@ -116,7 +107,7 @@ class Pool:
                     _kill_group(running.process)
         return progress
 
-    def _obey(self, progress: Progress) -> None:
+    def _obey(self, progress: Progress[Running]) -> None:
         """On a first signal start nothing more and have the running jobs save; on a second one kill them."""
         if self.stopped_by is None:
             return
@@ -129,7 +120,7 @@ class Pool:
                 running.is_stopping = True
                 _send(running.process, self.stopped_by)
 
-    def _look_elsewhere(self, progress: Progress) -> None:
+    def _look_elsewhere(self, progress: Progress[Running]) -> None:
         if time.monotonic() - self._looked_at < HELD_SECONDS:
             return
         self._looked_at = time.monotonic()
@@ -138,7 +129,7 @@ class Pool:
                 progress.elsewhere.remove(job)
                 progress.waiting.appendleft(job)
 
-    def _start_what_fits(self, progress: Progress) -> None:
+    def _start_what_fits(self, progress: Progress[Running]) -> None:
         # In order, but a job that needs less may pass one that waits for several devices to be free.
         for job in list(progress.waiting):
             if self.resources.free == 0 or self.stopped_by is not None:
@@ -161,7 +152,7 @@ class Pool:
             process.start()
             progress.running.append(Running(job, process, share))
 
-    def _reap(self, progress: Progress, running: Running) -> None:
+    def _reap(self, progress: Progress[Running], running: Running) -> None:
         process, job = running.process, running.job
         code = process.exitcode
         assert code is not None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,16 +17,47 @@ from rich.text import Text
 from rethinkgen.run.screen import duration, percent, stdout
 from rethinkgen.sweep.jobs import Job, labels, shown
 
-if TYPE_CHECKING:
-    from rethinkgen.sweep.pool import Progress, Running
-
 LINE_SECONDS = 30.0
 """Between two lines of the count where nobody looks at a terminal."""
 MOST_ROWS = 30
 
 
+class Running(Protocol):
+    """A job that runs, whoever runs it."""
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+
+    @property
+    def started(self) -> float:
+        """When it began, on the monotonic clock."""
+
+    def wrote(self, status: Mapping[str, Any]) -> bool:
+        """Whether ``status.json`` speaks of this attempt, and not of one before."""
+
+
+R = TypeVar("R", bound=Running)
+
+
+@dataclass
+class Progress(Generic[R]):
+    """How far a sweep is: what a view shows."""
+
+    waiting: deque[Job]
+    running: list[R] = field(default_factory=list)
+    elsewhere: list[Job] = field(default_factory=list)
+    """Waiting for another process that trains the same run."""
+    ended: list[tuple[Job, int]] = field(default_factory=list)
+    """With their exit codes, in the order in which they ended."""
+    is_warm: bool = False
+    """Whether torch and Lightning are imported, so that jobs can start."""
+    note: str = ""
+    """What else there is to say."""
+
+
 @contextmanager
-def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progress], None]]:
+def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progress[Any]], None]]:
     """Give a function that shows the progress of ``num_missing`` of ``jobs``; the others were finished before."""
     console = stdout()
     names = dict(zip(map(id, jobs), labels(jobs), strict=True))
@@ -34,7 +67,7 @@ def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progre
         return
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
-        def show(progress: Progress) -> None:
+        def show(progress: Progress[Any]) -> None:
             live.update(view.draw(progress), refresh=True)
 
         yield show
@@ -52,7 +85,7 @@ class View:
         self._told_at = time.monotonic()
         self._last_line = ""
 
-    def draw(self, progress: Progress) -> RenderableType:
+    def draw(self, progress: Progress[Any]) -> RenderableType:
         """Return one line for each running job, and the count."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name, justify in (("running", "left"), ("epoch", "right"), ("accuracy", "right"), ("images/s", "right")):
@@ -67,7 +100,7 @@ class View:
             parts.append(Text("starting torch and Lightning", style="dim"))
         return Group(*parts, Text(self._count(progress)))
 
-    def print_lines(self, progress: Progress) -> None:
+    def print_lines(self, progress: Progress[Any]) -> None:
         """Print a line for each job that has ended, and the count every so often."""
         for job, code in progress.ended[self._num_told :]:
             self._num_told += 1
@@ -83,7 +116,7 @@ class View:
     def _row(self, running: Running) -> list[str]:
         status = running.job.folder.read_status()
         seconds = duration(time.monotonic() - running.started)
-        if status.get("pid") != running.process.pid or "step" not in status:
+        if not running.wrote(status) or "step" not in status:
             return [self.names[id(running.job)], "", "", "", seconds]
         epoch, accuracy = status.get("epoch"), status.get("accuracy")
         return [
@@ -94,7 +127,7 @@ class View:
             seconds,
         ]
 
-    def _count(self, progress: Progress) -> str:
+    def _count(self, progress: Progress[Any]) -> str:
         num_failed = sum(code != 0 for _, code in progress.ended)
         counts = {
             "done": len(progress.ended) - num_failed,
@@ -105,7 +138,8 @@ class View:
         if progress.elsewhere:
             counts["running elsewhere"] = len(progress.elsewhere)
         text = " · ".join(f"{count} {name}" for name, count in counts.items())
-        return f"{text} · {duration(time.monotonic() - self.began)}"
+        text = f"{text} · {duration(time.monotonic() - self.began)}"
+        return f"{text} · {progress.note}" if progress.note else text
 
 
 def _how_it_ended(job: Job, code: int) -> str:
