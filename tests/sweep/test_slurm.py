@@ -195,7 +195,7 @@ def test_requeued_in_mid_run_ends_with_the_numbers_of_an_undisturbed_run(
 
 
 def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Callable[..., Sweep]) -> None:
-    ddp = sweep("trainer=ddp_cpu", "max_steps=2500", "checkpoint_seconds=1")
+    ddp = sweep("trainer=ddp_cpu", "max_steps=1500", "checkpoint_seconds=1")
     process = ddp.start()
     wait_until(is_training(ddp), "the run trains")
     job_id = str(ddp.submitted())
@@ -206,7 +206,7 @@ def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Call
     assert "Going on from step" in printed
     result = read_result(ddp.folder())
     assert result["world_size"] == 2
-    assert result["metrics"]["steps"] == 2500
+    assert result["metrics"]["steps"] == 1500
     assert ddp.job_ids() == [job_id]
 
 
