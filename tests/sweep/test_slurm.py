@@ -49,13 +49,16 @@ class Sweep:
         self.runs = folder / "multirun" / "runs"
         self.overrides = overrides
         self.output = folder / "printed.txt"
+        self.processes: list[subprocess.Popen[bytes]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=slurm", *TINY, *self.overrides]
         command += [f"results_dir={self.runs.parent}", "hydra.launcher.cpus_per_task=1"]
         with self.output.open("w") as output:
-            return subprocess.Popen(command, cwd=self.runs.parents[1], stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=self.runs.parents[1], stdout=output, stderr=subprocess.STDOUT)
+        self.processes.append(process)
+        return process
 
     def run(self) -> tuple[int, str]:
         """Run the command to its end and return its exit code and what it printed."""
@@ -81,7 +84,10 @@ class Sweep:
         listed = ask("sacct", "-X", "--noheader", "--parsable2", "--format=JobID", f"--name={names}")
         return sorted(set(listed.split()))
 
-    def cancel(self) -> None:
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
         ids = [fact["slurm_job"] for fact in self.facts() if "slurm_job" in fact]
         subprocess.run(["scancel", "--quiet", *ids], check=False)
 
@@ -99,7 +105,7 @@ def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
 
     yield make
     for one in made:
-        one.cancel()
+        one.end()
 
 
 def ask(*command: str) -> str:
@@ -126,9 +132,7 @@ def out_of_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swee
     sweep = Sweep(tmp_path_factory.mktemp("out_of_time"), "max_steps=30000", "checkpoint_seconds=1", *limits)
     process = sweep.start()
     yield sweep, process
-    process.kill()
-    process.wait()
-    sweep.cancel()
+    sweep.end()
 
 
 def test_grid_is_one_array_and_a_second_command_submits_nothing(
@@ -191,7 +195,7 @@ def test_requeued_in_mid_run_ends_with_the_numbers_of_an_undisturbed_run(
 
 
 def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Callable[..., Sweep]) -> None:
-    ddp = sweep("trainer=ddp_cpu", "max_steps=2500", "checkpoint_seconds=1")
+    ddp = sweep("trainer=ddp_cpu", "max_steps=1500", "checkpoint_seconds=1")
     process = ddp.start()
     wait_until(is_training(ddp), "the run trains")
     job_id = str(ddp.submitted())
@@ -202,7 +206,7 @@ def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Call
     assert "Going on from step" in printed
     result = read_result(ddp.folder())
     assert result["world_size"] == 2
-    assert result["metrics"]["steps"] == 2500
+    assert result["metrics"]["steps"] == 1500
     assert ddp.job_ids() == [job_id]
 
 
@@ -232,7 +236,8 @@ def test_run_of_another_process_is_left_to_it(sweep: Callable[..., Sweep]) -> No
         RunFolder(one.folder()).write_status("running", step=1)
         wait_until(lambda: not ask("squeue", "--noheader", "--name", one.facts()[0]["name"]), "the job gives way")
         assert one.status()["pid"] == os.getpid()
-        assert ask("sacct", "-X", "--noheader", "--parsable2", "--format=ExitCode", "-j", job_id).strip() == f"{HELD}:0"
+        exit_code = ["sacct", "-X", "--noheader", "--parsable2", "--format=ExitCode", "--jobs", job_id]
+        wait_until(lambda: ask(*exit_code).strip() == f"{HELD}:0", "accounting knows why")
         time.sleep(2 * LOOK_SECONDS[0])
         assert process.poll() is None
     assert process.wait(PATIENCE_SECONDS) == 0, one.output.read_text()
