@@ -64,6 +64,29 @@ def test_other_settings_are_not_compared_and_what_is_not_fitted_is_said() -> Non
     ]
 
 
+def test_a_mean_over_different_questions_says_so() -> None:
+    results = [result("none", seed=0), result("none", seed=1), result("none", seed=0), result("none", seed=1)]
+    for one in results[2:]:
+        one["config"]["max_steps"] = 5
+    assert sentences(results)[0].startswith("digits, none (mean of 4 in 2 settings): ")
+    results[0]["choices"]["regularizer"] = ["dropout"]
+    first, second = sentences(results)
+    assert first.startswith("digits, none, dropout: fit")
+    assert second.startswith("digits, none, no regularizer (mean of 3 in 2 settings): fit")
+
+
+def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a [bold]b[/red]"
+    overrides = ["regularizer=[weight_decay]", "regularizer=[flip]"]
+    jobs = [finished(folder, f"run{n}", result("none"), override) for n, override in enumerate(overrides)]
+    (folder / "run0" / "wandb" / "offline-run-1").mkdir(parents=True)
+    assert conclude([folder], jobs) == 0
+    output = capsys.readouterr().out
+    assert "[weight_decay]" in output
+    assert f"{folder}/summary.csv" in output
+    assert f"wandb sync '{folder}'/*/wandb/offline-run-*" in output
+
+
 def test_the_summary_is_flat_and_pandas_reads_it_as_it_is(tmp_path: Path) -> None:
     finished(tmp_path, "a", result("none", steps=100))
     finished(tmp_path, "b", result("partial_labels", steps=None, probability=0.4))
@@ -84,7 +107,7 @@ def test_the_summary_is_flat_and_pandas_reads_it_as_it_is(tmp_path: Path) -> Non
 def test_failed_rows_come_first_where_there_are_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [finished(tmp_path, f"run{seed}", result("none", seed), f"seed={seed}") for seed in range(100)]
     (tmp_path / "run99" / "status.json").write_text('{"state": "failed", "reason": "at last"}')
-    assert conclude(tmp_path, jobs) == 1
+    assert conclude([tmp_path], jobs) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("99 ")
     assert "failed: at last" in lines[1]

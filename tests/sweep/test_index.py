@@ -53,6 +53,15 @@ def test_it_forgets_when_a_config_or_a_variable_it_reads_changes(
     assert known(tmp_path, conf) is None
 
 
+def test_another_config_of_the_same_folder_is_another_beginning(tmp_path: Path, conf: Path) -> None:
+    run = add(tmp_path, conf, config())
+    assert Index(tmp_path / "sweep", [conf], [], "other").find(OVERRIDES) is None
+    (conf / "train.yaml").rename(conf / "renamed.yaml")
+    assert known(tmp_path, conf) is None
+    (conf / "renamed.yaml").rename(conf / "train.yaml")
+    assert known(tmp_path, conf) == run
+
+
 def test_it_forgets_when_the_data_change(tmp_path: Path, conf: Path) -> None:
     images = tmp_path / "images"
     for split in ("train", "test"):

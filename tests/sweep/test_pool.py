@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -53,7 +54,7 @@ def test_however_a_job_ends_the_others_finish_and_its_row_says_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        run_odd_jobs(tmp_path, "seed=0,1,2,3,4,6", "hydra.launcher.timeout_min=0.05", "hydra.launcher.n_jobs=3")
+        run_odd_jobs(tmp_path, "seed=0,1,2,3,4,6,7", "hydra.launcher.timeout_min=0.05", "hydra.launcher.n_jobs=3")
     assert end.value.code == 1
     reasons = {seed: (status["state"], status["reason"]) for seed, status in statuses(tmp_path).items()}
     assert reasons == {
@@ -61,6 +62,7 @@ def test_however_a_job_ends_the_others_finish_and_its_row_says_why(
         2: ("failed", "sys.exit(3)"),
         3: ("failed", "killed by SIGKILL (out of memory?)"),
         4: ("failed", "stopped after 0.05 min (hydra.launcher.timeout_min)"),
+        7: ("failed", "sys.exit(75)"),
     }
     assert "odd_jobs.py" in statuses(tmp_path)[1]["traceback"]
     seeds = [read_result(path.parent)["seed"] for path in tmp_path.glob("multirun/runs/*/result.json")]
@@ -68,10 +70,10 @@ def test_however_a_job_ends_the_others_finish_and_its_row_says_why(
 
     output = capsys.readouterr().out
     assert "failed: RuntimeError: one is odd" in output
-    assert "The same command runs the 4 failed and nothing else:" in output
+    assert "The same command runs the 5 failed and nothing else:" in output
     assert "hydra.launcher.timeout_min=0.05" in output
     summary = pd.read_csv(tmp_path / "multirun" / "runs" / "summary.csv")
-    assert sorted(summary["state"]) == ["done", "done", "failed", "failed", "failed", "failed"]
+    assert sorted(summary["state"]) == ["done"] * 2 + ["failed"] * 5
     assert set(summary.loc[summary["state"] == "done", "regularizer"]) == {"none"}
     assert summary.loc[summary["state"] == "done", "test/accuracy"].between(0, 1).all()
 
@@ -92,6 +94,42 @@ def test_the_same_command_runs_only_what_is_missing_and_a_wider_grid_only_the_ne
     assert first.items() <= now.items()
     train(*command, "seed=0,1")
     assert "4 of 4 runs were finished before." in capsys.readouterr().out
+
+
+def test_a_finished_run_whose_status_was_left_behind_is_done(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", *TINY, "max_steps=20", "seed=0"]
+    folder = train(*command)
+    written = (folder / "result.json").stat().st_ino
+    for _ in range(2):  # killed just after the result was written; a rerun that failed before it began
+        (folder / "status.json").write_text('{"state": "running", "pid": 1}')
+        capsys.readouterr()
+        train(*command)
+        assert " done" in capsys.readouterr().out
+        assert not (folder / "status.json").exists()
+    assert (folder / "result.json").stat().st_ino == written
+
+
+def test_a_file_where_a_runs_folder_should_be_fails_that_run_alone(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-m", *TINY, "max_steps=20"]
+    folder = train(*command, "seed=0")
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(SystemExit):
+        train(*command, "seed=0,1")
+    output = capsys.readouterr().out
+    assert "failed: " in output
+    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 1
+
+
+def test_each_sweep_of_a_command_has_its_own_summary(train: Command, tmp_path: Path) -> None:
+    train("-m", *TINY, "max_steps=20", "sweep=a,b", "seed=0")
+    for name in ("a", "b"):
+        assert len(pd.read_csv(tmp_path / "multirun" / name / "summary.csv")) == 1
+        assert "sweep=a,b" in (tmp_path / "multirun" / name / "commands.txt").read_text()
 
 
 def test_rerun_trains_the_whole_grid_again_each_time(train: Command, tmp_path: Path) -> None:
@@ -198,6 +236,47 @@ def test_ctrl_c_has_the_jobs_save_and_the_same_command_goes_on(start: Start, tra
     assert "The same command runs the 3 unfinished and nothing else" in output
     saved = {status["step"] for status in statuses(tmp_path).values()}
     assert min(saved) > 0
+
+
+def test_a_second_signal_kills_and_the_runs_are_interrupted_not_failed(start: Start, tmp_path: Path) -> None:
+    launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1", "hydra.launcher.n_jobs=2")
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    deaf, other = children_of(tmp_path)
+    os.kill(deaf, signal.SIGSTOP)
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGTERM)
+    wait_until(lambda: not is_running(other), 20)
+    assert launcher.is_alive()
+    os.kill(launcher.pid, signal.SIGTERM)
+    launcher.join()
+    assert launcher.exitcode == 128 + signal.SIGTERM
+    assert sorted(status["reason"] for status in statuses(tmp_path).values()) == [
+        "SIGTERM",
+        "SIGTERM, before it could save",
+    ]
+    assert {status["state"] for status in statuses(tmp_path).values()} == {"interrupted"}
+    assert "a second Ctrl-C kills it" in (tmp_path / "output.txt").read_text()
+
+
+def test_jobs_outlive_the_server_they_were_forked_from(start: Start, tmp_path: Path) -> None:
+    grid = [*TINY, "max_steps=4000", "seed=0,1", "hydra.launcher.n_jobs=2", "checkpoint_seconds=0.1"]
+    launcher = start("-m", f"results_dir={tmp_path}/multirun", *grid)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    job = children_of(tmp_path)[0]
+    server = int(Path(f"/proc/{job}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(server, signal.SIGKILL)
+    launcher.join()
+    assert launcher.exitcode == 0, (tmp_path / "output.txt").read_text()
+    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2
+
+
+def test_a_job_that_was_stopped_by_somebody_else_leaves_the_sweep_unfinished(start: Start, tmp_path: Path) -> None:
+    launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0")
+    wait_until(lambda: bool(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))), 90)
+    os.kill(children_of(tmp_path)[0], signal.SIGTERM)
+    launcher.join()
+    assert launcher.exitcode == 1
+    assert "interrupted: SIGTERM" in (tmp_path / "output.txt").read_text()
 
 
 def test_no_job_outlives_a_launcher_that_was_killed(start: Start, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -21,6 +22,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from rich.markup import escape
 
 from rethinkgen.checks import check_switch
 from rethinkgen.run import identity
@@ -112,13 +114,15 @@ def run(config: DictConfig) -> dict[str, Any]:
         check_holds_this_run(folder, resolved)
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_skipped(folder, finished)
-            # Left by who meant to train it, again or at the same time, and did not.
-            folder.status.unlink(missing_ok=True)
+            if not folder.is_held:
+                # Left by who meant to train it again and did not, or was killed when the result was just written.
+                folder.status.unlink(missing_ok=True)
             return dict(finished["metrics"])
         with folder.lock():
             # Another process may have finished it just before it let go of the lock.
             if not is_rerun and (finished := folder.read_result()) is not None:
                 tell_skipped(folder, finished)
+                folder.status.unlink(missing_ok=True)
                 return dict(finished["metrics"])
             return train(config, folder, run_identity, ranks)
 
@@ -140,7 +144,8 @@ def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
 def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Train the run in ``folder``, whose lock is held, and tell what was seen."""
     console = stdout()
-    console.print(f"[bold]{folder.path.name}[/bold]  [dim]→ {folder.path}[/dim]", highlight=False, soft_wrap=True)
+    where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
+    console.print(where, highlight=False, soft_wrap=True)
     wait_politely()
     ranks.begin(folder.path, run_identity)
     with console.status("starting torch and Lightning"):
@@ -151,7 +156,7 @@ def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any], r
     # Not before it is clear that nothing is wrong with the command.
     if folder.result.exists():
         aside = folder.set_aside_result()
-        console.print(f"The earlier result is kept in {aside}.", highlight=False, soft_wrap=True)
+        console.print(f"The earlier result is kept in {aside}.", highlight=False, markup=False, soft_wrap=True)
     folder.write_config(run_identity["config"], run_identity["overrides"])
     folder.write_status("running", started=now())
     with closing(training):
@@ -159,7 +164,8 @@ def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any], r
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.offline_folder is not None:
-            console.print(f"[dim]W&B logged offline: wandb sync {mirror.offline_folder}[/dim]", soft_wrap=True)
+            sync = f"W&B logged offline: wandb sync {shlex.quote(str(mirror.offline_folder))}"
+            console.print(sync, style="dim", highlight=False, markup=False, soft_wrap=True)
     return dict(result["metrics"])
 
 
@@ -279,7 +285,7 @@ def reason_of(error: BaseException) -> str:
 def is_outside_trouble(error: BaseException) -> bool:
     """Whether the message of what ended the training says all, so that no traceback is needed."""
     # By name, as these are defined beside what imports torch.
-    names = ("TrainingDivergedError", "Interrupted", "KeyboardInterrupt", "RankDiedError")
+    names = ("TrainingDivergedError", "Interrupted", "KeyboardInterrupt", "RankDiedError", "JobFailedError")
     return type(error).__name__ in names or is_full_disk(error)
 
 

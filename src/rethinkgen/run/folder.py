@@ -157,7 +157,7 @@ class RunFolder:
         try:
             with (self.path / ".lock").open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except BlockingIOError:
             return True
@@ -200,7 +200,7 @@ def write_atomically(path: Path, text: str, *, is_durable: bool = True) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}). Remove it to train the run again.") from error

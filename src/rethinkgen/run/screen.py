@@ -56,7 +56,7 @@ def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
     console = stdout()
     commit = (result["commit"] or "unknown")[:10]
     console.print(
-        f"[bold]{folder.path.name}[/bold] was finished on {result['finished']} at commit {commit}.",
+        f"[bold]{escape(folder.path.name)}[/bold] was finished on {result['finished']} at commit {commit}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -136,4 +136,4 @@ def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
     console.print(f"Error: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
     if folder.has_begun:
         kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
-        console.print(f"{kept}: {folder.path}", highlight=False, soft_wrap=True)
+        console.print(f"{kept}: {folder.path}", highlight=False, markup=False, soft_wrap=True)

@@ -60,9 +60,9 @@ def run_in_child(command: Command) -> NoReturn:
     try:
         code = _run(command, folder)
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-        if code == 0:
-            code = 1  # a run that ended well returns
+        # A run that ended well returns; and what is above 255 would be cut to something else.
+        is_code = isinstance(error.code, int) and 0 < error.code < 256 and error.code != HELD
+        code = int(error.code) if is_code else 1  # type: ignore[arg-type]
         if folder.read_status().get("pid") != os.getpid():
             folder.add_to_status("failed", reason=f"sys.exit({error.code!r})", pid=os.getpid())
     finally:

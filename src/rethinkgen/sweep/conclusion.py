@@ -25,33 +25,33 @@ from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
 MOST_SENTENCES = 12
+SEEDS = ("seed", "data.seed", "data.order_seed")
 
 
-def conclude(folder: Path, jobs: Sequence[Job]) -> int:
-    """Tell what came of ``jobs``, write ``summary.csv`` of all runs in ``folder``, and return how many failed."""
+def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
+    """Tell what came of ``jobs``, write each folder's ``summary.csv``, and return how many jobs have no result."""
     from rethinkgen.sweep.grid import command_line
 
     console = stdout()
-    outcomes = tell_runs(folder, jobs)
+    outcomes = tell_runs(folders, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
     if num_failed or num_left:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
-        console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"  [bold]{escape(command_line(leaving_out='rerun'))}[/bold]", highlight=False, soft_wrap=True)
     elif (Path(sys.argv[0]).parent / "report.py").exists():
+        report = shlex.join(["python", "report.py", *map(shown, folders)])
         console.print("Tables and figures:", highlight=False)
-        console.print(
-            f"  [bold]python report.py {escape(shlex.quote(shown(folder)))}[/bold]", highlight=False, soft_wrap=True
-        )
-    return num_failed
+        console.print(f"  [bold]{escape(report)}[/bold]", highlight=False, soft_wrap=True)
+    return num_failed + num_left
 
 
 def tell_runs(
-    folder: Path, jobs: Sequence[Job], *, columns: Mapping[str, Sequence[str]] | None = None
+    folders: Sequence[Path], jobs: Sequence[Job], *, columns: Mapping[str, Sequence[str]] | None = None
 ) -> list[Outcome]:
-    """Show the table of ``jobs`` and what was seen across them, and write ``summary.csv``; return what came of each.
+    """Show the table of ``jobs`` and what was seen across them, write each folder's ``summary.csv``; return outcomes.
 
     ``columns`` are further ones of the table, by their headers, with a text for each job.
     """
@@ -60,16 +60,19 @@ def tell_runs(
     console.print(_table(jobs, outcomes, columns or {}))
     for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    try:
-        summary = write_summary(folder, {job.path for job in jobs})
+    for folder in folders:
+        try:
+            summary = shown(write_summary(folder))
+            console.print(
+                f"Every choice and number of every run: {summary}", highlight=False, markup=False, soft_wrap=True
+            )
+        except OSError as error:
+            console.print(f"summary.csv cannot be written: {error}", style="red", markup=False, soft_wrap=True)
+    if offline := [folder for folder in folders if any(folder.glob("*/wandb/offline-run-*"))]:
+        globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/offline-run-*" for folder in offline)
         console.print(
-            f"Every choice and number of every run: {shown(summary)}", highlight=False, markup=False, soft_wrap=True
+            f"W&B logged offline: wandb sync {globs}", style="dim", highlight=False, markup=False, soft_wrap=True
         )
-    except OSError as error:
-        console.print(f"summary.csv cannot be written: {error}", style="red", markup=False, soft_wrap=True)
-    if any(folder.glob("*/wandb/offline-run-*")):
-        to_sync = f"wandb sync {shlex.quote(shown(folder))}/*/wandb/offline-run-*"
-        console.print(f"W&B logged offline: {to_sync}", style="dim", highlight=False, markup=False, soft_wrap=True)
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:
@@ -122,17 +125,21 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
     A ratio of steps is the median over pairs of runs that differ in nothing but the corruption.
     """
     true_steps = {_setting(result): result["metrics"]["steps_to_fit"] for result in results if _kind(result) == "none"}
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        groups[(_corruption(result), result["choices"]["model"])].append(result)
-    several_models = len({model for _, model in groups}) > 1
+        regularizers = "+".join(result["choices"]["regularizer"]) or "no regularizer"
+        groups[(_corruption(result), result["choices"]["model"], regularizers)].append(result)
+    varying = [number for number in (1, 2) if len({key[number] for key in groups}) > 1]
     lines = []
-    for (corruption, model), group in groups.items():
+    for key, group in groups.items():
+        what = ", ".join([key[0], *(key[number] for number in varying)])
         fits = [result["metrics"]["fit/accuracy"] for result in group]
         tests = [result["metrics"]["test/accuracy"] for result in group]
         chance = statistics.mean(1 / result["num_classes"] for result in group)
-        runs = f" (mean of {len(group)})" if len(group) > 1 else ""
-        line = f"{corruption}{f', {model}' if several_models else ''}{runs}: fit {percent(statistics.mean(fits))}, "
+        settings = len({_setting(result, but_for=SEEDS) for result in group})
+        several = f" in {settings} settings" if settings > 1 else ""
+        runs = f" (mean of {len(group)}{several})" if len(group) > 1 else ""
+        line = f"{what}{runs}: fit {percent(statistics.mean(fits))}, "
         line += f"test {percent(statistics.mean(tests))} (chance {percent(chance)})"
         if all(result["fitted"] for result in group):
             how = "memorised" if _kind(group[0]) == "random_labels" else "fitted"
@@ -166,20 +173,21 @@ def _corruption(result: dict[str, Any]) -> str:
     return data + " ".join([_kind(result), *values])
 
 
-def _setting(result: dict[str, Any]) -> str:
-    """Everything that identifies a run but its corruption."""
+def _setting(result: dict[str, Any], *, but_for: tuple[str, ...] = ()) -> str:
+    """Everything that identifies a run but its corruption, and but for some keys."""
     config = flatten(identifying(result["config"])).items()
-    return str(sorted((key, str(value)) for key, value in config if not key.startswith("data.corruption.")))
+    kept = [(key, str(value)) for key, value in config if not key.startswith("data.corruption.") and key not in but_for]
+    return str(sorted(kept))
 
 
-def write_summary(folder: Path, more: Iterable[Path] = ()) -> Path:
-    """Write ``summary.csv``: a row for each run in ``folder`` and of ``more``.
+def write_summary(folder: Path) -> Path:
+    """Write ``summary.csv``: a row for each run in ``folder``.
 
     A column for every choice, every value that varies, and every metric. Made for ``pandas.read_csv``: a list is joined
     by ``+``, an empty one is ``none``, what was not reached is empty.
     """
     files = [file for name in ("result", "status") for file in folder.glob(f"*/{name}.json")]
-    paths = {file.parent.resolve() for file in files} | {path.resolve() for path in more}
+    paths = {file.parent.resolve() for file in files}
     rows = [_row(path, folder) for path in sorted(paths)]
     varied = _varied(dict.fromkeys(key for row in rows for key in row["config"]), rows)
     table = []

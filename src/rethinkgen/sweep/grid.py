@@ -35,7 +35,7 @@ class JobFailedError(RuntimeError):
 def run_grid(
     launcher: Launcher, hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]]
 ) -> Sequence[JobReturn]:
-    """Run what is missing of the cells and tell what was seen; exit with 1 if a run failed.
+    """Run what is missing of the cells and tell what was seen; exit with 1 if a run has no result then.
 
     Raises:
         ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
@@ -47,7 +47,9 @@ def run_grid(
     missing = [job for job in jobs if not job.was_done]
     if len(missing) < len(jobs):
         stdout().print(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.", highlight=False)
-    note_command(folder)
+    sweeps = sorted({job.path.parent for job in jobs})
+    for sweep in sweeps:
+        note_command(sweep)
     returns: Sequence[JobReturn] = []
     stopped_by: int | None = None
     try:
@@ -55,10 +57,10 @@ def run_grid(
             returns = launch(launcher, missing, jobs)
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
-    num_failed = conclude(folder, jobs)
+    num_lacking = conclude(sweeps, jobs)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
-    if num_failed:
+    if num_lacking:
         sys.exit(1)
     return returns
 
@@ -75,7 +77,8 @@ def find_jobs(
     hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]], folder: Path
 ) -> list[Job]:
     """Return a job for each cell, those of the same run once; what the index does not know is composed."""
-    index = Index(folder, config_folders(hydra_context), config.hydra.overrides.hydra)
+    folders = config_folders(hydra_context)
+    index = Index(folder, folders, config.hydra.overrides.hydra, str(config.hydra.job.config_name))
     jobs: dict[Path, Job] = {}
     for number, overrides in enumerate(_with_progress(cells)):
         path = index.find(overrides)
@@ -124,9 +127,10 @@ def note_command(folder: Path) -> None:
         file.write(f"{now()}  {command_line()}\n")
 
 
-def command_line() -> str:
-    """Return the command that this process was started with, as one would type it."""
-    return shlex.join(["python", *sys.argv])
+def command_line(*, leaving_out: str = "") -> str:
+    """Return the command that this process was started with, as one would type it, without one key's override."""
+    arguments = [argument for argument in sys.argv if not leaving_out or argument.split("=")[0] != leaving_out]
+    return shlex.join(["python", *arguments])
 
 
 def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:

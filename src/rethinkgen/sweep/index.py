@@ -31,12 +31,15 @@ class Index:
         folder: the sweep's.
         config_folders: where configs are read from.
         hydra_overrides: Hydra's own of the command, which all jobs share.
+        config_name: of the config that all begin with.
     """
 
-    def __init__(self, folder: Path, config_folders: Sequence[Path], hydra_overrides: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, config_folders: Sequence[Path], hydra_overrides: Sequence[str], config_name: str = "train"
+    ) -> None:
         self.folder = folder
         shared = sorted(item for item in hydra_overrides if not item.startswith(CONTROLLER_PREFIXES))
-        self._state = _hash([_state_of(config_folders), *shared])
+        self._state = _hash([_state_of(config_folders), config_name, *shared])
         self._entries = self._read()
 
     def find(self, overrides: Sequence[str]) -> Path | None:
@@ -88,7 +91,11 @@ def _hash(parts: Sequence[str]) -> str:
 
 
 def _state_of(config_folders: Sequence[Path]) -> str:
-    texts = [path.read_text() for folder in config_folders for path in sorted(folder.rglob("*.yaml"))]
+    texts = [
+        f"{path.relative_to(folder)}\n{path.read_text()}"
+        for folder in config_folders
+        for path in sorted(folder.rglob("*.yaml"))
+    ]
     names = sorted({name for text in texts for name in re.findall(r"oc\.env:\s*([A-Za-z0-9_]+)", text)})
     variables = [f"{name}={os.environ.get(name)}" for name in names]
     return _hash([importlib.metadata.version("rethinkgen"), Path(identity.__file__).read_text(), *variables, *texts])

@@ -45,8 +45,8 @@ class Job:
     """Composed, with Hydra's node; not there where the index already knew the folder."""
     was_done: bool = False
     """Whether it was finished before this command."""
-    fault: str = ""
-    """Why it has no result, as far as the launcher knows."""
+    fault: Outcome | None = None
+    """How it ended, where only the launcher can tell."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -67,9 +67,16 @@ class Job:
 
     def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
-        self.fault = reason
+        self._end("failed", reason, **details)
+
+    def interrupt(self, reason: str) -> None:
+        """Note that the job's process was stopped before it could say so."""
+        self._end("interrupted", reason)
+
+    def _end(self, state: State, reason: str, **details: str) -> None:
+        self.fault = Outcome(state, first_line(reason))
         try:
-            self.folder.add_to_status("failed", reason=reason, **details)
+            self.folder.add_to_status(state, reason=reason, **details)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.folder.status, error)
 
@@ -82,16 +89,21 @@ class Job:
         status = self.folder.read_status()
         state = status.get("state")
         if self.fault and state not in ("failed", "interrupted"):
-            return Outcome("failed", self.fault, result)
+            return self.fault
         if result is not None and state is None:
             return Outcome("done", result=result)
         if state in ("failed", "interrupted", "waiting"):
             return Outcome(state, first_line(status.get("reason", "")), result)
         if state == "running" and not self.folder.is_held:
-            return Outcome("interrupted", "its process ended without a word", result)
+            return self._finished_meanwhile() or Outcome("interrupted", "its process ended without a word", result)
         if state == "running":
             return Outcome("running", result=result)
-        return Outcome("missing", result=result)
+        return self._finished_meanwhile() or Outcome("missing", result=result)
+
+    def _finished_meanwhile(self) -> Outcome | None:
+        # The status goes once the result is there: who reads the result first may see neither.
+        result = self.folder.read_result()
+        return None if result is None or self.folder.status.exists() else Outcome("done", result=result)
 
 
 def first_line(text: str) -> str:

@@ -31,10 +31,16 @@ log = logging.getLogger(__name__)
 
 PRELOADED = ["rethinkgen.run.training", "rethinkgen.sweep.child", "rethinkgen.data.corruption", "rethinkgen.model.mlp"]
 TICK_SECONDS = 0.25
+SERVER_DIED = 255
+"""What multiprocessing makes of a process whose end the fork server did not tell."""
 HELD_SECONDS = 1.0
 """Between two looks at a run that another process trains."""
+DEAF_SECONDS = 1.0
+"""How long a process may take from its fork to listening to signals."""
 KILL_AFTER_SECONDS = 30.0
-"""How long a job that ran out of time may take to save."""
+"""How long a job may take to save once it was asked to."""
+LEAVING_SECONDS = 10.0
+"""The same, where the launcher itself must end."""
 
 
 @dataclass
@@ -47,8 +53,8 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     stopped_at: float | None = None
     """When it was asked to stop because its time was up."""
-    is_stopping: bool = False
-    """Whether a signal to the launcher was passed on to it."""
+    told_at: float | None = None
+    """When a signal to the launcher was passed on to it."""
 
     def wrote(self, status: Mapping[str, Any]) -> bool:
         """Whether ``status.json`` was written by this process."""
@@ -80,17 +86,18 @@ class Pool:
         """The signal that ended the sweep."""
         self._num_signals = 0
         self._looked_at = 0.0
+        self._taken_up: set[int] = set()
 
     def run(self, jobs: Sequence[Job]) -> Progress[Running]:
         """Run all jobs to their ends, or until a signal stops the sweep: each running job then saves and ends."""
         progress: Progress[Running] = Progress(deque(jobs))
-        server = ForkServer()
+        self._server = ForkServer()
         with self._obeying_signals():
             try:
                 while progress.waiting or progress.running or progress.elsewhere:
                     self._obey(progress)
                     self._look_elsewhere(progress)
-                    progress.is_warm = server.is_ready()
+                    progress.is_warm = self._server.is_ready()
                     if progress.is_warm:
                         self._start_what_fits(progress)
                     self.watch(progress)
@@ -103,21 +110,26 @@ class Pool:
                             self._watch_the_clock(running)
                 self.watch(progress)
             finally:
-                for running in progress.running:
-                    _kill_group(running.process)
+                _end_all(progress.running)
         return progress
 
     def _obey(self, progress: Progress[Running]) -> None:
-        """On a first signal start nothing more and have the running jobs save; on a second one kill them."""
+        """On a first signal start nothing more and have the running jobs save; on a second one kill them.
+
+        Also kill those that have not ended long after the first.
+        """
         if self.stopped_by is None:
             return
         progress.waiting.clear()
         progress.elsewhere.clear()
+        progress.note = "stopping: what runs saves; a second Ctrl-C kills it"
+        now = time.monotonic()
         for running in progress.running:
-            if self._num_signals > 1:
+            is_overdue = running.told_at is not None and now - running.told_at > KILL_AFTER_SECONDS
+            if self._num_signals > 1 or is_overdue:
                 _kill_group(running.process)
-            elif not running.is_stopping:
-                running.is_stopping = True
+            elif running.told_at is None and now - running.started > DEAF_SECONDS:
+                running.told_at = now
                 _send(running.process, self.stopped_by)
 
     def _look_elsewhere(self, progress: Progress[Running]) -> None:
@@ -147,7 +159,7 @@ class Pool:
             if share is None:
                 continue
             progress.waiting.remove(job)
-            job.fault = ""
+            job.fault = None
             process = self.start(job, share)
             process.start()
             progress.running.append(Running(job, process, share))
@@ -170,6 +182,14 @@ class Pool:
             assert self.timeout_seconds is not None
             reason = f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)"
             job.fail(reason)
+        elif code != 0 and not has_told and self.stopped_by is not None:
+            job.interrupt(f"{signal.Signals(self.stopped_by).name}, before it could save")
+        elif code == SERVER_DIED and not has_told and id(job) not in self._taken_up:
+            # It is not to blame, and ended with the server. It goes on from its checkpoint, once.
+            self._taken_up.add(id(job))
+            self._server = ForkServer()
+            progress.waiting.appendleft(job)
+            return
         elif code != 0 and not has_told:
             job.fail(describe_exit(code))
         progress.ended.append((job, code))
@@ -243,6 +263,16 @@ class ForkServer:
 def make_process(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     """Return an unstarted process that will be forked from the server."""
     return multiprocessing.get_context("forkserver").Process(target=target, args=arguments)
+
+
+def _end_all(running: Sequence[Running]) -> None:
+    """Have what runs save and end, because the launcher cannot go on."""
+    for one in running:
+        _send(one.process, signal.SIGTERM)
+    give_up_at = time.monotonic() + LEAVING_SECONDS
+    for one in running:
+        one.process.join(max(0.0, give_up_at - time.monotonic()))
+        _kill_group(one.process)
 
 
 def _send(process: BaseProcess, number: int) -> None:

@@ -269,7 +269,7 @@ class SlurmSweep:
 
     def _submit_array(self, jobs: Sequence[Job], values: dict[str, Any]) -> list[Submitted]:
         for job in jobs:
-            job.fault = ""
+            job.fault = None
             # Before the job can start: what it writes must stand.
             job.folder.add_to_status("waiting", reason=f"submitted to SLURM on {now()}", slurm_job=None)
         # A Ctrl-C or the terminal's end must not come between sbatch and what is written down of it.

@@ -392,7 +392,7 @@ class Tuning(OptunaSweeperImpl):
         trials = self._counted()
         shown = [trial for trial in trials if trial.number in self.jobs]
         values = [_value_or_why(trial) for trial in shown]
-        tell_runs(self.folder, [self.jobs[trial.number] for trial in shown], columns={"objective": values})
+        tell_runs([self.folder], [self.jobs[trial.number] for trial in shown], columns={"objective": values})
         num_failed = sum(trial.state == TrialState.FAIL for trial in trials)
         num_left = max(0, self.n_trials - sum(trial.state.is_finished() for trial in trials))
         best = self._best()
@@ -409,7 +409,8 @@ class Tuning(OptunaSweeperImpl):
                 soft_wrap=True,
             )
         if num_left or stopped_by is not None:
-            console.print(f"The same command goes on with the {num_left} trials left:", highlight=False)
+            left = f"{num_left} trial{'s' * (num_left != 1)} left"
+            console.print(f"The same command goes on with the {left}:", highlight=False)
             console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
 
     def _tell_best(self, best: FrozenTrial, num_trials: int, num_failed: int) -> None:

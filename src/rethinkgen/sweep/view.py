@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from rethinkgen.sweep.jobs import Job, labels, shown
 LINE_SECONDS = 30.0
 """Between two lines of the count where nobody looks at a terminal."""
 MOST_ROWS = 30
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of jobs that saved because they were told to."""
 
 
 class Running(Protocol):
@@ -83,7 +86,7 @@ class View:
         self.began = time.monotonic()
         self._num_told = 0
         self._told_at = time.monotonic()
-        self._last_line = ""
+        self._last_note = ""
 
     def draw(self, progress: Progress[Any]) -> RenderableType:
         """Return one line for each running job, and the count."""
@@ -91,9 +94,11 @@ class View:
         for name, justify in (("running", "left"), ("epoch", "right"), ("accuracy", "right"), ("images/s", "right")):
             table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
         table.add_column("time", justify="right", no_wrap=True)
-        for running in progress.running[:MOST_ROWS]:
-            table.add_row(*self._row(running))
-        if more := progress.running[MOST_ROWS:]:
+        # Of what is too tall, a terminal would show the top and leave out the count.
+        num_rows = max(1, min(MOST_ROWS, self.console.height - 4))
+        for running in progress.running[:num_rows]:
+            table.add_row(*map(Text, self._row(running)))
+        if more := progress.running[num_rows:]:
             table.add_row(f"... {len(more)} more")
         parts: list[RenderableType] = [table] if progress.running else []
         if not progress.is_warm and progress.waiting:
@@ -106,7 +111,9 @@ class View:
             self._num_told += 1
             # Without the path, the words and their order are the same in every sweep: a log to be searched.
             self._print(f"[{self._num_told}/{self.total}] {self.names[id(job)]}: {_how_it_ended(job, code)}")
-        if time.monotonic() - self._told_at >= LINE_SECONDS:
+        has_news = progress.note != self._last_note
+        self._last_note = progress.note
+        if has_news or time.monotonic() - self._told_at >= LINE_SECONDS:
             self._print(self._count(progress))
 
     def _print(self, line: str) -> None:
@@ -128,13 +135,16 @@ class View:
         ]
 
     def _count(self, progress: Progress[Any]) -> str:
-        num_failed = sum(code != 0 for _, code in progress.ended)
+        num_done = sum(code == 0 for _, code in progress.ended)
+        num_stopped = sum(code in STOPPED for _, code in progress.ended)
         counts = {
-            "done": len(progress.ended) - num_failed,
+            "done": num_done,
             "running": len(progress.running),
-            "failed": num_failed,
+            "failed": len(progress.ended) - num_done - num_stopped,
             "left": len(progress.waiting),
         }
+        if num_stopped:
+            counts["stopped"] = num_stopped
         if progress.elsewhere:
             counts["running elsewhere"] = len(progress.elsewhere)
         text = " · ".join(f"{count} {name}" for name, count in counts.items())
