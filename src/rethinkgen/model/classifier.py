@@ -156,10 +156,14 @@ class Classifier(pl.LightningModule, ABC):
         # and max_steps go by this counter (tests/model/test_classifier.py holds it to the truth).
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.completed += len(sizes)
-        totals = sum_over_ranks(torch.stack(sums)).tolist()
+        totals = torch.stack(sums)
+        if self.trainer.world_size > 1:
+            # In which order ranks are added up depends on how many steps a block has, and that on the clock: in float64
+            # it makes no difference.
+            totals = sum_over_ranks(totals.double())
         self.steps = [
             Step(loss_sum, int(num_correct), size, rate)
-            for (loss_sum, num_correct), size, rate in zip(totals, sizes, rates, strict=True)
+            for (loss_sum, num_correct), size, rate in zip(totals.tolist(), sizes, rates, strict=True)
         ]
 
     def configure_optimizers(self) -> Any:
