@@ -1,6 +1,7 @@
 """Compare launchers on the same tiny jobs: how long a sweep takes, what one more job costs, what survives a SIGKILL.
 
 uv run --extra slurm --with 'hydra-joblib-launcher>=1.4.0rc3' python benchmarks/sweep.py
+uv run python benchmarks/sweep.py --finished 1000    # how long a grid takes of which every run is finished
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,6 +18,10 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+import rethinkgen.run.identity  # noqa: F401  # its resolvers
 
 ROOT = Path(__file__).parents[1]
 JOB = ["model=mlp_1x512", "model.width=64", "trainer=cpu", "logger=none", "threads=1", "until_fit=false"]
@@ -71,13 +77,39 @@ def survivors(launcher: str, results: Path, num_jobs: int, patience: float) -> s
     return f"{num_results(results)} of {num_jobs - 1}, {ending}"
 
 
+def time_skipping(num_jobs: int) -> None:
+    """Time a grid of finished runs, when each cell must be composed and when the index knows it."""
+    grid = [*JOB, "max_steps=1", f"seed=range(0,{num_jobs})"]
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results"
+        start("pool", results, 1, max_steps=1).wait()
+        (finished,) = results.glob("runs/*/result.json")
+        with initialize_config_dir(str(ROOT / "conf"), job_name="train"):
+            for seed in range(1, num_jobs):
+                overrides = [*JOB, f"seed={seed}", "max_steps=1", f"results_dir={results}"]
+                run = Path(compose("train", overrides, return_hydra_config=True).hydra.run.dir)
+                shutil.copytree(finished.parent, run)
+        for known in ("composed", "in the index"):
+            began = time.monotonic()
+            subprocess.run(
+                [sys.executable, str(ROOT / "train.py"), "-m", *grid, f"results_dir={results}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            print(f"{num_jobs:,} finished runs, each {known}: {time.monotonic() - began:.1f} s", flush=True)
+
+
 def main() -> None:
     """Print one row a launcher."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--launchers", nargs="+", default=list(LAUNCHERS), choices=list(LAUNCHERS))
+    parser.add_argument("--finished", type=int, help="only time a command whose runs, so many, are all finished")
     arguments = parser.parse_args()
+    if arguments.finished:
+        time_skipping(arguments.finished)
+        return
     chosen = [name for name in arguments.launchers if _is_installed(name)]
     few, many = arguments.jobs // 2, arguments.jobs
     times: dict[tuple[str, int], list[float]] = {(name, n): [] for name in chosen for n in (few, many)}

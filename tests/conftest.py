@@ -7,7 +7,9 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -75,6 +77,33 @@ def start(tmp_path: Path) -> Callable[..., BaseProcess]:
         return process
 
     return begin
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Return once ``condition()`` holds; it must within ``seconds``."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ctrl_c(launcher: BaseProcess, folder: Path) -> str:
+    """Interrupt a command that was started in ``folder``; it must end in order. Return what it printed."""
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGINT)
+    launcher.join()
+    output = (folder / "output.txt").read_text()
+    assert launcher.exitcode == 128 + signal.SIGINT, output
+    assert "Traceback" not in output
+    return output
 
 
 def read_result(folder: Path) -> dict[str, Any]:

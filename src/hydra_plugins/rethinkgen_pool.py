@@ -52,12 +52,9 @@ class PoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for a sweeper that knows them by their overrides only."""
-        from rethinkgen.sweep.grid import compose
+        from rethinkgen.sweep.grid import compose_all
 
-        jobs = [
-            compose(self.hydra_context, self.config, overrides, initial_job_idx + number)
-            for number, overrides in enumerate(job_overrides)
-        ]
+        jobs = compose_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
     def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
@@ -67,10 +64,11 @@ class PoolLauncher(Launcher):
             StoppedError: a signal stopped the sweep; each job has saved.
         """
         from rethinkgen.checks import check_positive
+        from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
-        from rethinkgen.sweep.grid import StoppedError, job_return
+        from rethinkgen.sweep.grid import StoppedError, job_returns
         from rethinkgen.sweep.pool import Pool, make_process
-        from rethinkgen.sweep.resources import Resources, Share, wants_gpu
+        from rethinkgen.sweep.resources import Resources, Share
         from rethinkgen.sweep.view import watching
 
         if self.timeout_min is not None:
@@ -98,5 +96,4 @@ class PoolLauncher(Launcher):
             progress = pool.run(jobs)
         if pool.stopped_by is not None:
             raise StoppedError(pool.stopped_by)
-        codes = {id(job): code for job, code in progress.ended}
-        return [job_return(job, codes[id(job)] == 0) for job in jobs]
+        return job_returns(jobs, progress.ended)

@@ -66,12 +66,9 @@ class SlurmLauncher(SubmititLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for a sweeper that knows them by their overrides only."""
-        from rethinkgen.sweep.grid import compose
+        from rethinkgen.sweep.grid import compose_all
 
-        jobs = [
-            compose(self.hydra_context, self.config, overrides, initial_job_idx + number)
-            for number, overrides in enumerate(job_overrides)
-        ]
+        jobs = compose_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
     def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
@@ -83,7 +80,7 @@ class SlurmLauncher(SubmititLauncher):
         """
         from rethinkgen.checks import check_whole
         from rethinkgen.run.screen import stdout
-        from rethinkgen.sweep.grid import StoppedError, job_return
+        from rethinkgen.sweep.grid import StoppedError, job_returns
         from rethinkgen.sweep.slurm import SlurmSweep
         from rethinkgen.sweep.view import watching
 
@@ -102,8 +99,7 @@ class SlurmLauncher(SubmititLauncher):
             if sweep.alive:
                 stdout().print(sweep.farewell(), highlight=False, markup=False, soft_wrap=True)
             raise StoppedError(sweep.stopped_by)
-        codes = {id(job): code for job, code in progress.ended}
-        return [job_return(job, codes[id(job)] == 0) for job in jobs]
+        return job_returns(jobs, progress.ended)
 
     def send(self, jobs: Sequence[Job], name: str, values: Mapping[str, Any]) -> list[str]:
         """Submit ``jobs`` as one array with the launcher's ``values``, and return their ids.

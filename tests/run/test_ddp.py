@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from conftest import TINY, Command, in_own_process, read_result
+from conftest import TINY, Command, in_own_process, is_running, read_result
 from outcomes import assert_same, outcome
 from rethinkgen.collective import gathered, take_buffers_of_rank_zero
 from rethinkgen.measure.evaluation import PREDICTION_BATCH, TrainingDivergedError, predict
@@ -123,13 +123,6 @@ def until_trained(results: Path, process: BaseProcess, seconds: float) -> dict[s
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in tasks.read_text().split()] if tasks.exists() else []
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_stopped_and_killed_runs_end_as_undisturbed_ones(train: Command, start: Start, tmp_path: Path) -> None:

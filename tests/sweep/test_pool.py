@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from conftest import TINY, Command, read_result
+from conftest import TINY, Command, ctrl_c, is_running, read_result, wait_until
 from rethinkgen.run.folder import RunFolder
 
 Start = Callable[..., BaseProcess]
@@ -209,29 +209,11 @@ def children_of(folder: Path) -> list[int]:
     return [json.loads(path.read_text())["pid"] for path in folder.glob("multirun/runs/*/status.json")]
 
 
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
-
-
 def test_ctrl_c_has_the_jobs_save_and_the_same_command_goes_on(start: Start, train: Command, tmp_path: Path) -> None:
     command = ["-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1,2", "hydra.launcher.n_jobs=2"]
     launcher = start(*command)
     wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
-    assert launcher.pid is not None
-    os.kill(launcher.pid, signal.SIGINT)
-    launcher.join()
-    output = (tmp_path / "output.txt").read_text()
-    assert launcher.exitcode == 128 + signal.SIGINT, output
-    assert "Traceback" not in output
+    output = ctrl_c(launcher, tmp_path)
     assert [status["state"] for status in statuses(tmp_path).values()] == ["interrupted", "interrupted"]
     assert "The same command runs the 3 unfinished and nothing else" in output
     saved = {status["step"] for status in statuses(tmp_path).values()}

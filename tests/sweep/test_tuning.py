@@ -11,7 +11,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,7 +20,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from conftest import ROOT, TINY, command_line, read_result
+from conftest import ROOT, TINY, command_line, ctrl_c, read_result, wait_until
 from rethinkgen.sweep import tuning
 from rethinkgen.sweep.grid import StoppedError
 from rethinkgen.sweep.objective import DIRECTIONS, check_objective
@@ -66,13 +65,6 @@ def by(found: list[FrozenTrial], param: str) -> list[FrozenTrial]:
 
 def runs(folder: Path) -> dict[Path, int]:
     return {path.parent: path.stat().st_mtime_ns for path in folder.glob("runs/study/*/result.json")}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 # What is refused, before anything is trained
@@ -357,12 +349,7 @@ def test_ctrl_c_in_the_pool_and_the_same_command_goes_on(start: Start, tmp_path:
     command += ["hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=3", "max_steps=4000", "checkpoint_seconds=0.1"]
     launcher = start(*command)
     wait_until(lambda: len(list(results.glob("study/*/checkpoints/last.ckpt"))) == 2, 90)
-    assert launcher.pid is not None
-    os.kill(launcher.pid, signal.SIGINT)
-    launcher.join()
-    output = (tmp_path / "output.txt").read_text()
-    assert launcher.exitcode == 128 + signal.SIGINT, output
-    assert "Traceback" not in output
+    output = ctrl_c(launcher, tmp_path)
     assert "The same command goes on with the 3 trials left" in output
     assert [state for state, _, _ in trials(results.parent)] == [TrialState.RUNNING] * 2
     begun = [params for _, params, _ in trials(results.parent)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
+from rethinkgen.model.batch_norm import batch_norms
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import Split
@@ -83,7 +84,7 @@ def recalibrated_batch_norm(network: nn.Module, inputs: Tensor, batch_size: int)
     The moving average that BatchNorm keeps lags behind weights that still move, so that a network may fit every batch
     while it trains and yet miss some of the same examples in evaluation mode.
     """
-    norms = _batch_norms(network)
+    norms = batch_norms(network)
     saved = [({name: value.clone() for name, value in norm.named_buffers()}, norm.momentum) for norm in norms]
     with evaluation_mode(network):
         try:
@@ -103,11 +104,7 @@ def recalibrated_batch_norm(network: nn.Module, inputs: Tensor, batch_size: int)
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether any module keeps running statistics."""
-    return bool(_batch_norms(network))
-
-
-def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return bool(batch_norms(network))
 
 
 def fit_metrics(predictions: Predictions, split: Split) -> Metrics:

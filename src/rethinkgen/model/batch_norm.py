@@ -23,18 +23,19 @@ class SyncBatchNormOnCPU(LayerSync):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Put the synchronised ``forward`` in place."""
-        for norm in _batch_norms(model):
+        for norm in batch_norms(model):
             norm.forward = functools.partial(synchronised_batch_norm, norm)  # type: ignore[method-assign]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Put the module's own ``forward`` back."""
-        for norm in _batch_norms(model):
+        for norm in batch_norms(model):
             norm.__dict__.pop("forward", None)
         return model
 
 
-def _batch_norms(model: nn.Module) -> list[BatchNorm]:
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
+    """Return the modules that keep running statistics."""
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 

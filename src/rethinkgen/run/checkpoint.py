@@ -23,7 +23,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
 from rethinkgen.data.draws import generator
 from rethinkgen.measure.evaluation import TrainingDivergedError
-from rethinkgen.run.interrupt import Interrupted
+from rethinkgen.run.interrupt import Interrupted, handled_by
 
 log = logging.getLogger(__name__)
 
@@ -185,16 +185,13 @@ class ExactCheckpoint(Checkpoint):
         A second signal, or the end of the grace time, interrupts at once, wherever training is; the last checkpoint
         stands. The process's own handlers are put back afterwards.
         """
-
-        before = {number: signal.signal(number, self._stop) for number in SIGNALS}
-        self._is_obeying = True
-        try:
-            yield
-        finally:
-            self._is_obeying = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled_by(self._stop, *SIGNALS):
+            self._is_obeying = True
+            try:
+                yield
+            finally:
+                self._is_obeying = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if not self.is_leading:

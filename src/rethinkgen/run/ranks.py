@@ -348,6 +348,11 @@ def leading(trainer: Mapping[str, Any]) -> Iterator[Ranks]:
         ranks.close(is_finished=is_finished)
 
 
+def wants_gpu(trainer: Mapping[str, Any]) -> bool:
+    """Whether a trainer takes GPUs where there are some."""
+    return trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+
+
 def num_devices(trainer: Mapping[str, Any]) -> int:
     """Return how many devices of one machine the trainer asks for; 1 where its value makes no sense to us."""
     devices = trainer.get("devices", 1)
@@ -356,7 +361,7 @@ def num_devices(trainer: Mapping[str, Any]) -> int:
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return len(devices)
     if devices in ("auto", "-1", -1):
-        return _num_gpus() if trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 1
+        return _num_gpus() if wants_gpu(trainer) else 1
     with contextlib.suppress(TypeError, ValueError):
         return max(1, int(devices))
     return 1  # what Lightning will say about it

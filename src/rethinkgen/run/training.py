@@ -58,8 +58,6 @@ NEEDLESS_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # What Evaluation logs is of all ranks already.
     r".*recommended to use `self.log\(.*sync_dist=True.*",
-    # On a cluster's login node one may well train without SLURM.
-    r".*The `srun` command is available.*",
 )
 
 
@@ -145,8 +143,6 @@ class Training:
         if trainer_config.accelerator == "auto":
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-        # Where SLURM is installed, Lightning takes every python for one that should have been an srun.
-        warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
         plugins: list[Any] = [AtomicCheckpointIO(), StartedRanks(self.ranks)]
         is_synchronised = check_switch("trainer.sync_batchnorm", trainer_config.pop("sync_batchnorm", True))
         strategy = trainer_config.pop("strategy", "auto")

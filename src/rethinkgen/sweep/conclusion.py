@@ -188,7 +188,7 @@ def write_summary(folder: Path) -> Path:
     """
     files = [file for name in ("result", "status") for file in folder.glob(f"*/{name}.json")]
     paths = {file.parent.resolve() for file in files}
-    rows = [_row(path, folder) for path in sorted(paths)]
+    rows = [_row(path) for path in sorted(paths)]
     varied = _varied(dict.fromkeys(key for row in rows for key in row["config"]), rows)
     table = []
     for row in rows:
@@ -205,7 +205,7 @@ def write_summary(folder: Path) -> Path:
     return summary
 
 
-def _row(path: Path, folder: Path) -> dict[str, Any]:
+def _row(path: Path) -> dict[str, Any]:
     job = Job([], path)
     outcome = job.outcome()
     result = outcome.result or job.folder.read_status()

@@ -102,14 +102,29 @@ def compose(hydra_context: HydraContext, config: DictConfig, overrides: Sequence
     return Job(list(overrides), path, composed)
 
 
+def compose_all(
+    hydra_context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_number: int
+) -> list[Job]:
+    """Compose the jobs of a sweeper that knows them by their overrides only."""
+    return [
+        compose(hydra_context, config, overrides, number)
+        for number, overrides in enumerate(job_overrides, first_number)
+    ]
+
+
 def config_folders(hydra_context: HydraContext) -> list[Path]:
     """Return the folders that configs are read from, our own and ``--config-dir``'s."""
     paths = [element.path for element in hydra_context.config_loader.get_search_path().get_path()]
     return [Path(path.removeprefix("file://")) for path in paths if path and path.startswith("file://")]
 
 
-def job_return(job: Job, has_ended_well: bool) -> JobReturn:
-    """Return what Hydra's sweepers want to know of a job: its metrics, or an exception."""
+def job_returns(jobs: Sequence[Job], ended: Iterable[tuple[Job, int]]) -> list[JobReturn]:
+    """Return what Hydra's sweepers want to know of jobs, given how each ended: their metrics, or an exception."""
+    codes = {id(job): code for job, code in ended}
+    return [_job_return(job, codes[id(job)] == 0) for job in jobs]
+
+
+def _job_return(job: Job, has_ended_well: bool) -> JobReturn:
     outcome = job.outcome()
     result = JobReturn(overrides=job.overrides, cfg=job.config, working_dir=str(job.path))
     if has_ended_well and outcome.result is not None:

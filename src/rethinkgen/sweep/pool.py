@@ -13,8 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -22,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from rethinkgen.run.entry import as_the_user_set_it, wait_politely
+from rethinkgen.run.interrupt import handled_by
 from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
@@ -60,6 +60,11 @@ class Running:
         """Whether ``status.json`` was written by this process."""
         return bool(status.get("pid") == self.process.pid)
 
+    def has_told_its_end(self) -> bool:
+        """Whether this process itself wrote why there is no result."""
+        status = self.job.folder.read_status()
+        return self.wrote(status) and status.get("state") in ("failed", "interrupted")
+
 
 class Pool:
     """Runs jobs in as many processes as there is room for.
@@ -92,7 +97,7 @@ class Pool:
         """Run all jobs to their ends, or until a signal stops the sweep: each running job then saves and ends."""
         progress: Progress[Running] = Progress(deque(jobs))
         self._server = ForkServer()
-        with self._obeying_signals():
+        with handled_by(self._note_signal, signal.SIGINT, signal.SIGTERM):
             try:
                 while progress.waiting or progress.running or progress.elsewhere:
                     self._obey(progress)
@@ -176,22 +181,20 @@ class Pool:
         if code == HELD:
             progress.elsewhere.append(job)
             return
-        status = job.folder.read_status()
-        has_told = status.get("pid") == process.pid and status.get("state") in ("failed", "interrupted")
-        if running.stopped_at is not None and code != 0:
+        if code != 0 and running.stopped_at is not None:
             assert self.timeout_seconds is not None
-            reason = f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)"
-            job.fail(reason)
-        elif code != 0 and not has_told and self.stopped_by is not None:
-            job.interrupt(f"{signal.Signals(self.stopped_by).name}, before it could save")
-        elif code == SERVER_DIED and not has_told and id(job) not in self._taken_up:
-            # It is not to blame, and ended with the server. It goes on from its checkpoint, once.
-            self._taken_up.add(id(job))
-            self._server = ForkServer()
-            progress.waiting.appendleft(job)
-            return
-        elif code != 0 and not has_told:
-            job.fail(describe_exit(code))
+            job.fail(f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)")
+        elif code != 0 and not running.has_told_its_end():
+            if self.stopped_by is not None:
+                job.interrupt(f"{signal.Signals(self.stopped_by).name}, before it could save")
+            elif code == SERVER_DIED and id(job) not in self._taken_up:
+                # It is not to blame, and ended with the server. It goes on from its checkpoint, once.
+                self._taken_up.add(id(job))
+                self._server = ForkServer()
+                progress.waiting.appendleft(job)
+                return
+            else:
+                job.fail(describe_exit(code))
         progress.ended.append((job, code))
 
     def _watch_the_clock(self, running: Running) -> None:
@@ -203,18 +206,9 @@ class Pool:
         elif running.stopped_at is not None and now - running.stopped_at > KILL_AFTER_SECONDS:
             _kill_group(running.process)
 
-    @contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        def note(number: int, _: FrameType | None) -> None:
-            self.stopped_by = self.stopped_by or number
-            self._num_signals += 1
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, _: FrameType | None) -> None:
+        self.stopped_by = self.stopped_by or number
+        self._num_signals += 1
 
 
 class ForkServer:
@@ -225,13 +219,8 @@ class ForkServer:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         # Until it serves, a Ctrl-C would end it with a traceback.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with as_the_user_set_it():
-                forkserver.ensure_running()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM), as_the_user_set_it():
+            forkserver.ensure_running()
         self._error: BaseException | None = None
         self._first_process = threading.Thread(target=self._start_a_process, daemon=True)
         self._first_process.start()

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from rethinkgen.checks import check_whole
+from rethinkgen.run.ranks import wants_gpu
 
 BYTES_A_JOB = 2 * 2**30
 """What a job on CIFAR-10 takes at its peak (1.7 GB in ``benchmarks/throughput.py``): no more at a time than fit."""
@@ -74,11 +75,6 @@ class Resources:
         self.free += share.num_slots
         for gpu in share.gpus:
             self.gpus[gpu] -= 1
-
-
-def wants_gpu(trainer: DictConfig) -> bool:
-    """Whether a trainer takes GPUs where there are some."""
-    return str(trainer.get("accelerator", "auto")) in ("auto", "gpu", "cuda")
 
 
 def wanted_devices(trainer: DictConfig, num_gpus: int) -> int:

@@ -27,6 +27,7 @@ from uuid import uuid4
 from omegaconf import OmegaConf
 
 from rethinkgen.run.folder import now
+from rethinkgen.run.interrupt import handled_by
 from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.view import Progress
@@ -289,7 +290,7 @@ class SlurmSweep:
     def run(self) -> Progress[Submitted]:
         """Watch until SLURM has none of the jobs any more, or until a signal ends the watch."""
         progress = self.progress
-        with self._obeying_signals():
+        with handled_by(self._note_signal, signal.SIGINT, signal.SIGTERM):
             while (self.alive or progress.elsewhere) and self.stopped_by is None:
                 if time.monotonic() - self._looked >= self._pause():
                     self._look()
@@ -386,17 +387,8 @@ class SlurmSweep:
             self.progress.note = str(error).splitlines()[0]
             self.progress.elsewhere += free
 
-    @contextlib.contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        def note(number: int, _: FrameType | None) -> None:
-            self.stopped_by = self.stopped_by or number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, _: FrameType | None) -> None:
+        self.stopped_by = self.stopped_by or number
 
     def farewell(self) -> str:
         """Say what becomes of the jobs that are left to themselves."""

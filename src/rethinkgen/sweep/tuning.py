@@ -39,12 +39,13 @@ from rich.markup import escape
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.run.entry import flatten
 from rethinkgen.run.identity import identifying, resolved_config
+from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.conclusion import tell_runs
 from rethinkgen.sweep.grid import StoppedError, command_line, compose, launch, note_command
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
-from rethinkgen.sweep.resources import Resources, wanted_devices, wants_gpu
+from rethinkgen.sweep.resources import Resources, wanted_devices
 
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 SEED = 0

@@ -109,7 +109,6 @@ class View:
         """Print a line for each job that has ended, and the count every so often."""
         for job, code in progress.ended[self._num_told :]:
             self._num_told += 1
-            # Without the path, the words and their order are the same in every sweep: a log to be searched.
             self._print(f"[{self._num_told}/{self.total}] {self.names[id(job)]}: {_how_it_ended(job, code)}")
         has_news = progress.note != self._last_note
         self._last_note = progress.note
