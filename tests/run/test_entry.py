@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -268,3 +269,17 @@ def test_the_next_command_it_proposes_works(train: Command, tmp_path: Path, caps
     again = train(*(override for override in overrides if override and not override.startswith("results_dir")))
     assert read_result(again)["choices"]["data.corruption"] == "random_labels"
     assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2
+
+
+def test_a_machine_with_slurm_is_no_reason_for_a_warning(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # pyproject.toml lets this one pass, for tests of plain Lightning
+        warnings.filterwarnings("ignore", message=r".*isinstance.treespec, LeafSpec.*")
+        train(*TINY, "max_steps=5")

@@ -58,6 +58,8 @@ NEEDLESS_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # What Evaluation logs is of all ranks already.
     r".*recommended to use `self.log\(.*sync_dist=True.*",
+    # On a cluster's login node one may well train without SLURM.
+    r".*The `srun` command is available.*",
 )
 
 
