@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ class GridConf:
 
     _target_: str = "hydra_plugins.rethinkgen_grid.GridSweeper"
     params: dict[str, Any] | None = None
+    grids: list[dict[str, Any]] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="rethinkgen")
@@ -26,25 +28,31 @@ class GridSweeper(BasicSweeper):
 
     Args:
         params: overrides that an experiment brings; those of the command line go before.
+        grids: several grids, each crossed with ``params``, where the runs of an experiment are no single grid. Of these
+            the command line chooses: ``model=alexnet`` leaves the runs with that model.
     """
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, str]] | None = None) -> None:
         super().__init__(max_batch_size=None, params=params)
+        self.grids = grids or []
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid and exit with 1 if a run failed."""
-        from rethinkgen.sweep.grid import run_grid
+        from rethinkgen.sweep.grid import chosen_cells, run_grid
 
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        for override in overrides:
+        in_common = parser.parse_overrides([*self._parse_config(), *arguments])
+        grids = [parser.parse_overrides([f"{key}={value}" for key, value in grid.items()]) for grid in self.grids]
+        for override in itertools.chain(in_common, *grids):
             if override.is_interval_sweep():
                 raise ValueError(
                     f"{override.input_line}: a grid needs values, for example {override.get_key_element()}=0.01,0.1. "
                     "To have the best of a range looked for: hydra/sweeper=optuna."
                 )
-        cells = self.split_arguments(overrides, None)[0]
+        cells = self.split_arguments(in_common, None)[0]
+        if grids:
+            cells = chosen_cells(cells, [cell for grid in grids for cell in self.split_arguments(grid, None)[0]])
         return run_grid(self.launcher, self.hydra_context, self.config, cells)

@@ -144,11 +144,16 @@ def _sweep_folder(*, _root_: DictConfig) -> str:
     return str(folder)
 
 
-def _sweep_name(*, _root_: DictConfig) -> str:
+def _sweep_name(name: str | None = None, *, _root_: DictConfig) -> str:
+    """Return ``name``, or else the experiment's, with the data's where the command line chose it."""
     # Inside the job Hydra's node is no longer part of the config.
     hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
-    experiment = hydra.runtime.choices.get("experiment")
-    return str(experiment).replace("/", "-") if experiment else "runs"
+    choices = hydra.runtime.choices
+    if not choices.get("experiment"):
+        return "runs"
+    name = name or str(choices["experiment"]).replace("/", "-")
+    has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
+    return f"{name}-{choices['data']}" if has_own_data else name
 
 
 def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:

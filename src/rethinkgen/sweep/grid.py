@@ -65,6 +65,37 @@ def run_grid(
     return returns
 
 
+def chosen_cells(cells: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cross the ``cells`` of the command line and of ``params`` with the ``rows`` that an experiment lists.
+
+    Where both give a key, the rows with that value are left. A value that no row has, such as a network of one's own,
+    takes the place of the rows' values.
+
+    Raises:
+        ValueError: no row goes with the command line.
+    """
+    listed = [_by_key(row) for row in rows]
+    joined: dict[tuple[str, ...], list[str]] = {}
+    asked: dict[str, str] = {}
+    for given in map(_by_key, cells):
+        asked = {key: value for key, value in given.items() if any(row.get(key) == value for row in listed)}
+        for row in listed:
+            if all(row.get(key) == value for key, value in asked.items()):
+                merged = [f"{key}={value}" for key, value in (row | given).items()]
+                joined.setdefault(tuple(sorted(merged)), merged)
+    if not joined:
+        raise ValueError(
+            f"No run of this experiment has {' and '.join(f'{key}={value}' for key, value in asked.items())}. "
+            "hydra.sweeper.grids in its file below conf/experiment/ lists its runs; hydra.sweeper.grids=null leaves it "
+            "to the command line what runs."
+        )
+    return list(joined.values())
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (override.partition("=") for override in overrides)}
+
+
 def launch(launcher: Launcher, missing: Sequence[Job], jobs: Sequence[Job]) -> Sequence[JobReturn]:
     """Hand the missing jobs to our launchers as they are, to others as overrides."""
     if hasattr(launcher, "launch_jobs"):
