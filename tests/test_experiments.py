@@ -1,0 +1,55 @@
+"""Every experiment says what it is, and runs on the digits by the command that it names."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Command
+
+EXPERIMENTS = sorted(
+    str(path.relative_to(ROOT / "conf/experiment").with_suffix("")) for path in ROOT.glob("conf/experiment/**/*.yaml")
+)
+TINY = ["trainer=cpu", "threads=1", "logger=none", "hydra/launcher=basic", "seed=0", "max_steps=1"]
+TINY += ["data.num_train=128"]
+    "trainer=cpu",
+    "threads=1",
+    "logger=none",
+    "hydra/launcher=basic",
+    "seed=0",
+    "max_steps=1",
+    "data.num_train=128",
+]
+RUNS_ON_DIGITS = {
+    "zhang2017/figure_1a": (5, []),
+    "zhang2017/figure_1b": (4, ["data.corruption.probability=0,1", "model=inception,mlp_1x512"]),
+    "zhang2017/figure_1c": (1, ["data.corruption.probability=0.5", "model=mlp_1x512"]),
+    "zhang2017/figure_2b": (2, []),
+    "zhang2017/figure_input_noise": (22, ["model=mlp_1x512"]),
+    "zhang2017/table_1": (19, []),
+    "zhang2017/table_4": (14, []),
+}
+"""Experiment: how many runs a seed, and what shortens it."""
+
+
+def comments(experiment: str) -> list[str]:
+    lines = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text().splitlines()
+    return [line for line in lines if line.startswith("# ") and not line.startswith("# @package")]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_it_opens_with_source_command_outcome_and_cost(experiment: str) -> None:
+    opening = comments(experiment)[:4]
+    assert [line.split(":")[0] for line in opening] == ["# Source", "# Command", "# Expected", "# Cost"]
+    words = shlex.split(opening[1])
+    assert f"+experiment={experiment}" in words
+    assert words[2:4] == ["python", "train.py"]
+
+
+@pytest.mark.parametrize("experiment", RUNS_ON_DIGITS)
+def test_it_runs_on_the_digits(experiment: str, train: Command, tmp_path: Path) -> None:
+    num_runs, shortened = RUNS_ON_DIGITS[experiment]
+    train("-m", f"+experiment={experiment}", "data=digits", *TINY, *shortened)
+    assert len(list((tmp_path / "multirun").glob("*-digits/*/result.json"))) == num_runs
