@@ -14,14 +14,6 @@ EXPERIMENTS = sorted(
 )
 TINY = ["trainer=cpu", "threads=1", "logger=none", "hydra/launcher=basic", "seed=0", "max_steps=1"]
 TINY += ["data.num_train=128"]
-    "trainer=cpu",
-    "threads=1",
-    "logger=none",
-    "hydra/launcher=basic",
-    "seed=0",
-    "max_steps=1",
-    "data.num_train=128",
-]
 RUNS_ON_DIGITS = {
     "zhang2017/figure_1a": (5, []),
     "zhang2017/figure_1b": (4, ["data.corruption.probability=0,1", "model=inception,mlp_1x512"]),
