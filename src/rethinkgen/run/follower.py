@@ -41,8 +41,8 @@ def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict
 
 def main(descriptor: int, rank: int, size: int) -> None:
     """Follow the rank 0 at the other end of ``descriptor``, on the same machine."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A terminal sends it to all ranks. Rank 0 obeys; this one does while it trains, where all then agree.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        # A terminal or SLURM sends it to all ranks. Rank 0 obeys; this one does while it trains, where all then agree.
         signal.signal(number, signal.SIG_IGN)
     ranks = Follower(rank=rank, size=size, local_rank=rank, local_size=size)
     begin = ranks.connect(socket.socket(fileno=descriptor))
