@@ -84,7 +84,7 @@ class CorruptedImages(pl.LightningDataModule):
 
     Args:
         source: one of ``rethinkgen.data.source``.
-        batch_size: of the global batch, over all devices.
+        batch_size: of the global batch, over all devices; ``all``: the whole training set.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
             source's training images, or ``none``, which leaves pixels in ``[0, 1]``.
         crop: side of the centre crop, ``auto`` (28 if images are 32x32, else none) or ``None``.
@@ -108,7 +108,7 @@ class CorruptedImages(pl.LightningDataModule):
         self,
         source: Source,
         *,
-        batch_size: int = 128,
+        batch_size: int | str = 128,
         preprocessing: str = "whitening",
         crop: str | int | None = "auto",
         num_train: int | None = None,
@@ -121,7 +121,7 @@ class CorruptedImages(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.batch_size = check_whole("data.batch_size", batch_size, 1)
+        self._batch_size = None if batch_size == "all" else check_whole("data.batch_size", batch_size, 1)
         if preprocessing not in PREPROCESSINGS:
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
@@ -226,6 +226,11 @@ class CorruptedImages(pl.LightningDataModule):
         return len(self.class_names)
 
     @property
+    def batch_size(self) -> int:
+        """Examples in a whole batch, over all devices."""
+        return len(self.splits["train"]) if self._batch_size is None else self._batch_size
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
         return len(batch_sizes(len(self.splits["train"]), self.batch_size))
@@ -254,7 +259,9 @@ class CorruptedImages(pl.LightningDataModule):
         self.statistics = channel_statistics(self._crops(train, np.arange(len(train))))
 
         training, held_out = self._choose(train)
-        batch_sizes(len(training), self.batch_size)  # an error is better now than when training begins
+        batch_sizes(
+            len(training), self._batch_size or len(training)
+        )  # an error is better now than when training begins
         given = self.corrupt_labels(train.labels, train.keys, self.num_classes)
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:

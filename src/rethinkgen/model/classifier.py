@@ -50,6 +50,9 @@ class Classifier(pl.LightningModule, ABC):
         channels_last: memory format of images and weights; convolutions are faster in it. Numbers differ by rounding.
     """
 
+    is_closed_form = False
+    """Whether the whole run is one solve (``rethinkgen.model.closed_form``) instead of gradient steps."""
+
     def __init__(
         self,
         *,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ VOLATILE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+)
+# Keys that cannot change the result of a model that is solved in closed form.
+INERT_IN_CLOSED_FORM = (
+    "max_steps",
+    "max_epochs",
+    "until_fit",
+    "evaluate_every",
+    "log_every",
+    "optimizer",
+    "schedule",
+    "data.batch_size",
+    "data.order_seed",
+    "model.learning_rate",
+    "trainer.precision",
+    "trainer.sync_batchnorm",
 )
 HASH_LENGTH = 12
 
@@ -63,7 +79,7 @@ def resolved_config(root: DictConfig) -> dict[str, Any]:
 def identifying(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that identifies a run; paths give way to the data's fingerprint."""
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=_plain_number)
-    for key in VOLATILE:
+    for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
         *parents, name = key.split(".")
         node = functools.reduce(lambda node, parent: node.get(parent) or {}, parents, kept)
         node.pop(name, None)
@@ -75,6 +91,11 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
     if "data" in config:
         kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept
+
+
+def is_closed_form(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a config is solved for instead of trained step by step."""
+    return bool(config.get("model", {}).get("closed_form"))
 
 
 def _plain_number(text: str) -> float:
@@ -105,6 +126,8 @@ def choices(config: dict[str, Any], runtime_choices: dict[str, Any]) -> dict[str
     """Return group -> choice for the groups that describe a run, regularizers as a list."""
     groups = ("data", "data.corruption", "model", "optimizer", "schedule")
     chosen: dict[str, Any] = {group: runtime_choices.get(group) for group in groups}
+    if is_closed_form(config):
+        chosen |= {"optimizer": None, "schedule": None}
     return chosen | {"regularizer": regularizers(config)}
 
 
