@@ -15,9 +15,14 @@ from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
 from rethinkgen.model.classifier import Classifier
+from rethinkgen.sweep.resources import available_bytes
 
 Report = Callable[[str, float], None]
 """Told while a solve is under way: what is being computed, and the share of the whole that is done."""
+
+
+class UnsolvableError(RuntimeError):
+    """The system has no solution that can be found with the numbers at hand; the message says what to do."""
 
 
 class Solution(NamedTuple):
@@ -34,23 +39,26 @@ class Solution(NamedTuple):
 class ClosedForm(Classifier):
     """A model whose weights are computed from the whole training set at once.
 
-    A subclass says how (``solve``), and refuses beforehand what it cannot do (``check_problem``). No gradient is taken:
-    optimizer, learning rate, schedule, budget and batch size have no meaning and do not enter the run's name
-    (``rethinkgen.run.identity``, by ``closed_form: true`` in the model's YAML). There is no ``train/loss``, as nothing is
-    seen on the way; the cross-entropies of ``fit/loss`` and ``test/loss`` take the outputs for logits, which a
-    least-squares solution does not make them, so accuracies are what compares with networks. ``steps`` and, once
-    fitted, ``steps_to_fit`` are 1.
+    A subclass says how (``solve``), and refuses beforehand what it cannot do (``check_problem``). No gradient is
+    taken: optimizer, learning rate, schedule, budget and batch size have no meaning and do not enter the run's name
+    (``rethinkgen.run.identity``, by ``closed_form: true`` in the model's YAML). There is no ``train/loss``, as
+    nothing is seen on the way; the cross-entropies of ``fit/loss`` and ``test/loss`` take the outputs for logits,
+    which a least-squares solution does not make them, so accuracies are what compares with networks. ``steps`` and,
+    once fitted, ``steps_to_fit`` are 1.
 
     Nothing is saved before the end: a run that was stopped is solved again from the start.
     """
 
     is_closed_form = True
+    advice = ""
+    """What to try where a system cannot be solved."""
 
     def __init__(self, *, learning_rate: None = None, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.report: Report = lambda what, share: None
         self.solution_metrics: dict[str, float | None] = {}
         """Of the solution, once there is one."""
+        self._is_checked = False
 
     @abstractmethod
     def solve(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Solution:
@@ -83,7 +91,14 @@ class ClosedForm(Classifier):
         self.image_shape = tuple(datamodule.image_shape)
         self.num_classes = datamodule.num_classes
         train = datamodule.splits["train"]
-        self.check_problem(train.inputs, train.labels, self.num_classes)
+        if not self._is_checked:  # Lightning asks again
+            self.check_problem(train.inputs, train.labels, self.num_classes)
+            self._is_checked = True
+
+    def free_bytes(self) -> int:
+        """Return the memory that is free where the solve will run."""
+        device = self.trainer.strategy.root_device
+        return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Have none."""
@@ -95,7 +110,9 @@ class ClosedForm(Classifier):
         train = self.trainer.datamodule.splits["train"]  # type: ignore[attr-defined]
         with torch.autocast(train.inputs.device.type, enabled=False):
             self.network, self.solution_metrics = self.solve(train.inputs, train.labels, self.num_classes or 0)
-        for parameter in self.network.parameters():
+        for name, parameter in self.network.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise UnsolvableError(f"{name} of the solution is no finite number. {self.advice}")
             parameter.requires_grad_(False)
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += 1
         self.trainer.should_stop = True
@@ -115,7 +132,8 @@ class ClosedForm(Classifier):
         """The solve."""
         return 1
 
-    @property
-    def initial_learning_rate(self) -> float:
-        """There is none; asked for only where a loss is no finite number."""
-        return float("nan")
+
+def check_memory(what: str, needed: int, free: int, advice: str) -> None:
+    """Raise a ``ValueError`` that names both if more bytes are needed than are free, with what to do."""
+    if needed > free:
+        raise ValueError(f"model: {what} take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. {advice}.")
