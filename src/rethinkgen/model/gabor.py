@@ -43,7 +43,7 @@ class GaborFeatures(nn.Module):
         return torch.cat([self._features(chunk) for chunk in torch.split(images, CHUNK)])
 
     def _features(self, images: Tensor) -> Tensor:
-        _, channels, height, width = images.shape
+        height, width = images.shape[2:]
         flat = images.reshape(-1, 1, height, width)
         cells = (min(CELLS, height), min(CELLS, width))
         found = []

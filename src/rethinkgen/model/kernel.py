@@ -110,7 +110,7 @@ class KernelGaussian(ClosedForm):
         features = extractor(inputs)
         targets = F.one_hot(labels, num_classes).double()
         first = first_of_equals(features) if self.l2 == 0 else torch.arange(len(features), device=features.device)
-        kept, groups, counts = first.unique(return_inverse=True, return_counts=True)
+        kept, groups, counts = torch.unique(first, return_inverse=True, return_counts=True)
         means = torch.zeros(len(kept), num_classes, dtype=torch.float64, device=features.device)
         means.index_add_(0, groups, targets).div_(counts[:, None])
         distinct = features if len(kept) == len(features) else features[kept]
@@ -236,7 +236,7 @@ class KernelExpansion(nn.Module):
         """Return ``(N, k)`` for inputs ``(N, C, H, W)``."""
         rows = self.extractor(inputs).to(self.alpha.dtype)
         outputs = self.alpha.new_zeros(len(rows), self.alpha.shape[1])
-        for centers, alpha in zip(self.centers.split(BLOCK), self.alpha.split(BLOCK), strict=True):
+        for centers, alpha in zip(torch.split(self.centers, BLOCK), torch.split(self.alpha, BLOCK), strict=True):
             outputs += self.kernel(rows, centers.to(self.alpha.dtype)) @ alpha
         return outputs
 

@@ -93,8 +93,7 @@ def solve_positive_definite(
     Each refinement computes the residual with ``K`` in float64 and solves for it again (Wilkinson), so that a factor in
     float32 gives a solution of float64's quality as long as the condition of ``K`` is well below 1e7.
 
-    Args:
-        gram_cost: additions and multiplications that an entry of ``K`` costs, to tell how much of the work is done.
+    ``gram_cost``, the multiplications that an entry of ``K`` costs, is for telling how much of the work is done.
 
     Raises:
         UnsolvableError: no solution with a relative residual below ``WORST_RESIDUAL`` was found.
