@@ -7,7 +7,6 @@ are not given by the paper: one-hot labels and the defaults here are ours.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import Any
 
@@ -22,6 +21,7 @@ from rethinkgen.model.gabor import GaborFeatures
 from rethinkgen.model.least_squares import (
     BLOCK,
     cholesky_bytes,
+    distinct_rows,
     minimum_norm_least_squares,
     solve_positive_definite,
 )
@@ -34,6 +34,7 @@ MOST_FOR_FLOAT64 = 20_000
 residual."""
 NUM_FOR_MEDIAN = 2000
 """Examples among which the median distance is looked at."""
+BANDWIDTH_FACTOR = 2.0
 LEAST_MEDIAN_ENTRY = 1e-6
 FEATURES = ("none", "gabor")
 
@@ -53,8 +54,8 @@ class KernelGaussian(ClosedForm):
 
     Args:
         l2: added to the diagonal of ``K``.
-        bandwidth: a number, or ``auto``: the inverse of the median squared distance between training inputs (of 2,000
-            of them). The default is ours.
+        bandwidth: a number, or ``auto``: 2 / the median squared distance between training inputs (2,000 of them). That is
+            0.019 on MNIST's pixels in ``[0, 1]``; the factor is ours, chosen on a held-out part of its training set.
         solver: ``cholesky_float64``, ``cholesky_float32`` (half the memory and time; refined with residuals in
             float64), or ``auto``: the first up to 20,000 examples, the second above.
         features: ``gabor``: the kernel is of Gabor features instead of pixels (``rethinkgen.model.gabor``).
@@ -97,11 +98,10 @@ class KernelGaussian(ClosedForm):
         if typical < LEAST_MEDIAN_ENTRY:
             log.warning(
                 "model.bandwidth=%g: the median entry of the kernel matrix is %.1e, so that it is hardly more than the "
-                "identity and tells nothing about new inputs. model.bandwidth=%.2g would be the inverse of the median "
-                "squared distance",
+                "identity and tells nothing about new inputs. model.bandwidth=auto would be %.2g",
                 self._bandwidth(),
                 typical,
-                1 / median,
+                BANDWIDTH_FACTOR / median,
             )
 
     def solve(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Solution:
@@ -109,11 +109,9 @@ class KernelGaussian(ClosedForm):
         extractor = self._extractor(inputs)
         features = extractor(inputs)
         targets = F.one_hot(labels, num_classes).double()
-        first = first_of_equals(features) if self.l2 == 0 else torch.arange(len(features), device=features.device)
-        kept, groups, counts = torch.unique(first, return_inverse=True, return_counts=True)
-        means = torch.zeros(len(kept), num_classes, dtype=torch.float64, device=features.device)
-        means.index_add_(0, groups, targets).div_(counts[:, None])
-        distinct = features if len(kept) == len(features) else features[kept]
+        equal = distinct_rows(features, are_merged=self.l2 == 0)
+        distinct = features if len(equal.kept) == len(features) else features[equal.kept]
+        means = equal.mean(targets)
         kernel = GaussianKernel(self._bandwidth())
         try:
             found = solve_positive_definite(
@@ -135,7 +133,7 @@ class KernelGaussian(ClosedForm):
             "solution/bandwidth": kernel.bandwidth,
         }
         metrics |= {f"solution/norm_output_{k}": float(square.sqrt()) for k, square in enumerate(squares)}
-        network = KernelExpansion(kernel, extractor, features, (alpha / counts[:, None])[groups])
+        network = KernelExpansion(kernel, extractor, features, equal.spread(alpha))
         return Solution(network, metrics)
 
     def _precision(self, n: int) -> torch.dtype:
@@ -144,7 +142,7 @@ class KernelGaussian(ClosedForm):
         return SOLVERS[self.solver]
 
     def _bandwidth(self) -> float:
-        return 1 / self.median if isinstance(self.bandwidth, str) else self.bandwidth
+        return BANDWIDTH_FACTOR / self.median if isinstance(self.bandwidth, str) else self.bandwidth
 
     def _extractor(self, inputs: Tensor) -> Pixels | GaborFeatures:
         if self.features == "none":
@@ -262,14 +260,6 @@ def median_squared_distance(rows: Tensor) -> float:
     """Return the median over all pairs of different rows of ``(n, d)``."""
     above = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
     return float(squared_distances(rows.double(), rows.double())[above[0], above[1]].median())
-
-
-def first_of_equals(rows: Tensor) -> Tensor:
-    """Return for each of ``rows (n, d)`` the position of the first that equals it to the bit: ``(n,)``."""
-    seen: dict[bytes, int] = {}
-    hashes = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(rows.cpu().numpy()))
-    first = [seen.setdefault(digest, i) for i, digest in enumerate(hashes)]
-    return torch.tensor(first, device=rows.device)
 
 
 def _spread(inputs: Tensor, number: int) -> Tensor:

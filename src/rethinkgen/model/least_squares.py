@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,6 +147,39 @@ def cholesky_bytes(n: int, dtype: torch.dtype) -> int:
     size = min(n, BLOCK) ** 2
     factor = num_blocks * (num_blocks + 1) // 2 * size * dtype.itemsize
     return factor + 4 * size * 8
+
+
+class DistinctRows(NamedTuple):
+    """Examples whose inputs are equal to the bit, as one each: together they are asked for the mean of their targets.
+
+    With several equal rows a kernel matrix is singular. What meets the means, and has least norm, is the least-squares
+    solution of least norm.
+    """
+
+    kept: Tensor
+    """``(m,)``: position of the first of each group"""
+    groups: Tensor
+    """``(n,)``: to which group an example belongs"""
+    counts: Tensor
+    """``(m,)``: how many are in a group"""
+
+    def mean(self, targets: Tensor) -> Tensor:
+        """Return the means ``(m, k)`` over groups of ``targets (n, k)``."""
+        sums = targets.new_zeros(len(self.kept), targets.shape[1])
+        return sums.index_add_(0, self.groups, targets) / self.counts[:, None]
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Share out the weights ``(m, k)`` of groups evenly among their examples: ``(n, k)``."""
+        return (weights / self.counts[:, None])[self.groups]
+
+
+def distinct_rows(rows: Tensor, *, are_merged: bool = True) -> DistinctRows:
+    """Find which of ``rows (n, d)`` are equal; unless they ``are_merged``, each counts as one of its own."""
+    seen: dict[bytes, int] = {}
+    hashes = (hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(rows.cpu().numpy()))
+    first = [seen.setdefault(digest, i) for i, digest in enumerate(hashes)] if are_merged else list(range(len(rows)))
+    kept, groups, counts = torch.unique(torch.tensor(first), return_inverse=True, return_counts=True)
+    return DistinctRows(kept.to(rows.device), groups.to(rows.device), counts.to(rows.device))
 
 
 class LeastSquares(NamedTuple):
