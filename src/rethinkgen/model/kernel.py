@@ -54,8 +54,8 @@ class KernelGaussian(ClosedForm):
 
     Args:
         l2: added to the diagonal of ``K``.
-        bandwidth: a number, or ``auto``: 2 / the median squared distance between training inputs (2,000 of them). That is
-            0.019 on MNIST's pixels in ``[0, 1]``; the factor is ours, chosen on a held-out part of its training set.
+        bandwidth: a number, or ``auto``: 2 / the median squared distance between training inputs (2,000 of them). That
+            is 0.019 on MNIST's pixels in ``[0, 1]``; the factor is ours, chosen on a held-out part of its training set.
         solver: ``cholesky_float64``, ``cholesky_float32`` (half the memory and time; refined with residuals in
             float64), or ``auto``: the first up to 20,000 examples, the second above.
         features: ``gabor``: the kernel is of Gabor features instead of pixels (``rethinkgen.model.gabor``).
