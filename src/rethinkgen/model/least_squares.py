@@ -20,6 +20,10 @@ WORST_RESIDUAL = 1e-6
 """Relative residual above which a system counts as not solved."""
 MOST_REFINEMENTS = 50
 
+LEAST_SINGULAR_VALUE = 1e-6
+"""Share of the largest below which a singular value is taken for rounding: images come in float32, and whitened ones sum
+to zero up to that."""
+
 Gram = Callable[[slice, slice, torch.dtype], Tensor]
 """Given rows, columns and a precision, a new tensor of these entries of a symmetric matrix."""
 
@@ -194,14 +198,14 @@ def minimum_norm_least_squares(inputs: Tensor, targets: Tensor, l2: float = 0.0)
     """Minimise ``|inputs weights - targets|^2 + l2 |weights|^2``; for ``l2 = 0``, of all minimisers that of least norm.
 
     ``inputs (n, d)`` and ``targets (n, k)`` are float64. The longer side is first reduced by a QR factorisation, then
-    the rest is a singular value decomposition of ``min(n, d)`` rows and columns. Singular values below ``max(n, d) *
-    2.2e-16`` of the largest count as zero, as in ``numpy.linalg.lstsq(rcond=None)``.
+    the rest is a singular value decomposition of ``min(n, d)`` rows and columns. Singular values below
+    ``LEAST_SINGULAR_VALUE`` of the largest count as zero.
     """
     is_wide = len(inputs) < inputs.shape[1]
     q, r = torch.linalg.qr(inputs.T if is_wide else inputs)
     u, singular, vh = torch.linalg.svd(r, full_matrices=False)
     left, right = (vh.T, q @ u) if is_wide else (q @ u, vh.T)
-    cutoff = max(inputs.shape) * torch.finfo(inputs.dtype).eps * float(singular[0])
+    cutoff = LEAST_SINGULAR_VALUE * float(singular[0])
     kept = singular > cutoff
-    inverse = torch.where(kept, singular / (singular**2 + l2).clamp_min(cutoff**2), 0.0)
+    inverse = torch.where(kept, singular / (singular**2 + l2), 0.0)  # zero divided by zero is not taken
     return LeastSquares(right @ (inverse[:, None] * (left.T @ targets)), int(kept.sum()))

@@ -68,7 +68,7 @@ class RandomFeatures(ClosedForm):
             needed = 8 * (4 * n * num_features + 5 * num_features**2)
         else:
             share = FILTERS_AT_ONCE * num_features // self.num_filters
-            needed = 8 * n**2 + cholesky_bytes(n, self._precision(n)) + 4 * (n * share + BLOCK * n)
+            needed = 8 * n**2 + cholesky_bytes(n, self._precision(n)) + 12 * n * share + 8 * BLOCK * n
         free = self.free_bytes()
         most = max(1, int(0.95 * n * (free / needed) ** 0.5))
         advice = f"Choose fewer examples, data.num_train={most}"
@@ -97,7 +97,8 @@ class RandomFeatures(ClosedForm):
         gram = torch.zeros(len(images), len(images), dtype=torch.float64, device=inputs.device)
         num_parts = -(-len(filters) // FILTERS_AT_ONCE)
         for number, part in enumerate(_parts(filters)):
-            features = all_features(images, part, pooling)
+            # In float64: the largest eigenvalue is some 1e7 times the smallest, and rounding would drown that.
+            features = all_features(images, part, pooling).double()
             for start in range(0, len(images), BLOCK):
                 rows = slice(start, start + BLOCK)
                 gram[rows, : start + BLOCK] += features[rows] @ features[: start + BLOCK].T

@@ -333,6 +333,8 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
             raise ValueError(
                 f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
             )
+    if is_closed_form(config):
+        return  # what follows is about keys that have no effect there
     given = {_key(override) for override in overrides}
     if "model.learning_rate" in given and config.optimizer.lr != config.model.learning_rate:
         raise ValueError(
