@@ -19,7 +19,7 @@ from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes
 from rethinkgen.data.draws import balanced_subset
 from rethinkgen.data.preprocessing import channel_statistics, normalization, whitening
-from rethinkgen.data.source import Examples, Source
+from rethinkgen.data.source import Examples, Images, Source
 
 SplitName = Literal["train", "validation", "test"]
 Pattern = tuple[Tensor, ...]
@@ -155,6 +155,13 @@ class CorruptedImages(pl.LightningDataModule):
 
     # What a corruption overrides.
 
+    def replace_task(self, images: Images) -> Images:
+        """Return the images with the labels and classes that are to be learnt: the source's own.
+
+        Called once the examples of each split are chosen, so that these are balanced by the source's classes.
+        """
+        return images
+
     def corrupt_labels(self, labels: NDArray[np.int64], keys: NDArray[np.uint64], num_classes: int) -> Labels:
         """Return what training is given for labels ``(N,)`` of training examples; test labels stay true."""
         return Labels(labels, np.zeros(len(labels), dtype=bool))
@@ -226,6 +233,11 @@ class CorruptedImages(pl.LightningDataModule):
         return len(self.class_names)
 
     @property
+    def num_outputs(self) -> int:
+        """How many outputs a network needs: one for each class."""
+        return self.num_classes
+
+    @property
     def batch_size(self) -> int:
         """Examples in a whole batch, over all devices."""
         return len(self.splits["train"]) if self._batch_size is None else self._batch_size
@@ -253,12 +265,13 @@ class CorruptedImages(pl.LightningDataModule):
         train, test = images.train, images.test
         channels, height, width = train.images.shape[1:]
         size = self._size_seen(height, width)
-        self.class_names = images.class_names
         self.image_shape = (channels, *size)
         self.augmentation = Augmentation(size, self.random_crop, self.flip, self.rotation)
         self.statistics = channel_statistics(self._crops(train, np.arange(len(train))))
 
         training, held_out = self._choose(train)
+        images = self.replace_task(images)
+        train, test, self.class_names = images.train, images.test, images.class_names
         batch_sizes(
             len(training), self._batch_size or len(training)
         )  # an error is better now than when training begins

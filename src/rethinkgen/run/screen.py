@@ -98,7 +98,8 @@ def sentence(result: dict[str, Any]) -> str:
         nearly = metrics["steps_to_fit_0.99"]
         most = f"99 % fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
         return f"{seen}: {most}; {result['reason']}."
-    how = {"random_labels": "memorised", "partial_labels": "wrong labels memorised too"}.get(corruption, "fitted")
+    memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
+    how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")
     return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
 
 
