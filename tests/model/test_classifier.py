@@ -155,6 +155,12 @@ def test_the_datamodule_says_how_many_outputs_a_network_has() -> None:
         assert model.network[-1].out_features == model.num_outputs == num_outputs  # type: ignore[index, union-attr]
 
 
+@pytest.mark.parametrize(("num_classes", "num_outputs"), [(10, 1), (2, 3), (None, 1)])
+def test_outputs_are_as_many_as_classes_or_one_for_two(num_classes: int | None, num_outputs: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_outputs={num_outputs}: .* one for each class; or 1 for 2"):
+        MLP(image_shape=(1, 8, 8), num_classes=num_classes, num_outputs=num_outputs)
+
+
 def test_bf16_trains_in_bfloat16_and_evaluates_in_float32() -> None:
     kinds = set()
 

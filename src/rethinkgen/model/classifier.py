@@ -75,6 +75,8 @@ class Classifier(pl.LightningModule, ABC):
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.num_outputs = num_classes if num_outputs is None else num_outputs
+        if self.num_outputs != num_classes and (self.num_outputs, num_classes) != (1, 2):
+            raise ValueError(f"num_outputs={num_outputs}: {num_classes} are needed, one for each class; or 1 for 2.")
         self.learning_rate = check_positive("model.learning_rate", learning_rate)
         self.dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
         self.label_smoothing = check_between("regularizer.label_smoothing", label_smoothing, 0, 1, below=True)
@@ -101,7 +103,6 @@ class Classifier(pl.LightningModule, ABC):
     def _build(self) -> nn.Module:
         assert self.image_shape is not None
         assert self.num_outputs is not None
-        assert self.num_outputs in (self.num_classes, 1)
         network = self.build(self.image_shape, self.num_outputs)
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
