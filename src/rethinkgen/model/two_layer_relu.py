@@ -208,7 +208,7 @@ class TwoLayerReLU(ClosedForm):
         if len(inputs) > MOST_EXAMPLES:
             raise ValueError(
                 f"model: two_layer_relu takes at most {MOST_EXAMPLES:,} training examples, these are {len(inputs):,}: "
-                "beyond, float64 does not hold the residual below 1e-6. "
+                "with 10,000 float64 no longer keeps the residual below 1e-6. "
                 f"Set data.num_train={MOST_EXAMPLES} or less."
             )
         num_conflicts, _ = find_conflicts(without_negative_zeros(inputs).cpu(), labels)
