@@ -1,8 +1,8 @@
 """Published items as claims, read from ``published/*.yaml`` and checked.
 
-A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run the
-paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``. An item is a table,
-a figure or a passage; what its claims have in common stands beside them.
+A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
+the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``. An
+item is a table, a figure or a passage; what its claims have in common stands beside them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Claim:
     settings: Mapping[str, Selector]
     """Name -> what tells a setting apart, where the rule compares several."""
     across: Mapping[str, Any] | None
-    """Where the settings are the values of one key: ``key``, the least number of values ``at_least``, those ``including``."""
+    """Where settings are the values of one key: ``key``, how many are needed ``at_least``, which ``including``."""
     vary: Sequence[str]
     """Keys, and all below them, that may differ between the settings that are compared."""
     protocol: Mapping[str, Any]

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
 from rethinkgen.report.numbers import DASH, shown_summary, summarise
@@ -25,9 +25,9 @@ MOST_UNITS = 4
 class Verdict:
     """What became of a claim.
 
-    ``reproduced``: the claim's rule holds for runs of the paper's protocol. ``same trend``: that rule does not hold, or the
-    runs are not of the protocol, but the claim's weaker rule holds; or the rule holds under some of the settings that the
-    paper leaves open and not under others.
+    ``reproduced``: the claim's rule holds for runs of the paper's protocol. ``same trend``: that rule does not hold, or
+    the runs are not of the protocol, but the claim's weaker rule holds; or the rule holds under some of the settings
+    that the paper leaves open and not under others.
     """
 
     claim: Claim
@@ -242,9 +242,10 @@ def _not_enough(claim: Claim, comparisons: list[Comparison]) -> Verdict:
         for name, values in nearest.samples.items()
         if values
     }
-    ours = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
+    told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
+    ours = f"{told}{_on_which_data(claim, nearest)}" if told else DASH
     odd = f"outside the paper's protocol ({'; '.join(nearest.deviations)}); " if nearest.deviations else ""
-    return Verdict(claim, "not enough runs", ours or DASH, nearest.n, f"{odd}{nearest.lacking}", nearest.runs)
+    return Verdict(claim, "not enough runs", ours, nearest.n, f"{odd}{nearest.lacking}", nearest.runs)
 
 
 def _told(
@@ -253,10 +254,16 @@ def _told(
     names = tell_apart([comparison.runs[0] for comparison in comparisons])
     texts = [f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=True)]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
-    ours = "; ".join([*dict.fromkeys(texts[:MOST_UNITS]), *more])
+    ours = "; ".join([*dict.fromkeys(texts[:MOST_UNITS]), *more]) + _on_which_data(claim, comparisons[0])
     runs = list(itertools.chain.from_iterable(comparison.runs for comparison in comparisons))
     why = "; ".join(dict.fromkeys(reasons))
     return Verdict(claim, answer, ours, min(comparison.n for comparison in comparisons), why, runs)
+
+
+def _on_which_data(claim: Claim, comparison: Comparison) -> str:
+    """Return what must stand beside a number that is not of the paper's data."""
+    wanted, data = claim.protocol.get("data"), comparison.runs[0].data
+    return "" if wanted is None or wanted == data else f", on {data}"
 
 
 def _apply(rule: Rule, claim: Claim, comparison: Comparison) -> Finding:

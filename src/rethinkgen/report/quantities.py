@@ -25,10 +25,11 @@ FALLEN = 0.9
 def observe(run: Run, metric: str) -> float | None:
     """Return a finished run's metric, or one of these that follow from it; infinite where a step was not reached.
 
-    ``test/error``: 1 - test/accuracy. ``test/gain_from_stopping``: test/accuracy_oracle - test/accuracy. ``test/unsteadiness``:
-    mean absolute change of test/accuracy from an evaluation to the next. ``rademacher``: 2 * fit/accuracy - 1, the share of
-    agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged step whose train/loss is below 0.9
-    ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training examples of d pixels.
+    ``test/error``: 1 - test/accuracy. ``test/gain_from_stopping``: test/accuracy_oracle - test/accuracy.
+    ``test/unsteadiness``: mean absolute change of test/accuracy from an evaluation to the next. ``rademacher``:
+    2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
+    step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
+    examples of d pixels.
     """
     if run.state != "done":
         return None
@@ -72,7 +73,7 @@ def matches(run: Run, selector: Mapping[str, Any]) -> bool:
 
 
 def property_of(run: Run, key: str) -> Any:
-    """Return a choice, a key of the config, the ``level`` of the corruption, or the ``steps`` trained or to be trained."""
+    """Return a choice, a key of the config, the ``level`` of the corruption, or the ``steps`` of the budget."""
     if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
         own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
         return own.get(key, run.choices.get(key))

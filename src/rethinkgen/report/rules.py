@@ -1,13 +1,14 @@
 """The rules that decide a claim: a small closed set, each a pure function of what the runs measured.
 
 A rule is chosen, with its tolerance and the reason for it, before anything is run: in ``published/*.yaml``. It sees
-``Samples`` in the claim's unit, and judges means over seeds. What a run never reached, such as the step at which it fits, is
-infinite.
+``Samples`` in the claim's unit, and judges means over seeds. What a run never reached, such as the step at which it
+fits, is infinite.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,12 +108,12 @@ def order(samples: Samples, context: Context, *, groups: Sequence[Sequence[str]]
 
 
 def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
-    """From each setting to the next the mean never falls by more than the slack; from first to last it gains the rise."""
+    """From a setting to the next the mean never falls by more than the slack; from first to last it gains the rise."""
     means = {name: summarise(list(values.values())).mean for name, values in samples.items()}
     names = list(means)
     falls = [
         f"falls from {first} to {second} by {_number(means[first] - means[second])}"
-        for first, second in zip(names, names[1:], strict=False)
+        for first, second in itertools.pairwise(names)
         if means[second] < means[first] and not _is_at_most(means[first] - means[second], slack)
     ]
     gained = means[names[-1]] - means[names[0]]

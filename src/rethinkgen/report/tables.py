@@ -1,4 +1,4 @@
-"""Tables: ours beside the published numbers, and the grid of a sweep of one's own. As HTML, LaTeX, Markdown, and raw numbers."""
+"""Tables: ours beside the published numbers, and the grid of a sweep of one's own, in HTML, LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from rethinkgen.report.claim_files import Claim, load_claims
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
-from rethinkgen.report.quantities import IMAGE_SHAPES, matches, num_test, observe, tell_apart
+from rethinkgen.report.quantities import matches, num_test, observe, tell_apart
 from rethinkgen.report.runs import SEEDS, Run
 
 Cell = str | float | None
@@ -60,7 +60,8 @@ class Table:
         """Return ``<table>`` with a caption; the first cell of a row is its header.
 
         Classes for a style sheet: ``td.num`` (a number), ``td.missing`` (none yet: a dash or a state) and
-        ``td.verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is ``p.note`` in the caption.
+        ``td.verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is ``p.note`` in
+        the caption.
         """
         head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
         body = "\n".join(f"<tr>{self._html_row(row)}</tr>" for row in self.rows)
@@ -80,7 +81,7 @@ class Table:
         return "".join(cells)
 
     def to_latex(self) -> str:
-        """Return a ``table`` environment for ``\\usepackage{booktabs}``, with caption and label ``tab:<name>``."""
+        r"""Return a ``table`` environment for ``\usepackage{booktabs}``, with caption and label ``tab:<name>``."""
         alignment = "".join("r" if self._is_numeric(place) else "l" for place in range(len(self.columns)))
         lines = [" & ".join(_latex(column) for column in self.columns) + r" \\"]
         rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
@@ -143,7 +144,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
     trains = [name for name in claims if name.endswith(".train")]
     for name in trains:
         train, test = claims[name], claims[name.removesuffix("train") + "test"]
-        settings = [group for group in _groups(runs, train)] or [[]]
+        settings = _groups(runs, train) or [[]]
         for number, group in enumerate(settings):
             used += group
             label = f" ({text})" if (text := _apart(settings)[number]) else ""
@@ -159,11 +160,11 @@ def _table_1(runs: Sequence[Run]) -> Made:
                     "yes" if "weight_decay" in _regularizers(train) else "no",
                     "random" if train.runs["data.corruption"] == "random_labels" else "true",
                     f"{train.value:.2f}",
-                    _cell(fit, group),
-                    _cell(running, group) if crops else DASH,
+                    _bare(_cell(fit, group)),
+                    _bare(_cell(running, group)) if crops else DASH,
                     f"{test.value:.2f}",
-                    _cell(accuracy, group),
-                    _difference(accuracy, test),
+                    _bare(_cell(accuracy, group)),
+                    _difference(accuracy, test, group),
                     _binomial(accuracy, group),
                     str(len({run.seed for run in group if run.state == "done"})),
                 ]
@@ -178,11 +179,12 @@ def _table_1(runs: Sequence[Run]) -> Made:
     columns = ["model", "parameters", "random crop", "weight decay", "labels", "train, published"]
     columns += ["train, ours", "running", "test, published", "test, ours", "difference", "binomial error", "n"]
     note = (
-        "Accuracies in percent: mean and sample standard deviation over n seeds (a dash where n is 1). Train, ours: the final "
-        "network on the whole training set, without augmentation; running: on the crops that it saw, over the last epoch. Binomial "
-        "error: of one test accuracy, from the size of the test set. Labels random: test labels stay true."
+        "Accuracies in percent; published ones are of CIFAR-10. Ours: mean and sample standard deviation over n seeds, "
+        "a dash where n is 1. Train, ours: the final network on the whole training set, without augmentation; running: "
+        "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the size of the test "
+        "set."
     )
-    if not used:
+    if not _is_worth_a_table([bool(_groups(runs, claims[name])) for name in trains], used, claims[trains[0]]):
         return None, []
     return Table("table_1", f"Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
@@ -196,16 +198,17 @@ def _table_2(runs: Sequence[Run]) -> Made:
 
 def _table_3(runs: Sequence[Run]) -> Made:
     note = (
-        "Kernel equation (3), solved exactly. Norm: of the solution in the kernel's space; that the paper means this one is our "
-        "reading."
+        "Kernel equation (3), solved exactly. Norm: of the solution in the kernel's space; that the paper means this "
+        "one is our reading."
     )
     return _claim_table("table_3", "Table 3 and Section 5", ("Table 3", "Section 5"), runs, note)
 
 
 def _table_4(runs: Sequence[Run]) -> Made:
     note = (
-        "Training accuracy on random labels. With weight decay that of the final network; its coefficient is not published, so each "
-        "that was run has its row. With crops, flips and rotations the running accuracy over the last epoch, where every image is new."
+        "Training accuracy on random labels, CIFAR-10. With weight decay that of the final network; the coefficient is "
+        "not published, so each that was run has its row. With crops, flips and rotations the running accuracy over "
+        "the last epoch, in which every image is new."
     )
     return _claim_table("table_4", "Table 4", "Table 4", runs, note, always=("regularizer.weight_decay",))
 
@@ -239,12 +242,12 @@ def _claim_table(
                     label or DASH,
                     published + mark,
                     _cell(summary, group, claim.unit),
-                    _difference(summary, claim),
+                    _difference(summary, claim, group),
                     str(len({run.seed for run in group if run.state == "done"})),
                 ]
             )
             raw.append(_raw({"row": claim.id, "setting": label}, claim.metric, summary, claim, group))
-    if not used:
+    if not _is_worth_a_table([bool(_groups(runs, claim)) for claim in claims], used, claims[0]):
         return None, []
     columns = ["what", "setting", "published", "ours", "difference", "n"]
     note = f"{note} Mean and sample standard deviation over n seeds, a dash where n is 1."
@@ -285,7 +288,10 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
             | {key: value and value.mean for key, value in zip(extra, worst, strict=True)}
         )
     columns = ["labels", "examples", "2n + d", "weights", "fitted", *(key.partition("/")[2] for key in extra), "n"]
-    note = "A network of width n with 2n + d weights, built and not trained. Of n seeds, the mean; of residuals, norms and conditions the largest."
+    note = (
+        "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of residuals, "
+        "norms and conditions the largest."
+    )
     return Table("theorem_1", f"Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
 
@@ -312,8 +318,8 @@ def _rademacher(runs: Sequence[Run]) -> Made:
         raw.append(told | {"test/accuracy": accuracy and accuracy.mean / 100})
     columns = ["model", "examples", "lower bound", "test (chance 50)", "draws"]
     note = (
-        "Mean of 2 * fit/accuracy - 1 over draws of random signs, with the sample standard deviation: what training found, and so a lower "
-        "bound on the supremum in the empirical Rademacher complexity, which is at most 1."
+        "Mean of 2 * fit/accuracy - 1 over draws of random signs, with the sample standard deviation: what training "
+        "found, and so a lower bound on the supremum in the empirical Rademacher complexity, which is at most 1."
     )
     return Table("rademacher", f"Rademacher complexity: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
@@ -329,7 +335,7 @@ _QUANTITIES = {"fit": ("fit/accuracy", "%"), "test": ("test/accuracy", "%"), "st
 
 
 def _grids(runs: Sequence[Run]) -> list[Table]:
-    """The grid of a sweep: a row for each corruption and regularizer, the models side by side where there are several."""
+    """A row for each corruption and regularizer, the models side by side where there are several."""
     models = list(dict.fromkeys(run.model for run in runs))
     settings = _by_setting(runs)
     rests = dict(zip(map(id, settings), _rests(settings), strict=True))
@@ -451,8 +457,13 @@ def _state(group: Sequence[Run]) -> str:
     return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
 
 
-def _difference(summary: Summary | None, claim: Claim) -> str:
-    if summary is None or claim.value is None or summary.mean == float("inf"):
+def _bare(text: str) -> str:
+    return text.removesuffix(" %")
+
+
+def _difference(summary: Summary | None, claim: Claim, group: Sequence[Run]) -> str:
+    """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
+    if summary is None or claim.value is None or summary.mean == float("inf") or not _is_of_its_data(claim, group):
         return DASH
     difference = summary.mean - claim.value
     return f"{difference:+.2f}" if claim.unit == "%" else f"{difference:+.4g}"
@@ -481,6 +492,19 @@ def _raw(
         "n": 0 if summary is None else summary.n,
         "states": " ".join(f"{number} {state}" for state, number in Counter(run.state for run in group).items()),
     }
+
+
+def _is_of_its_data(claim: Claim, group: Sequence[Run]) -> bool:
+    wanted = claim.protocol.get("data")
+    return wanted is None or (bool(group) and group[0].data.startswith(str(wanted)))
+
+
+def _is_worth_a_table(has_runs: Sequence[bool], used: Sequence[Run], claim: Claim) -> bool:
+    """Whether the paper's table is shown: with any run on its own data, on other data with runs for half of its rows.
+
+    A first sweep on the digits shares two rows with Table 1 and is better read as a grid.
+    """
+    return any(has_runs) and (_is_of_its_data(claim, used) or 2 * sum(has_runs) >= len(has_runs))
 
 
 def _regularizers(claim: Claim) -> list[str]:
