@@ -210,7 +210,7 @@ def _read_run(path: Path, entry: Entry | None) -> Run:
             outcome = Outcome("failed", str(error))
     status = folder.read_status()
     result = outcome.result if outcome.state == "done" else None
-    if result is not None and not isinstance(result.get("metrics"), dict):
+    if result is not None and not _has_metrics(result):
         result, outcome = None, Outcome("failed", f"{folder.result} is damaged (no metrics in it).")
     sources = [source for source in (result, status, known) if source]
     config = (result or {}).get("config") or config or known.get("config") or {}
@@ -226,17 +226,32 @@ def _read_run(path: Path, entry: Entry | None) -> Run:
     )
 
 
+def _has_metrics(result: Any) -> bool:
+    return isinstance(result, dict) and isinstance(result.get("metrics"), dict)
+
+
 def command_of(runs: Sequence[Run]) -> str:
-    """Return what one types to have these runs, a line for each command; of single runs, their overrides."""
+    """Return what one types to have these runs, a line for each command; of single runs, their overrides.
+
+    Paths of the machine are left out: results go to ``multirun``, and data lie where one has them.
+    """
     commands: dict[str, None] = {}
     for run in runs:
         noted = run.sweep / "commands.txt"
         if noted.exists():
+            # A line is a time and the command.
             lines = noted.read_text().splitlines()
-            commands |= dict.fromkeys(re.sub(r"^\S+\s+", "", line) for line in lines if line.strip())
+            commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
         else:
-            commands[shlex.join(["python", "train.py", *run.overrides])] = None
+            commands[_portable(shlex.join(["python", "train.py", *run.overrides]))] = None
     return "\n".join(commands)
+
+
+def _portable(command: str) -> str:
+    """Return a command without the paths of the machine that it was given on."""
+    command = re.sub(r"^python \S*/(?=\w+\.py)", "python ", command)
+    command = re.sub(r" results_dir=\S+", "", command)
+    return re.sub(r"=/(?:\S*/)?(?=[^\s/])", "=path/to/", command)
 
 
 def to_frame(runs: Sequence[Run]) -> pd.DataFrame:

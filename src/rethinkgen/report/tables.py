@@ -19,6 +19,8 @@ from rethinkgen.report.runs import SEEDS, Run
 Cell = str | float | None
 MISSING = ("missing", "waiting", "running", "interrupted", "failed")
 """What a cell says in place of a number that is not there yet."""
+MOST_COLUMNS, MOST_CHARACTERS = 8, 32
+"""On a printed page: more columns are set smaller, longer texts are broken."""
 NUMBER = re.compile(r"[<>≥~]?\s?[-+]?\d[\d,.]*(e[-+]?\d+)?x?( ?%| points)?( ± .*)?( \(\d+\))?|–")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -82,7 +84,7 @@ class Table:
 
     def to_latex(self) -> str:
         r"""Return a ``table`` environment for ``\usepackage{booktabs}``, with caption and label ``tab:<name>``."""
-        alignment = "".join("r" if self._is_numeric(place) else "l" for place in range(len(self.columns)))
+        alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
         lines = [" & ".join(_latex(column) for column in self.columns) + r" \\"]
         rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
         caption = f"{_latex(self.title)}. {_latex(self.note)}".strip()
@@ -90,7 +92,8 @@ class Table:
             [
                 r"\begin{table}",
                 r"\centering",
-                r"\footnotesize",
+                r"\scriptsize" if len(self.columns) > MOST_COLUMNS else r"\footnotesize",
+                *([r"\setlength{\tabcolsep}{2pt}"] if len(self.columns) > MOST_COLUMNS else []),
                 rf"\caption{{{caption}}}",
                 rf"\label{{tab:{self.name}}}",
                 rf"\begin{{tabular}}{{{alignment}}}",
@@ -111,6 +114,12 @@ class Table:
         lines.append(" | ".join("--:" if self._is_numeric(place) else "---" for place in range(len(self.columns))))
         lines += [" | ".join(_markdown(_text(cell)) for cell in row) for row in self.rows]
         return "".join(f"| {line} |\n" for line in lines)
+
+    def _latex_alignment(self, place: int) -> str:
+        if self._is_numeric(place):
+            return "r"
+        longest = max((len(_text(row[place])) for row in self.rows), default=0)
+        return r"p{0.3\textwidth}" if longest > MOST_CHARACTERS else "l"
 
     def _is_numeric(self, place: int) -> bool:
         texts = [_text(row[place]) for row in self.rows]
@@ -181,8 +190,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
     note = (
         "Accuracies in percent; published ones are of CIFAR-10. Ours: mean and sample standard deviation over n seeds, "
         "a dash where n is 1. Train, ours: the final network on the whole training set, without augmentation; running: "
-        "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the size of the test "
-        "set."
+        "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the test set's size."
     )
     if not _is_worth_a_table([bool(_groups(runs, claims[name])) for name in trains], used, claims[trains[0]]):
         return None, []
