@@ -22,7 +22,13 @@ TARGETS = {
 }
 LEARNING_RATES = {"inception": 0.1, "inception_no_bn": 0.1}
 MLP = {"mlp_1x512": {"width": 512, "depth": 1}, "mlp_3x512": {"width": 512, "depth": 3}}
-REGULARIZERS: dict[str, Any] = {"weight_decay": 5e-4, "random_crop": True, "flip": True, "rotation": 25.0, "dropout": 0.5}
+REGULARIZERS: dict[str, Any] = {
+    "weight_decay": 5e-4,
+    "random_crop": True,
+    "flip": True,
+    "rotation": 25.0,
+    "dropout": 0.5,
+}
 CURVES = "step,epoch,train/loss,fit/accuracy,test/accuracy\n100,0.25,2.2,0.2,0.1\n200,0.5,1.0,0.7,0.3\n"
 
 
@@ -86,14 +92,20 @@ def write_run(
     curves: str = CURVES,
     **metrics: Any,
 ) -> Path:
-    """Write a run's folder into ``sweep`` and return it. ``keys`` replace values of its config, ``metrics`` those of its end."""
+    """Write a run's folder into ``sweep``; ``keys`` replace values of its config, ``metrics`` those of its end."""
     keys = copy.deepcopy(keys or {})
     config = config_of(data, corruption, model, regularizers, seed, keys)
     what = "_".join(f"{key}-{value}" for key, value in keys.items())
     name = "-".join(filter(None, [data, corruption, model, *regularizers, what, f"seed{seed}"]))
     path = sweep / f"{name}-{zlib.crc32(name.encode()):012x}"
     path.mkdir(parents=True)
-    choices = {"data": data, "data.corruption": corruption, "model": model, "optimizer": "sgd", "schedule": "exponential"}
+    choices = {
+        "data": data,
+        "data.corruption": corruption,
+        "model": model,
+        "optimizer": "sgd",
+        "schedule": "exponential",
+    }
     told = {
         "run_id": path.name.rpartition("-")[2],
         "choices": choices | {"regularizer": sorted(regularizers)},
@@ -111,6 +123,11 @@ def write_run(
     fitted = (ends | names)["steps_to_fit"] is not None
     classes = 2 if corruption == "random_signs" else 10
     result = told | {"sweep": sweep.name, "config": config, "metrics": ends | names, "fitted": fitted}
-    result |= {"num_classes": classes, "finished": "2026-01-01T00:00:00+00:00", "commit": "0123456", "device": "made up"}
+    result |= {
+        "num_classes": classes,
+        "finished": "2026-01-01T00:00:00+00:00",
+        "commit": "0123456",
+        "device": "made up",
+    }
     (path / "result.json").write_text(json.dumps(result))
     return path

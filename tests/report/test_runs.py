@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY, Command
 from run_folders import write_run
 
+from conftest import TINY, Command
 from rethinkgen.report.runs import SEEDS, command_of, read_runs, to_frame
 from rethinkgen.sweep.index import FILE_NAME
 
@@ -59,7 +59,11 @@ def index_line(configs: str | None, folder: str, key: str) -> str:
 def test_only_cells_of_the_latest_configs_are_missing(tmp_path: Path) -> None:
     begun = write_run(tmp_path)
     lines = [index_line(None, "of-an-old-index", "a"), index_line("old", "of-old-configs", "b")]
-    lines += [index_line("old", begun.name, "c"), index_line("new", "wanted", "d"), index_line("new", "../x/other", "e")]
+    lines += [
+        index_line("old", begun.name, "c"),
+        index_line("new", "wanted", "d"),
+        index_line("new", "../x/other", "e"),
+    ]
     (tmp_path / FILE_NAME).write_text("".join(lines))
     runs = {run.path.name: run for run in read_runs([tmp_path])}
     assert {name: run.state for name, run in runs.items()} == {begun.name: "done", "wanted": "missing"}
@@ -114,7 +118,8 @@ def test_a_single_run_is_a_sweep_of_one(tmp_path: Path) -> None:
 
 def test_a_command_has_no_paths_of_its_machine(tmp_path: Path) -> None:
     write_run(tmp_path)
-    noted = "2026-01-01T00:00:00+00:00  python /home/me/x/train.py -m results_dir=/scratch/me data.root=/home/me/mnist a=1,2\n"
+    given = "python /home/me/x/train.py -m results_dir=/scratch/me data.root=/home/me/mnist a=1,2"
+    noted = f"2026-01-01T00:00:00+00:00  {given}\n"
     (tmp_path / "commands.txt").write_text(2 * noted)
     assert command_of(read_runs([tmp_path])) == "python train.py -m data.root=path/to/mnist a=1,2"
 

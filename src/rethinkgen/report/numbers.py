@@ -63,12 +63,19 @@ def shown(value: float | None, unit: str = "") -> str:
 def shown_summary(summary: Summary, unit: str = "") -> str:
     """Return ``85.4 ± 0.3 %``; of a single run, no spread."""
     if summary.deviation is None or unit not in ("%", "x", "points"):
-        spread = "" if summary.deviation is None else f" ± {_plain(summary.deviation)}"
-        text = shown(summary.mean, unit)
-        return f"{text.removesuffix(unit).rstrip()}{spread} {unit}".rstrip() if spread else text
+        return shown(summary.mean, unit) if summary.deviation is None else _with_spread(summary, unit)
     digits = 1 if unit == "%" and 1 <= summary.mean <= 99 and summary.deviation >= 0.1 else 2
     sign = "+" if unit == "points" else ""
     return f"{summary.mean:{sign}.{digits}f} ± {summary.deviation:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
+
+
+def _with_spread(summary: Summary, unit: str) -> str:
+    """Give the spread two digits, and the mean no more than the spread has."""
+    mean, deviation = summary.mean, summary.deviation or 0.0
+    if deviation == 0 or abs(mean) < 1e-3:
+        return f"{_plain(mean)} ± {_plain(deviation)} {unit}".rstrip()
+    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6)
+    return f"{mean:,.{digits}f} ± {deviation:,.{digits}f} {unit}".rstrip()
 
 
 def _percent(value: float) -> str:

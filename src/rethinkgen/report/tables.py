@@ -231,7 +231,7 @@ def _claim_table(
     raw: list[dict[str, Any]] = []
     used: list[Run] = []
     for claim in claims:
-        settings = _groups(runs, claim) or [[]]
+        settings = sorted(_groups(runs, claim), key=lambda group: [group[0].key(key) or 0 for key in always]) or [[]]
         for group, apart in zip(settings, _apart(settings), strict=True):
             used += group
             summary = _of(group, claim.metric, claim.unit)
