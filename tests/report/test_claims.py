@@ -71,7 +71,7 @@ def test_no_run_outside_the_protocol_reproduces_anything(
     assert verdict.verdict == "same trend"
     assert "outside the paper's protocol" in verdict.why
     assert reason in verdict.why
-    assert verdict.ours == "50.50 ± 0.00 %" + (f", on {what['data']}" if "data" in what else "")
+    assert verdict.ours == "50.5 ± 0 %" + (f", on {what['data']}" if "data" in what else "")
     assert not [
         found for found in verdicts().values() if found.verdict == "reproduced" and "parameters" not in found.claim.id
     ]
@@ -122,6 +122,15 @@ def test_random_labels_are_tested_at_chance(write: Write, verdicts: Judged) -> N
     write(corruption="random_labels", data="digits", test=0.12)
     write(corruption="random_labels", data="cifar10_jpeg", test=0.12)
     assert verdicts()[row].verdict == "reproduced"
+
+
+def test_a_network_that_does_not_fit_random_labels_is_no_example_of_one_that_does(
+    write: Write, verdicts: Judged
+) -> None:
+    write(corruption="random_labels", test=0.1, metrics={"fit/accuracy": 0.2})
+    verdict = verdicts()["table_1.mlp_1x512.random_labels.test"]
+    assert verdict.verdict == "not reproduced"
+    assert "fit/accuracy is only 20.0 ± 0 %, where 95 % is taken for granted" in verdict.why
 
 
 def test_chance_follows_the_size_of_the_test_set(write: Write, verdicts: Judged) -> None:
@@ -189,7 +198,7 @@ def test_figure_1c_with_its_ends(write: Write, verdicts: Judged) -> None:
     assert found["figure_1c.mlp_1x512.rising"].verdict == "reproduced"
     assert found["figure_1c.mlp_1x512.left_end"].verdict == "reproduced"
     assert found["figure_1c.mlp_1x512.right_end"].verdict == "reproduced"
-    assert found["figure_1c.mlp_1x512.rising"].ours.startswith("0: 49.50")
+    assert found["figure_1c.mlp_1x512.rising"].ours.startswith("0: 49.5 ± 0 %, 0.2: 57.6")
     assert found["section_2.same_hyperparameters"].verdict == "reproduced"
 
 
@@ -307,7 +316,7 @@ def test_the_main_table_says_what_counts(write: Write, verdicts: Judged) -> None
     assert row[1:] == [
         "python train.py -m +experiment=zhang2017/table_1",
         "50.51 %",
-        "51.00 ± 0.00 %",
+        "51.0 ± 0 %",
         "3",
         "reproduced",
     ]

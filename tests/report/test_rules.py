@@ -28,9 +28,14 @@ CASES: list[tuple[str, dict[str, Any], dict[str, dict[Seed, float]], dict[str, d
     # Half of 40.5 points above 10.
     ("lead_over_chance", {"share": 0.5}, {"all": seeds(30.25)}, {"all": seeds(30.2)}),
     # A binomial error is 0.3, of a single run three are 0.9.
-    ("at_chance", {"sigmas": 3}, {"all": seeds(10.89)}, {"all": seeds(10.91)}),
+    ("at_chance", {"sigmas": 3, "widest": 2.0}, {"all": seeds(10.89)}, {"all": seeds(10.91)}),
     # Of four runs of spread 0.816: sqrt(0.09 + 0.667) / 2 is 0.435, three are 1.305.
-    ("at_chance", {"sigmas": 3}, {"all": seeds(10.3, 12.3, 11.3, 11.3)}, {"all": seeds(10.4, 12.4, 11.4, 11.4)}),
+    (
+        "at_chance",
+        {"sigmas": 3, "widest": 2.0},
+        {"all": seeds(10.3, 12.3, 11.3, 11.3)},
+        {"all": seeds(10.4, 12.4, 11.4, 11.4)},
+    ),
     (
         "order",
         {"groups": [["a"], ["b", "c"], ["d"]]},
@@ -106,13 +111,19 @@ def test_ratios_and_differences_are_of_the_same_seed() -> None:
     assert not found("difference", {"a": {(0,): 5.0}, "b": {(1,): 2.0}}, low=0, high=9).holds
 
 
+def test_an_interval_around_chance_must_say_something() -> None:
+    finding = found("at_chance", {"all": seeds(6.0, 10.0, 14.0)}, sigmas=3, widest=5.0)
+    assert not finding.holds
+    assert "runs differ too much to tell: 3.05 to 16.95 %" in finding.why
+
+
 def test_chance_needs_a_test_set_or_a_spread() -> None:
     unknown = Context(None, "%", 10.0, None)
-    assert not found("at_chance", {"all": seeds(10.0)}, unknown, sigmas=3).holds
-    assert found("at_chance", {"all": seeds(9.9, 10.2)}, unknown, sigmas=3).holds
+    assert not found("at_chance", {"all": seeds(10.0)}, unknown, sigmas=3, widest=9).holds
+    assert found("at_chance", {"all": seeds(9.9, 10.2)}, unknown, sigmas=3, widest=9).holds
     error = Context(90.0, "%", 90.0, 10_000)
-    assert found("at_chance", {"all": seeds(89.2)}, error, sigmas=3).holds
-    assert not found("at_chance", {"all": seeds(89.0)}, error, sigmas=3).holds
+    assert found("at_chance", {"all": seeds(89.2)}, error, sigmas=3, widest=9).holds
+    assert not found("at_chance", {"all": seeds(89.0)}, error, sigmas=3, widest=9).holds
 
 
 @pytest.mark.parametrize(

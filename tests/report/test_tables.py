@@ -44,7 +44,7 @@ def test_table_1_has_the_papers_rows_in_its_order(tmp_path: Path, made: Made) ->
         "weight decay": "no",
         "labels": "true",
         "train, published": "100.00",
-        "train, ours": "100.00 ± 0.00",
+        "train, ours": "100 ± 0",
         "running": "–",
         "test, published": "50.51",
         "test, ours": "51.0 ± 1.0",
@@ -137,6 +137,16 @@ def test_several_models_stand_side_by_side(tmp_path: Path, made: Made) -> None:
     assert rows_of(table)["partial_labels 0.4"]["mlp_1x512"] == "60.0 ± – % (1)"
 
 
+def test_a_rate_that_goes_with_the_model_is_no_row_of_its_own(tmp_path: Path, made: Made) -> None:
+    for model in ("inception", "mlp_1x512"):
+        write_run(tmp_path, data="mnist", model=model)
+    assert [row[0] for row in made()["grid_mnist_test"].rows] == ["none"]
+    write_run(tmp_path, data="mnist", keys={"optimizer.lr": 0.5})
+    table = made()["grid_mnist_test"]
+    assert table.columns == ["corruption", "regularizer", "setting", "inception", "mlp_1x512"]
+    assert {row[2] for row in table.rows} == {"–", "lr=0.01", "lr=0.5"}
+
+
 def test_table_4_takes_running_accuracy_where_images_are_augmented(tmp_path: Path, made: Made) -> None:
     numbers = {"fit/accuracy": 0.5, "train/accuracy_epoch": 0.995}
     slow = {"schedule.factor": 0.999, "max_steps": 100_000}
@@ -168,7 +178,7 @@ def test_theory_has_its_tables(tmp_path: Path, made: Made) -> None:
         ["none", "100", "264", "264", "100 %", "2e-09", "2"],
         ["none", "1,000", "2,064", "2,064", "100 %", "2e-09", "2"],
     ]
-    assert found["rademacher"].rows[0] == ["mlp_1x512", "100", "0.990 ± 0.014", "50.00 ± 0.00 %", "2"]
+    assert found["rademacher"].rows[0] == ["mlp_1x512", "100", "0.990 ± 0.014", "50.0 ± 0 %", "2"]
     assert found["rademacher"].csv["lower_bound"].tolist() == pytest.approx([0.99, 0.99])
     assert "lower bound" in found["rademacher"].note
 

@@ -80,6 +80,8 @@ class Claim:
     vary: Sequence[str]
     """Keys, and all below them, that may differ between the settings that are compared."""
     protocol: Mapping[str, Any]
+    given: Mapping[str, float]
+    """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
     rule: Rule
     trend: Rule | None
     """What must hold at least for "same trend"."""
@@ -131,7 +133,7 @@ def read_claims(file: Traversable) -> list[Claim]:
 
 REQUIRED = ("id", "item", "statement", "source", "certainty", "metric", "runs", "rule", "seeds")
 OPTIONAL = (
-    "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "trend",
+    "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "given", "trend",
 )  # fmt: skip
 
 
@@ -165,6 +167,8 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
     settings, across = node.get("settings", {}), node.get("across")
     for rule in rules.values():
         _check_settings(where, rule, settings, across)
+    for key, bound in _selector(where, "given", node.get("given", {})).items():
+        _check_number(f"{where}: given", key, bound)
     if across is not None:
         _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
     return Claim(
@@ -184,6 +188,7 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
         across=across,
         vary=tuple(node.get("vary", ())),
         protocol=_protocol(where, content["protocols"], node.get("protocol", ())),
+        given=node.get("given", {}),
         rule=rules["rule"],
         trend=rules.get("trend"),
         seeds=node["seeds"],

@@ -272,7 +272,20 @@ def _apply(rule: Rule, claim: Claim, comparison: Comparison) -> Finding:
     scale = 100.0 if claim.unit == "%" else 1.0
     context = Context(claim.value, claim.unit, None if share is None else scale * share, num_test(done))
     finding: Finding = rule.judge(comparison.samples, context, **rule.parameters)
-    return finding
+    lacking = _not_given(claim, comparison)
+    return Finding(False, finding.ours, lacking) if lacking else finding
+
+
+def _not_given(claim: Claim, comparison: Comparison) -> str:
+    """Say what the runs have not reached without which their numbers are not what the claim is about."""
+    for metric, bound in claim.given.items():
+        for name, runs in _by_setting(claim, comparison.runs).items():
+            found = [100.0 * value for run in runs if (value := observe(run, metric)) is not None]
+            if found and summarise(found).mean < bound:
+                where = "" if name == "all" else f" at {name}"
+                reached = shown_summary(summarise(found), "%")
+                return f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+    return ""
 
 
 def _trend_text(finding: Finding | None) -> str:

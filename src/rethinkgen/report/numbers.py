@@ -64,6 +64,8 @@ def shown_summary(summary: Summary, unit: str = "") -> str:
     """Return ``85.4 ± 0.3 %``; of a single run, no spread."""
     if summary.deviation is None or unit not in ("%", "x", "points"):
         return shown(summary.mean, unit) if summary.deviation is None else _with_spread(summary, unit)
+    if unit == "%" and (summary.deviation == 0 or round(summary.mean, 2) >= 100):
+        return f"{_percent(summary.mean)} ± {_plain(summary.deviation)} %"
     digits = 1 if unit == "%" and 1 <= summary.mean <= 99 and summary.deviation >= 0.1 else 2
     sign = "+" if unit == "points" else ""
     return f"{summary.mean:{sign}.{digits}f} ± {summary.deviation:.{digits}f}{'' if unit == 'x' else ' '}{unit}"

@@ -72,8 +72,8 @@ def lead_over_chance(samples: Samples, context: Context, *, share: float) -> Fin
     return at_least(samples, context, bound=bound)
 
 
-def at_chance(samples: Samples, context: Context, *, sigmas: float) -> Finding:
-    """The mean is chance, but for so many standard errors.
+def at_chance(samples: Samples, context: Context, *, sigmas: float, widest: float) -> Finding:
+    """The mean is chance, but for so many standard errors, which must be no more than ``widest``.
 
     The error is that of the test set's size (binomial, as if every run had a test set of its own) and of the spread
     over seeds, added in squares.
@@ -88,6 +88,8 @@ def at_chance(samples: Samples, context: Context, *, sigmas: float) -> Finding:
     binomial = 0.0 if context.num_test is None else share * (1 - share) / context.num_test * scale**2
     half_width = sigmas * math.sqrt((binomial + (summary.deviation or 0.0) ** 2) / summary.n)
     interval = f"{context.chance - half_width:.2f} to {context.chance + half_width:.2f} {context.unit}"
+    if not _is_at_most(half_width, widest):
+        return Finding(False, ours, f"runs differ too much to tell: {interval}")
     holds = _is_at_most(abs(summary.mean - context.chance), half_width)
     where = "inside" if holds else "outside"
     return Finding(holds, ours, f"{where} {interval} (chance and {_number(sigmas)} standard errors)")
@@ -117,6 +119,11 @@ def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> 
         if means[second] < means[first] and not _is_at_most(means[first] - means[second], slack)
     ]
     gained = means[names[-1]] - means[names[0]]
+    falls += [
+        f"neither {first} nor {second} is reached"
+        for first, second in itertools.pairwise(names)
+        if math.isinf(means[first]) and math.isinf(means[second])
+    ]
     if not _is_at_most(rise, gained):
         falls.append(f"gains {_number(gained)} in all, where {_number(rise)} is expected")
     steadily = f"no step back of more than {_number(slack)}, and a gain of {_number(gained)}"
@@ -208,4 +215,6 @@ def _is_between(low: float, value: float, high: float) -> bool:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "no known number" if math.isnan(value) else "more than the budget"
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -19,6 +19,7 @@ from rethinkgen.report.runs import SEEDS, Run
 Cell = str | float | None
 MISSING = ("missing", "waiting", "running", "interrupted", "failed")
 """What a cell says in place of a number that is not there yet."""
+AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
 MOST_COLUMNS, MOST_CHARACTERS = 8, 32
 """On a printed page: more columns are set smaller, longer texts are broken."""
 NUMBER = re.compile(r"[<>≥~]?\s?[-+]?\d[\d,.]*(e[-+]?\d+)?x?( ?%| points)?( ± .*)?( \(\d+\))?|–")
@@ -132,7 +133,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     found: list[Table] = []
     used: set[str] = set()
     for make in (_table_1, _table_2, _table_3, _table_4, _theorem_1, _rademacher):
-        for part in _by_data(runs):
+        # Table 3 is of two data sets.
+        for part in _by_data(runs) if make is not _table_3 else [list(runs)]:
             table, of_it = make(part)
             if table is not None:
                 found.append(table)
@@ -277,7 +279,7 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
         fit = _of(group, "fit/accuracy")
         parameters = _of(group, "num_parameters", "")
         expected = DASH if beyond is None or parameters is None else shown(parameters.mean - beyond.mean)
-        worst = [_of(group, key, "", worst=True) for key in extra]
+        worst = [_of(group, key, "", extreme=min if "smallest" in key else max) for key in extra]
         rows.append(
             [
                 run.corruption,
@@ -297,8 +299,8 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
         )
     columns = ["labels", "examples", "2n + d", "weights", "fitted", *(key.partition("/")[2] for key in extra), "n"]
     note = (
-        "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of residuals, "
-        "norms and conditions the largest."
+        "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of the "
+        "solution's numbers the worst."
     )
     return Table("theorem_1", f"Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
@@ -346,7 +348,7 @@ def _grids(runs: Sequence[Run]) -> list[Table]:
     """A row for each corruption and regularizer, the models side by side where there are several."""
     models = list(dict.fromkeys(run.model for run in runs))
     settings = _by_setting(runs)
-    rests = dict(zip(map(id, settings), _rests(settings), strict=True))
+    rests = {key: rest for model in models for key, rest in _rests([g for g in settings if g[0].model == model])}
     rows: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(dict)
     for group in settings:
         run = group[0]
@@ -401,8 +403,11 @@ def _raw_numbers(group: Sequence[Run]) -> dict[str, Any]:
     return numbers | {"states": " ".join(run.state for run in group)}
 
 
-def _rests(settings: Sequence[Sequence[Run]]) -> list[str]:
-    return _apart(settings, leaving_out=("model", "data.corruption", "regularizer", "optimizer.weight_decay"))
+def _rests(settings: Sequence[Sequence[Run]]) -> list[tuple[int, str]]:
+    """Name each setting of one model by what neither corruption nor regularizers tell of it."""
+    acting = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing")
+    told = ("data.corruption", "regularizer", *acting, *(f"data.{name}" for name in AUGMENTATIONS))
+    return list(zip(map(id, settings), _apart(settings, leaving_out=told), strict=True))
 
 
 def _corruption(run: Run) -> str:
@@ -437,14 +442,16 @@ def _apart(settings: Sequence[Sequence[Run]], leaving_out: Sequence[str] = ()) -
     return tell_apart([group[0] for group in settings], leaving_out)
 
 
-def _of(group: Sequence[Run], metric: str, unit: str = "%", *, worst: bool = False) -> Summary | None:
+def _of(
+    group: Sequence[Run], metric: str, unit: str = "%", *, extreme: Callable[[list[float]], float] | None = None
+) -> Summary | None:
     """Summarise a quantity over the finished runs of a setting, a seed once."""
     scale = 100.0 if unit == "%" else 1.0
     values = {run.setting(): value for run in group if (value := observe(run, metric)) is not None}
     if not values:
         return None
     scaled = [scale * value for value in values.values()]
-    return Summary(max(scaled), None, len(scaled)) if worst else summarise(scaled)
+    return summarise(scaled) if extreme is None else Summary(extreme(scaled), None, len(scaled))
 
 
 def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, plain: bool = False) -> str:
@@ -504,7 +511,7 @@ def _raw(
 
 def _is_of_its_data(claim: Claim, group: Sequence[Run]) -> bool:
     wanted = claim.protocol.get("data")
-    return wanted is None or (bool(group) and group[0].data.startswith(str(wanted)))
+    return wanted is None or any(run.data.startswith(str(wanted)) for run in group)
 
 
 def _is_worth_a_table(has_runs: Sequence[bool], used: Sequence[Run], claim: Claim) -> bool:
@@ -521,7 +528,7 @@ def _regularizers(claim: Claim) -> list[str]:
 
 def _what(runs: Sequence[Run]) -> str:
     """Say what the runs were trained on and for how long."""
-    data = runs[0].data
+    data = ", ".join(dict.fromkeys(run.data for run in runs))
     sizes = {run.key("data.num_train") for run in runs}
     size = f", {next(iter(sizes)):,} examples" if len(sizes) == 1 and None not in sizes else ""
     budgets = sorted({int(run.metrics["steps"]) for run in runs if run.metrics.get("steps")})
