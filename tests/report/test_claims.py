@@ -42,7 +42,7 @@ def test_runs_of_the_papers_protocol_reproduce_a_number(write: Write, verdicts: 
     assert verdict.verdict == "reproduced"
     assert verdict.ours == "51.0 ± 0.4 %"
     assert verdict.n == 3
-    assert "+0.49 points from the published 50.5 %, where 2 is allowed" in verdict.why
+    assert "+0.49 points from the published 50.51 %, where 2 is allowed" in verdict.why
     assert len(verdict.runs) == 3
 
 
@@ -72,9 +72,7 @@ def test_no_run_outside_the_protocol_reproduces_anything(
     assert "outside the paper's protocol" in verdict.why
     assert reason in verdict.why
     assert verdict.ours == "50.5 ± 0 %" + (f", on {what['data']}" if "data" in what else "")
-    assert not [
-        found for found in verdicts().values() if found.verdict == "reproduced" and "parameters" not in found.claim.id
-    ]
+    assert "reproduced" not in {found.verdict for found in verdicts().values()}
 
 
 @pytest.mark.parametrize("what", [what for what, _ in OUTSIDE[:4]])
@@ -85,7 +83,10 @@ def test_the_same_trend_is_not_given_for_free(write: Write, verdicts: Judged, wh
     assert "the trend does not hold" in verdict.why
 
 
-@pytest.mark.parametrize(("test", "expected"), [(0.52, "reproduced"), (0.535, "same trend"), (0.29, "not reproduced")])
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [(0.52, "reproduced"), (0.565, "same trend"), (0.44, "not reproduced"), (0.1, "not reproduced")],
+)
 def test_a_miss_of_the_number_may_keep_the_trend(write: Write, verdicts: Judged, test: float, expected: str) -> None:
     write(test=test)
     assert verdicts()[ROW].verdict == expected
@@ -172,7 +173,7 @@ def write_levels(write: Write, ratio_at_1: float | None, levels: tuple[float, ..
         steps = None if ratio_at_1 is None and level == 1.0 else round(1000 * (1 + level * ((ratio_at_1 or 3.0) - 1)))
         corruption = {"corruption": "partial_labels"} | what
         keys = {"data.corruption.probability": level, **what.get("keys", {})}
-        metrics = {"steps_to_fit": steps}
+        metrics = {"steps_to_fit_0.99": steps}
         write(test=0.505 - 0.405 * level, **(corruption | {"keys": keys}), metrics=metrics)
 
 

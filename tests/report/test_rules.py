@@ -121,7 +121,9 @@ def test_chance_needs_a_test_set_or_a_spread() -> None:
     unknown = Context(None, "%", 10.0, None)
     assert not found("at_chance", {"all": seeds(10.0)}, unknown, sigmas=3, widest=9).holds
     assert found("at_chance", {"all": seeds(9.9, 10.2)}, unknown, sigmas=3, widest=9).holds
-    error = Context(90.0, "%", 90.0, 10_000)
+    error = Context(14.0, "%", 90.0, 10_000)
+    assert found("lead_over_chance", {"all": seeds(52.0)}, error, share=0.5).holds
+    assert not found("lead_over_chance", {"all": seeds(52.1)}, error, share=0.5).holds
     assert found("at_chance", {"all": seeds(89.2)}, error, sigmas=3, widest=9).holds
     assert not found("at_chance", {"all": seeds(89.0)}, error, sigmas=3, widest=9).holds
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
-from rethinkgen.report.numbers import DASH, shown_summary, summarise
+from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
 from rethinkgen.report.rules import Context, Finding, Samples, Seed
 from rethinkgen.report.runs import SEEDS, Run
@@ -17,6 +17,8 @@ from rethinkgen.report.tables import Table
 
 Answer = Literal["reproduced", "same trend", "not reproduced", "not enough runs"]
 ANSWERS: tuple[Answer, ...] = ("reproduced", "same trend", "not reproduced", "not enough runs")
+NEAR = 3.0
+"""How many tolerances a number may be missed by, in runs of the protocol, for the same trend to be seen in it."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
 
@@ -27,7 +29,7 @@ class Verdict:
 
     ``reproduced``: the claim's rule holds for runs of the paper's protocol. ``same trend``: that rule does not hold, or
     the runs are not of the protocol, but the claim's weaker rule holds; or the rule holds under some of the settings
-    that the paper leaves open and not under others.
+    that the paper leaves open and not under others. Runs of the protocol that miss a number must be ``NEAR`` it too.
     """
 
     claim: Claim
@@ -118,11 +120,6 @@ def published(claim: Claim) -> str:
     """Return the published number or statement as a text, marked where it is not certain."""
     text = claim.published or (shown_published(claim.value, claim.unit) if claim.value is not None else claim.statement)
     return text if claim.certainty == "verified" else f"{text} ({claim.certainty})"
-
-
-def shown_published(value: float, unit: str) -> str:
-    """Return a number with the digits that it was published with."""
-    return f"{value:,.15g} {unit}".rstrip() if unit != "x" else f"{value:g}x"
 
 
 def explain_certainty(claim: Claim) -> str:
@@ -216,10 +213,20 @@ def _of_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdict:
             reasons.append(finding.why)
             continue
         weaker = _apply(claim.trend, claim, comparison) if claim.trend else None
+        if weaker and weaker.holds and not _is_near(claim, comparison):
+            weaker = Finding(False, weaker.ours, f"more than {NEAR:g} times the tolerance away")
         answers.append("same trend" if weaker and weaker.holds else "not reproduced")
         reasons.append(f"{finding.why}; {_trend_text(weaker)}")
     answer: Answer = answers[0] if len(set(answers)) == 1 else "same trend"
     return _told(claim, answer, comparisons, findings, reasons)
+
+
+def _is_near(claim: Claim, comparison: Comparison) -> bool:
+    """Whether runs of the protocol that miss a number miss it by no more than some tolerances."""
+    if claim.rule.kind != "within":
+        return True
+    wider = Rule("within", {"tolerance": NEAR * claim.rule.parameters["tolerance"]}, claim.rule.because)
+    return _apply(wider, claim, comparison).holds
 
 
 def _outside_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdict:
@@ -252,9 +259,13 @@ def _told(
     claim: Claim, answer: Answer, comparisons: list[Comparison], findings: list[Finding], reasons: list[str]
 ) -> Verdict:
     names = tell_apart([comparison.runs[0] for comparison in comparisons])
-    texts = [f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=True)]
+    if len({finding.ours for finding in findings}) == 1:
+        names = [""]
+    texts = [
+        f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=False)
+    ]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
-    ours = "; ".join([*dict.fromkeys(texts[:MOST_UNITS]), *more]) + _on_which_data(claim, comparisons[0])
+    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _on_which_data(claim, comparisons[0])
     runs = list(itertools.chain.from_iterable(comparison.runs for comparison in comparisons))
     why = "; ".join(dict.fromkeys(reasons))
     return Verdict(claim, answer, ours, min(comparison.n for comparison in comparisons), why, runs)

@@ -60,6 +60,11 @@ def shown(value: float | None, unit: str = "") -> str:
     return f"{_plain(value)} {unit}".rstrip()
 
 
+def shown_published(value: float, unit: str = "") -> str:
+    """Return a number with all the digits that it was published with."""
+    return f"{value:g}x" if unit == "x" else f"{value:,.15g} {unit}".rstrip()
+
+
 def shown_summary(summary: Summary, unit: str = "") -> str:
     """Return ``85.4 ± 0.3 %``; of a single run, no spread."""
     if summary.deviation is None or unit not in ("%", "x", "points"):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rethinkgen.report.numbers import Summary, shown, shown_summary, summarise
+from rethinkgen.report.numbers import Summary, shown, shown_published, shown_summary, summarise
 
 Seed = tuple[Any, ...]
 Samples = Mapping[str, Mapping[Seed, float]]
@@ -50,7 +50,7 @@ def within(samples: Samples, context: Context, *, tolerance: float) -> Finding:
     summary = _only(samples)
     difference = summary.mean - value
     gap = shown(difference, "points") if unit == "%" else shown(difference, unit)
-    why = f"{gap} from the published {shown(value, unit)}, where {_number(tolerance)} is allowed"
+    why = f"{gap} from the published {shown_published(value, unit)}, where {_number(tolerance)} is allowed"
     return Finding(_is_at_most(abs(difference), tolerance), shown_summary(summary, unit), why)
 
 
@@ -65,11 +65,12 @@ def at_most(samples: Samples, context: Context, *, bound: float) -> Finding:
 
 
 def lead_over_chance(samples: Samples, context: Context, *, share: float) -> Finding:
-    """The mean is above chance by at least this share of what the published value is above chance."""
+    """The mean is better than chance by at least this share of what the published value is; errors are better below."""
     if context.chance is None:
         return Finding(False, shown_summary(_only(samples), context.unit), "the number of classes is not known")
     bound = context.chance + share * (_published(context) - context.chance)
-    return at_least(samples, context, bound=bound)
+    is_error = _published(context) < context.chance
+    return at_most(samples, context, bound=bound) if is_error else at_least(samples, context, bound=bound)
 
 
 def at_chance(samples: Samples, context: Context, *, sigmas: float, widest: float) -> Finding:

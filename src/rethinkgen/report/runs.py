@@ -136,9 +136,16 @@ class Run:
 
         Two runs with the same ``setting("data.corruption")`` differ in nothing but their corruption.
         """
-        prefixes = tuple(f"{key}." for key in but_for)
-        kept = {key: value for key, value in self.identity.items() if not f"{key}.".startswith(prefixes)}
-        return json.dumps(kept, sort_keys=True, default=str)
+        if but_for not in self._settings:
+            prefixes = tuple(f"{key}." for key in but_for)
+            kept = {key: value for key, value in self.identity.items() if not f"{key}.".startswith(prefixes)}
+            self._settings[but_for] = json.dumps(kept, sort_keys=True, default=str)
+        return self._settings[but_for]
+
+    @cached_property
+    def _settings(self) -> dict[tuple[str, ...], str]:
+        # A report asks for the same ones again and again.
+        return {}
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -202,18 +209,18 @@ def _nothing_there(folder: Path) -> str:
 def _read_run(path: Path, entry: Entry | None) -> Run:
     folder, known = RunFolder(path), entry or {}
     outcome = Job([], path).outcome()
-    try:
-        config = folder.read_config()
-    except RunFolderError as error:
-        config = None
-        if outcome.state != "done":
-            outcome = Outcome("failed", str(error))
-    status = folder.read_status()
     result = outcome.result if outcome.state == "done" else None
     if result is not None and not _has_metrics(result):
         result, outcome = None, Outcome("failed", f"{folder.result} is damaged (no metrics in it).")
+    config = (result or {}).get("config") or {}
+    if not config:
+        # Only then: YAML takes ten times as long to read as JSON.
+        try:
+            config = folder.read_config() or known.get("config") or {}
+        except RunFolderError as error:
+            config, outcome = known.get("config") or {}, Outcome("failed", str(error))
+    status = folder.read_status()
     sources = [source for source in (result, status, known) if source]
-    config = (result or {}).get("config") or config or known.get("config") or {}
     return Run(
         path=path,
         state=outcome.state,
