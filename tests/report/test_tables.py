@@ -31,7 +31,7 @@ def test_table_1_has_the_papers_rows_in_its_order(tmp_path: Path, made: Made) ->
     for seed, test in enumerate((0.50, 0.51, 0.52)):
         write_run(tmp_path, seed=seed, **{"test/accuracy": test})
     table = made()["table_1"]
-    assert table.title == "Table 1: cifar10, 25,000 steps"
+    assert table.title == "Zhang et al. 2017, Table 1: cifar10, 25,000 steps"
     assert len(table.rows) == 19
     assert [row[0] for row in table.rows] == (
         5 * ["Inception"] + 3 * ["Inception w/o BatchNorm"] + 5 * ["AlexNet"] + 3 * ["MLP 3x512"] + 3 * ["MLP 1x512"]
@@ -98,8 +98,8 @@ def test_other_data_have_tables_of_their_own_and_no_difference(tmp_path: Path, m
             write_run(tmp_path, data="digits", model=model, corruption=corruption)
     found = made()
     assert [table.title for table in found.values()] == [
-        "Table 1: cifar10, 25,000 steps",
-        "Table 1: digits, 25,000 steps",
+        "Zhang et al. 2017, Table 1: cifar10, 25,000 steps",
+        "Zhang et al. 2017, Table 1: digits, 25,000 steps",
     ]
     assert [row[10] for row in found["table_1_2"].rows] == 19 * ["–"]
     # Of 360 test images.
@@ -208,8 +208,8 @@ def test_html_is_well_formed_and_classed() -> None:
     assert [head.attrib["scope"] for head in tree.iterfind("tbody/tr/th")] == 4 * ["row"]
     assert tree.findtext("tbody/tr/th") == "x < y & z_1"
     assert [cell.attrib["class"] for cell in tree.iterfind("tbody/tr/td")] == [
-        "num", "verdict-reproduced", "missing", "verdict-same-trend", "missing", "verdict-not-reproduced", "missing",
-        "verdict-not-enough-runs",
+        "num", "verdict-reproduced", "num missing", "verdict-same-trend", "num missing", "verdict-not-reproduced",
+        "num missing", "verdict-not-enough-runs",
     ]  # fmt: skip
 
 
@@ -240,9 +240,13 @@ def test_latex_compiles(tmp_path: Path) -> None:
     found = [*tables(runs), main_table(judge(runs)), ODD]
     assert len(found) > 5
     body = "\n".join(table.to_latex() for table in found)
-    document = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+    document = (
+        f"\\documentclass{{article}}\n\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+    )
     (tmp_path / "all.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout[-2000:]
     assert (tmp_path / "all.pdf").exists()
+    # Nothing leaves the page.
+    assert r"Overfull \hbox" not in told.stdout

@@ -16,13 +16,17 @@ from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, show
 from rethinkgen.report.quantities import matches, num_test, observe, tell_apart
 from rethinkgen.report.runs import SEEDS, Run
 
+PAPER = "Zhang et al. 2017"
 Cell = str | float | None
 MISSING = ("missing", "waiting", "running", "interrupted", "failed")
 """What a cell says in place of a number that is not there yet."""
 AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
-MOST_COLUMNS, MOST_CHARACTERS = 8, 32
-"""On a printed page: more columns are set smaller, longer texts are broken."""
-NUMBER = re.compile(r"[<>≥~]?\s?[-+]?\d[\d,.]*(e[-+]?\d+)?x?( ?%| points)?( ± .*)?( \(\d+\))?|–")
+MOST_CHARACTERS, LINE = 32, 78
+"""On a printed page: longer texts are broken, and a table of longer lines is shrunk to the width of the text."""
+WORDS = (DASH, *MISSING, "not fitted", "not reached", "all")
+NUMBER = re.compile(
+    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?x?( (%|points|parameters|steps))?( \(\d+\))?"
+)
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -62,12 +66,14 @@ class Table:
     def to_html(self) -> str:
         """Return ``<table>`` with a caption; the first cell of a row is its header.
 
-        Classes for a style sheet: ``td.num`` (a number), ``td.missing`` (none yet: a dash or a state) and
-        ``td.verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is ``p.note`` in
-        the caption.
+        Classes for a style sheet: ``num`` (of a column of numbers, its head too), ``missing`` (no number yet: a dash or
+        a state) and ``verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is
+        ``p.note`` in the caption.
         """
-        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
-        body = "\n".join(f"<tr>{self._html_row(row)}</tr>" for row in self.rows)
+        kinds = ["num" if self._is_numeric(place) else "" for place in range(len(self.columns))]
+        heads = zip(self.columns, kinds, strict=True)
+        head = "".join(f'<th scope="col"{_classes(kind)}>{html.escape(column)}</th>' for column, kind in heads)
+        body = "\n".join(f"<tr>{self._html_row(row, kinds)}</tr>" for row in self.rows)
         note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
         caption = f"<caption><strong>{html.escape(self.title)}</strong>{note}</caption>"
         return (
@@ -75,39 +81,58 @@ class Table:
             f"<tbody>\n{body}\n</tbody>\n</table>"
         )
 
-    def _html_row(self, row: Sequence[Cell]) -> str:
-        cells = [f'<th scope="row">{html.escape(_text(row[0]))}</th>']
-        for column, cell in zip(self.columns[1:], row[1:], strict=True):
-            text = _text(cell)
-            name = _html_class(column, text)
-            cells.append(f'<td class="{name}">{html.escape(text)}</td>' if name else f"<td>{html.escape(text)}</td>")
+    def _html_row(self, row: Sequence[Cell], kinds: Sequence[str]) -> str:
+        texts = [_text(cell) for cell in row]
+        cells = [f'<th scope="row">{html.escape(texts[0])}</th>']
+        for column, kind, text in zip(self.columns[1:], kinds[1:], texts[1:], strict=True):
+            if column == "verdict":
+                kind = f"verdict-{text.partition(' (')[0].replace(' ', '-')}"
+            cells.append(f"<td{_classes(kind, 'missing' if text in WORDS else '')}>{html.escape(text)}</td>")
         return "".join(cells)
 
     def to_latex(self) -> str:
-        r"""Return a ``table`` environment for ``\usepackage{booktabs}``, with caption and label ``tab:<name>``."""
+        r"""Return a ``table`` environment with caption and label ``tab:<name>``.
+
+        It needs ``\usepackage{booktabs}``, and ``\usepackage{graphicx}`` where the table is as wide as the text.
+        """
         alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
-        lines = [" & ".join(_latex(column) for column in self.columns) + r" \\"]
+        head = " & ".join(map(self._latex_head, range(len(self.columns)))) + r" \\"
         rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
+        is_wide = sum(min(self._longest(place), MOST_CHARACTERS) + 2 for place in range(len(self.columns))) > LINE
+        tabular = [
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        body = [r"\resizebox{\textwidth}{!}{%", *tabular[:-1], tabular[-1] + "}"] if is_wide else tabular
         caption = f"{_latex(self.title)}. {_latex(self.note)}".strip()
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                r"\scriptsize" if len(self.columns) > MOST_COLUMNS else r"\footnotesize",
-                *([r"\setlength{\tabcolsep}{2pt}"] if len(self.columns) > MOST_COLUMNS else []),
-                rf"\caption{{{caption}}}",
-                rf"\label{{tab:{self.name}}}",
-                rf"\begin{{tabular}}{{{alignment}}}",
-                r"\toprule",
-                *lines,
-                r"\midrule",
-                *rows,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        start = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{self.name}}}",
+            r"\footnotesize",
+        ]
+        return "\n".join([*start, *body, r"\end{table}", ""])
+
+    def _latex_head(self, place: int) -> str:
+        """Break a head that is longer than all that stands below it."""
+        first, space, rest = self.columns[place].partition(" ")
+        if space and all(len(_text(row[place])) < len(self.columns[place]) for row in self.rows):
+            return rf"\shortstack{{{_latex(first)}\\{_latex(rest)}}}"
+        return _latex(self.columns[place])
+
+    def _latex_alignment(self, place: int) -> str:
+        if self._is_numeric(place):
+            return "r"
+        return r"p{0.35\textwidth}" if self._longest(place) > MOST_CHARACTERS else "l"
+
+    def _longest(self, place: int) -> int:
+        return max(len(text) for text in (self.columns[place], *(_text(row[place]) for row in self.rows)))
 
     def to_markdown(self) -> str:
         """Return a table for a README or an issue."""
@@ -116,15 +141,9 @@ class Table:
         lines += [" | ".join(_markdown(_text(cell)) for cell in row) for row in self.rows]
         return "".join(f"| {line} |\n" for line in lines)
 
-    def _latex_alignment(self, place: int) -> str:
-        if self._is_numeric(place):
-            return "r"
-        longest = max((len(_text(row[place])) for row in self.rows), default=0)
-        return r"p{0.3\textwidth}" if longest > MOST_CHARACTERS else "l"
-
     def _is_numeric(self, place: int) -> bool:
         texts = [_text(row[place]) for row in self.rows]
-        told = [text for text in texts if text not in (DASH, *MISSING)]
+        told = [text for text in texts if text not in WORDS]
         return bool(told) and all(NUMBER.fullmatch(text) for text in told)
 
 
@@ -196,7 +215,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
     )
     if not _is_worth_a_table([bool(_groups(runs, claims[name])) for name in trains], used, claims[trains[0]]):
         return None, []
-    return Table("table_1", f"Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+    return Table("table_1", f"{PAPER}, Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
 
 def _table_2(runs: Sequence[Run]) -> Made:
@@ -261,7 +280,7 @@ def _claim_table(
         return None, []
     columns = ["what", "setting", "published", "ours", "difference", "n"]
     note = f"{note} Mean and sample standard deviation over n seeds, a dash where n is 1."
-    return Table(name, f"{title}: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+    return Table(name, f"{PAPER}, {title}: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
 
 def _theorem_1(runs: Sequence[Run]) -> Made:
@@ -302,7 +321,7 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
         "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of the "
         "solution's numbers the worst."
     )
-    return Table("theorem_1", f"Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+    return Table("theorem_1", f"{PAPER}, Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
 
 def _rademacher(runs: Sequence[Run]) -> Made:
@@ -550,13 +569,9 @@ def _named_apart(found: Sequence[Table]) -> list[Table]:
     return apart
 
 
-def _html_class(column: str, text: str) -> str:
-    if column == "verdict":
-        answer = text.partition(" (")[0]
-        return f"verdict-{answer.replace(' ', '-')}"
-    if text in (DASH, *MISSING):
-        return "missing"
-    return "num" if NUMBER.fullmatch(text) else ""
+def _classes(*names: str) -> str:
+    told = " ".join(filter(None, names))
+    return f' class="{told}"' if told else ""
 
 
 def _text(cell: Cell) -> str:
