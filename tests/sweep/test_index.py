@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run import identity
-from rethinkgen.sweep.index import FILE_NAME, Index
+from rethinkgen.sweep.index import FILE_NAME, Index, latest_entries
 
 OVERRIDES = ["model=mlp_1x512", "seed=1"]
 
@@ -87,6 +88,49 @@ def test_a_line_that_was_cut_short_costs_its_own_entry_only(tmp_path: Path, conf
     with (tmp_path / "sweep" / FILE_NAME).open("a") as file:
         file.write('{"key": "0123", "fol\n[]\n')
     assert known(tmp_path, conf) == run
+
+
+def test_it_tells_what_a_cell_is_and_which_configs_are_the_latest(tmp_path: Path, conf: Path) -> None:
+    composed = OmegaConf.merge(config(), {"seed": 4, "hydra": {"runtime": {"choices": {"model": "alexnet"}}}})
+    assert isinstance(composed, DictConfig)
+    before = add(tmp_path, conf, composed)
+    (entry,) = latest_entries(tmp_path / "sweep")
+    assert entry["folder"] == before.name
+    assert entry["overrides"] == OVERRIDES
+    assert entry["choices"]["model"] == "alexnet"
+    assert entry["config"]["seed"] == 4
+    assert "hydra" not in entry["config"]
+    assert entry["is_latest"]
+
+    text = (conf / "train.yaml").read_text()
+    (conf / "train.yaml").write_text("max_steps: 5\n")
+    Index(tmp_path / "sweep", [conf], []).add(OVERRIDES, tmp_path / "sweep" / "run-4567", composed)
+    assert {e["folder"]: e["is_latest"] for e in latest_entries(tmp_path / "sweep")} == {
+        "run-0123": False,
+        "run-4567": True,
+    }
+    # Changed back: asked for again, the first is the latest once more.
+    (conf / "train.yaml").write_text(text)
+    add(tmp_path, conf, composed)
+    assert {e["folder"]: e["is_latest"] for e in latest_entries(tmp_path / "sweep")} == {
+        "run-0123": True,
+        "run-4567": False,
+    }
+    size = (tmp_path / "sweep" / FILE_NAME).stat().st_size
+    add(tmp_path, conf, composed)
+    assert (tmp_path / "sweep" / FILE_NAME).stat().st_size == size
+
+
+def test_an_index_of_before_is_read_on(tmp_path: Path, conf: Path) -> None:
+    run = add(tmp_path, conf, config())
+    file = tmp_path / "sweep" / FILE_NAME
+    entry = json.loads(file.read_text())
+    old = {key: entry[key] for key in ("key", "folder", "source", "fingerprint")}
+    file.write_text(json.dumps(old) + "\n")
+    assert known(tmp_path, conf) == run
+    assert [found["is_latest"] for found in latest_entries(tmp_path / "sweep")] == [False]
+    add(tmp_path, conf, config())
+    assert [found["is_latest"] for found in latest_entries(tmp_path / "sweep")] == [True]
 
 
 def test_a_sweep_may_move(tmp_path: Path, conf: Path) -> None:

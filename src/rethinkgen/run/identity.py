@@ -76,8 +76,11 @@ def resolved_config(root: DictConfig) -> dict[str, Any]:
     return config
 
 
-def identifying(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved config that identifies a run; paths give way to the data's fingerprint."""
+def identifying(config: dict[str, Any], *, look_at_data: bool = True) -> dict[str, Any]:
+    """Return the part of a resolved config that identifies a run; paths give way to the data's fingerprint.
+
+    ``look_at_data=False`` leaves the fingerprint out, for who reads results where the data are not.
+    """
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=_plain_number)
     for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
         *parents, name = key.split(".")
@@ -88,7 +91,7 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
     if kept.get("trainer", {}).get("sync_batchnorm") is True:
         # BatchNorm over the whole batch, however many devices share it: the run of a single device.
         del kept["trainer"]["sync_batchnorm"]
-    if "data" in config:
+    if "data" in config and look_at_data:
         kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept
 

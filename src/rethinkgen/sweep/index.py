@@ -1,5 +1,7 @@
 """Which folder a list of overrides leads to, remembered: composing a config to find out takes 65 ms, a look-up none.
 
+What a cell is, is remembered too, so that a report can name the runs that nobody has begun yet.
+
 An entry holds for as long as nothing changes that the way from overrides to folder depends on: ``conf/``, the code that
 names runs, the environment variables that ``conf/`` reads, and the data.
 """
@@ -13,13 +15,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run import identity
 
 FILE_NAME = ".index.jsonl"
-Entry = dict[str, str | None]
+Entry = dict[str, Any]
 CONTROLLER_PREFIXES = ("hydra.launcher.", "hydra/launcher=", "hydra.sweeper.", "hydra/sweeper=", "hydra.mode=")
 """Overrides that say how jobs are run, not which."""
 
@@ -39,8 +42,9 @@ class Index:
     ) -> None:
         self.folder = folder
         shared = sorted(item for item in hydra_overrides if not item.startswith(CONTROLLER_PREFIXES))
-        self._state = _hash([_state_of(config_folders), config_name, *shared])
-        self._entries = self._read()
+        self._configs = _state_of(config_folders)
+        self._state = _hash([self._configs, config_name, *shared])
+        self._entries = _read(folder)
 
     def find(self, overrides: Sequence[str]) -> Path | None:
         """Return the folder of the job with these overrides, if it is known and sure."""
@@ -59,8 +63,11 @@ class Index:
         source = json.dumps(OmegaConf.to_container(config.data.source, resolve=True), sort_keys=True)
         folder = os.path.relpath(path, self.folder)
         entry: Entry = {"key": key, "folder": folder, "source": source, "fingerprint": identity.fingerprint(source)}
-        if self._entries.get(key) == entry:
+        entry |= {"configs": self._configs, "overrides": list(overrides), **_description(config)}
+        # Where the configs were changed and changed back, its last line must say so.
+        if self._entries.get(key) == entry and next(reversed(self._entries.values())).get("configs") == self._configs:
             return
+        self._entries.pop(key, None)
         self._entries[key] = entry
         self.folder.mkdir(parents=True, exist_ok=True)
         # One write a line: two sweeps may add at the same time.
@@ -70,20 +77,45 @@ class Index:
     def _key(self, overrides: Sequence[str]) -> str:
         return _hash([self._state, *sorted(overrides)])
 
-    def _read(self) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
-        try:
-            lines = (self.folder / FILE_NAME).read_text().splitlines()
-        except FileNotFoundError:
-            return entries
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                entries[entry["key"]] = entry
-            except (ValueError, TypeError, KeyError):
-                # A line that a kill cut short: its job is composed once more.
-                continue
+
+def latest_entries(folder: Path) -> list[Entry]:
+    """Return what is remembered of a sweep's cells, a cell once.
+
+    ``is_latest`` are those of the configs that the latest line was written under: what the sweep wants today. The
+    others only say what lies in the folders that there are.
+    """
+    entries = _read(folder)
+    configs = next(reversed(entries.values())).get("configs") if entries else None
+    return [
+        entry | {"is_latest": configs is not None and entry.get("configs") == configs} for entry in entries.values()
+    ]
+
+
+def _read(folder: Path) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    try:
+        lines = (folder / FILE_NAME).read_text().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         return entries
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            # The latest last.
+            entries.pop(entry["key"], None)
+            entries[entry["key"]] = entry
+        except (ValueError, TypeError, KeyError):
+            # A line that a kill cut short: its job is composed once more.
+            continue
+    return entries
+
+
+def _description(config: DictConfig) -> Entry:
+    """Return what a result would say of the run, as it looks when read back."""
+    resolved = identity.resolved_config(config)
+    runtime_choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
+    text = json.dumps({"choices": identity.choices(resolved, runtime_choices), "config": resolved}, default=str)
+    description: Entry = json.loads(text)
+    return description
 
 
 def _hash(parts: Sequence[str]) -> str:

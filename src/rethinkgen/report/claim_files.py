@@ -1,0 +1,267 @@
+"""Published items as claims, read from ``published/*.yaml`` and checked.
+
+A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
+the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``. An
+item is a table, a figure or a passage; what its claims have in common stands beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+import yaml
+
+from rethinkgen.report.rules import RULES, parameters
+
+Certainty = Literal["verified", "second-hand", "inferred", "memory"]
+CERTAINTIES: dict[str, str] = {
+    "verified": "read in the paper's own text or in two independent copies of it",
+    "second-hand": "read in somebody's notes about the paper only",
+    "inferred": "concluded from what the paper says, not said by it",
+    "memory": "recalled without any source: never counted",
+}
+UNITS = ("%", "x", "steps", "parameters", "")
+DERIVED = (
+    "test/error",
+    "test/gain_from_stopping",
+    "test/unsteadiness",
+    "rademacher",
+    "steps_to_fall",
+    "parameters_beyond_2n+d",
+)
+"""Quantities that are computed from a run's numbers; see ``rethinkgen.report.claims.observe``."""
+BOUNDS = ("at_least", "at_most", "by_model")
+Selector = Mapping[str, Any]
+"""Key -> value, or a list of values of which one must be met: a group, a key of the config, or ``level``."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a claim is decided, and why just so."""
+
+    kind: str
+    parameters: dict[str, Any]
+    because: str
+
+    @property
+    def judge(self) -> Callable[..., Any]:
+        """The function in ``rethinkgen.report.rules``."""
+        return RULES[self.kind]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published number or statement, and what decides whether it is reproduced."""
+
+    paper: str
+    id: str
+    item: str
+    """The table, figure or section."""
+    statement: str
+    value: float | None
+    """As published, in ``unit``; nothing for a statement without a number."""
+    published: str
+    """The same as a text."""
+    unit: str
+    source: str
+    certainty: Certainty
+    command: str
+    metric: str
+    runs: Selector
+    settings: Mapping[str, Selector]
+    """Name -> what tells a setting apart, where the rule compares several."""
+    across: Mapping[str, Any] | None
+    """Where settings are the values of one key: ``key``, how many are needed ``at_least``, which ``including``."""
+    vary: Sequence[str]
+    """Keys, and all below them, that may differ between the settings that are compared."""
+    protocol: Mapping[str, Any]
+    given: Mapping[str, float]
+    """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
+    rule: Rule
+    trend: Rule | None
+    """What must hold at least for "same trend"."""
+    seeds: int
+    """Repetitions that a verdict needs."""
+    order: int = field(compare=False)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the item has a source at all."""
+        return self.certainty != "memory"
+
+
+def load_claims() -> list[Claim]:
+    """Return the claims of all papers, in the order of the files.
+
+    Raises:
+        ValueError: a file says something that cannot be; the message names file, claim and key.
+    """
+    return list(_packaged())
+
+
+@cache
+def _packaged() -> tuple[Claim, ...]:
+    folder = importlib.resources.files("rethinkgen.report") / "published"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return tuple(claim for file in files for claim in read_claims(file))
+
+
+def read_claims(file: Traversable) -> list[Claim]:
+    """Read one file of claims.
+
+    Raises:
+        ValueError: see ``load_claims``.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file.name}: not YAML ({error}).") from error
+    _check_keys(file.name, content, required=("paper", "reference", "protocols", "items"))
+    claims = list(_claims(file.name, content))
+    twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
+    if twice:
+        raise ValueError(
+            f"{file.name}, claim {twice[0]}: id={twice[0]!r} is used more than once. Give each claim its own."
+        )
+    return claims
+
+
+REQUIRED = ("id", "item", "statement", "source", "certainty", "metric", "runs", "rule", "seeds")
+OPTIONAL = (
+    "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "given", "trend",
+)  # fmt: skip
+
+
+def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
+    order = 0
+    for item in content["items"]:
+        shared = {key: value for key, value in item.items() if key != "claims"}
+        for own in item.get("claims", ()):
+            order += 1
+            yield _claim(file, content, {**shared, **own}, order)
+
+
+def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: int) -> Claim:
+    where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
+    _check_keys(where, node, REQUIRED, OPTIONAL)
+    value, unit = node.get("value"), node.get("unit", "%")
+    _check_choice(where, "certainty", node["certainty"], CERTAINTIES)
+    _check_choice(where, "unit", unit, UNITS)
+    _check_number(where, "value", value, is_optional=True)
+    if not isinstance(node["seeds"], int) or node["seeds"] < 1:
+        raise ValueError(f"{where}: seeds={node['seeds']!r}: a whole number from 1 on is needed.")
+    if (
+        "/" not in str(node["metric"])
+        and node["metric"] not in DERIVED
+        and not str(node["metric"]).startswith(("steps", "num_"))
+    ):
+        raise ValueError(f"{where}: metric={node['metric']!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
+    if "experiment" not in node and "command" not in node:
+        raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
+    rules = {key: _rule(f"{where}: {key}", node[key], value) for key in ("rule", "trend") if node.get(key)}
+    settings, across = node.get("settings", {}), node.get("across")
+    for rule in rules.values():
+        _check_settings(where, rule, settings, across)
+    for key, bound in _selector(where, "given", node.get("given", {})).items():
+        _check_number(f"{where}: given", key, bound)
+    if across is not None:
+        _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
+    return Claim(
+        paper=content["paper"],
+        id=node["id"],
+        item=node["item"],
+        statement=node["statement"],
+        value=value,
+        published=str(node.get("published", "")),
+        unit=unit,
+        source=node["source"],
+        certainty=node["certainty"],
+        command=node.get("command") or f"python train.py -m +experiment={node['experiment']}",
+        metric=node["metric"],
+        runs=_selector(where, "runs", node["runs"]),
+        settings={str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
+        across=across,
+        vary=tuple(node.get("vary", ())),
+        protocol=_protocol(where, content["protocols"], node.get("protocol", ())),
+        given=node.get("given", {}),
+        rule=rules["rule"],
+        trend=rules.get("trend"),
+        seeds=node["seeds"],
+        order=order,
+    )
+
+
+def _rule(where: str, node: Any, value: float | None) -> Rule:
+    _check_keys(where, node, ("kind", "because"), allow_others=True)
+    kind = node["kind"]
+    _check_choice(where, "kind", kind, RULES)
+    given = {key: content for key, content in node.items() if key not in ("kind", "because")}
+    known = parameters(RULES[kind])
+    _check_keys(f"{where} {kind}", given, [key for key, is_needed in known.items() if is_needed], list(known))
+    for key, content in given.items():
+        if key != "groups":
+            _check_number(where, key, content)
+    if kind in ("within", "lead_over_chance") and value is None:
+        raise ValueError(f"{where}: kind={kind!r} compares with the published value; give the claim a value.")
+    return Rule(kind, given, str(node["because"]))
+
+
+def _check_settings(where: str, rule: Rule, settings: Mapping[str, Any], across: Any) -> None:
+    if rule.kind in ("rising", "ratio") and across is None and len(settings) < 2:
+        raise ValueError(f"{where}: {rule.kind} compares settings; give across, or settings.")
+    if rule.kind == "difference" and len(settings) != 2:
+        raise ValueError(f"{where}: settings: difference needs two, the second to be taken from the first.")
+    if rule.kind == "order":
+        named = {name for group in rule.parameters["groups"] for name in group}
+        if unknown := sorted(named ^ set(settings)):
+            raise ValueError(f"{where}: groups and settings name different things: {', '.join(unknown)}.")
+    if rule.kind in ("within", "at_chance", "lead_over_chance") and (settings or across):
+        raise ValueError(f"{where}: {rule.kind} judges a single setting; settings and across have no place here.")
+
+
+def _selector(where: str, key: str, node: Any) -> dict[str, Any]:
+    if not isinstance(node, dict):
+        raise ValueError(f"{where}: {key}={node!r}: key: value pairs are needed, such as {{model: inception}}.")
+    return node
+
+
+def _protocol(where: str, protocols: Mapping[str, Any], names: str | Sequence[str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if name not in protocols:
+            raise ValueError(f"{where}: protocol={name!r}: there are {', '.join(sorted(protocols))}.")
+        merged |= protocols[name]
+    for key, allowed in merged.items():
+        if isinstance(allowed, dict) and (len(allowed) != 1 or next(iter(allowed)) not in BOUNDS):
+            raise ValueError(f"{where}: protocol: {key}={allowed!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
+    return merged
+
+
+def _check_keys(
+    where: str, node: Any, required: Sequence[str], optional: Sequence[str] = (), *, allow_others: bool = False
+) -> None:
+    if not isinstance(node, dict):
+        raise ValueError(f"{where}: {node!r}: key: value pairs are needed.")
+    if missing := [key for key in required if key not in node]:
+        raise ValueError(f"{where}: {missing[0]}: is missing.")
+    unknown = [str(key) for key in node if key not in (*required, *optional)]
+    if unknown and not allow_others:
+        allowed = ", ".join((*required, *optional)) or "none"
+        raise ValueError(f"{where}: {unknown[0]}: no such key; allowed are {allowed}.")
+
+
+def _check_choice(where: str, key: str, value: Any, allowed: Iterable[str]) -> None:
+    if value not in tuple(allowed):
+        raise ValueError(f"{where}: {key}={value!r}: one of {', '.join(map(repr, allowed))} is needed.")
+
+
+def _check_number(where: str, key: str, value: Any, *, is_optional: bool = False) -> None:
+    if value is None and is_optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: {key}={value!r}: a number is needed.")

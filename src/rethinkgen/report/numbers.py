@@ -1,0 +1,100 @@
+"""Numbers as a report prints them, and the two errors that stand beside them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DASH = "–"
+"""Where there is no number."""
+NUM_TEST = {
+    "digits": 360,
+    "mnist": 10_000,
+    "fashion_mnist": 10_000,
+    "cifar10": 10_000,
+    "cifar10_jpeg": 10_000,
+    "cifar100": 10_000,
+    "svhn": 26_032,
+    "imagenet": 50_000,
+}
+"""Test examples of data sets of which everybody has the same."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Repetitions of one run."""
+
+    mean: float
+    deviation: float | None
+    """Sample standard deviation (divided by n - 1); nothing for a single run."""
+    n: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Return mean and sample standard deviation of at least one value; infinite where one is."""
+    if not all(map(math.isfinite, values)):
+        return Summary(math.inf, None, len(values))
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), deviation, len(values))
+
+
+def binomial_error(accuracy: float, num_examples: int) -> float:
+    """Return the standard error of an accuracy in [0, 1] measured on so many independent examples."""
+    return math.sqrt(accuracy * (1 - accuracy) / num_examples)
+
+
+def shown(value: float | None, unit: str = "") -> str:
+    """Return a number with the digits that one looks at, its unit behind; percent never rounded up to all of it."""
+    if value is None:
+        return DASH
+    if math.isinf(value):
+        return "not reached"
+    if unit == "%":
+        return f"{_percent(value)} %"
+    if unit == "x":
+        return f"{value:.2f}x"
+    if unit == "points":
+        return f"{value:+.2f} points"
+    return f"{_plain(value)} {unit}".rstrip()
+
+
+def shown_published(value: float, unit: str = "") -> str:
+    """Return a number with all the digits that it was published with."""
+    return f"{value:g}x" if unit == "x" else f"{value:,.15g} {unit}".rstrip()
+
+
+def shown_summary(summary: Summary, unit: str = "") -> str:
+    """Return ``85.4 ± 0.3 %``; of a single run, no spread."""
+    if summary.deviation is None or unit not in ("%", "x", "points"):
+        return shown(summary.mean, unit) if summary.deviation is None else _with_spread(summary, unit)
+    if unit == "%" and (summary.deviation == 0 or round(summary.mean, 2) >= 100):
+        return f"{_percent(summary.mean)} ± {_plain(summary.deviation)} %"
+    digits = 1 if unit == "%" and 1 <= summary.mean <= 99 and summary.deviation >= 0.1 else 2
+    sign = "+" if unit == "points" else ""
+    return f"{summary.mean:{sign}.{digits}f} ± {summary.deviation:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
+
+
+def _with_spread(summary: Summary, unit: str) -> str:
+    """Give the spread two digits, and the mean no more than the spread has."""
+    mean, deviation = summary.mean, summary.deviation or 0.0
+    if deviation == 0 or abs(mean) < 1e-3:
+        return f"{_plain(mean)} ± {_plain(deviation)} {unit}".rstrip()
+    digits = min(max(1 - math.floor(math.log10(deviation)), 0), 6)
+    return f"{mean:,.{digits}f} ± {deviation:,.{digits}f} {unit}".rstrip()
+
+
+def _percent(value: float) -> str:
+    if 1 <= value <= 99:
+        return f"{value:.1f}"
+    text = f"{value:.2f}"
+    if value < 100 and text == "100.00":
+        return "> 99.99"
+    return {"100.00": "100", "0.00": "0" if value == 0 else "< 0.01"}.get(text, text)
+
+
+def _plain(value: float) -> str:
+    if float(value).is_integer() and abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"

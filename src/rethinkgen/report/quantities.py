@@ -1,0 +1,186 @@
+"""What of a run a claim looks at: its choices and keys on one side, the number measured on the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rethinkgen.report.numbers import NUM_TEST
+from rethinkgen.report.runs import SEEDS, Run
+
+IMAGE_SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "cifar10_jpeg": (3, 32, 32),
+    "cifar100": (3, 32, 32),
+    "svhn": (3, 32, 32),
+}
+FALLEN = 0.9
+"""Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
+
+
+def observe(run: Run, metric: str) -> float | None:
+    """Return a finished run's metric, or one of these that follow from it; infinite where a step was not reached.
+
+    ``test/error``: 1 - test/accuracy. ``test/gain_from_stopping``: test/accuracy_oracle - test/accuracy.
+    ``test/unsteadiness``: mean absolute change of test/accuracy from an evaluation to the next. ``rademacher``:
+    2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
+    step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
+    examples of d pixels.
+    """
+    if run.state != "done":
+        return None
+    metrics = run.metrics
+    found: float | None
+    if metric == "test/error":
+        found = _less(1.0, metrics.get("test/accuracy"))
+    elif metric == "test/gain_from_stopping":
+        found = _less(metrics.get("test/accuracy_oracle"), metrics.get("test/accuracy"))
+    elif metric == "test/unsteadiness":
+        found = _unsteadiness(run)
+    elif metric == "rademacher":
+        found = _less(_times(2.0, metrics.get("fit/accuracy")), 1.0)
+    elif metric == "steps_to_fall":
+        found = _steps_to_fall(run)
+    elif metric == "parameters_beyond_2n+d":
+        found = _parameters_beyond(run)
+    else:
+        found = metrics.get(metric)
+        if found is None and metric.startswith("steps_to"):
+            return math.inf if metric in metrics else None
+    return None if found is None else float(found)
+
+
+def num_test(run: Run) -> int | None:
+    """Return how many examples the run's test accuracy is measured on, where that is known."""
+    found = (run.result or {}).get("num_test") or NUM_TEST.get(run.data)
+    return None if found is None else int(found)
+
+
+def chance(run: Run, metric: str) -> float | None:
+    """Return what guessing gives of an accuracy or of the test error, in [0, 1]."""
+    if not run.num_classes or not metric.startswith(("test/", "fit/", "train/")):
+        return None
+    return 1 - 1 / run.num_classes if metric == "test/error" else 1 / run.num_classes
+
+
+def matches(run: Run, selector: Mapping[str, Any]) -> bool:
+    """Whether the run has the value, one of the values, or a value within the bound, of every key."""
+    return all(_is_allowed(property_of(run, key), wanted, key) for key, wanted in selector.items())
+
+
+def property_of(run: Run, key: str) -> Any:
+    """Return a choice, a key of the config, the ``level`` of the corruption, or the ``steps`` of the budget."""
+    if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
+        own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
+        return own.get(key, run.choices.get(key))
+    if key == "regularizer":
+        return list(run.regularizers)
+    if key == "level":
+        return run.level
+    if key == "steps":
+        return run.metrics.get("steps", run.key("max_steps"))
+    return run.key(key)
+
+
+def deviations(run: Run, protocol: Mapping[str, Any]) -> list[str]:
+    """Return what of a run is not the paper's, a text each."""
+    found = []
+    for key, allowed in protocol.items():
+        if isinstance(allowed, dict) and "by_model" in allowed:
+            if run.model not in allowed["by_model"]:
+                continue
+            allowed = allowed["by_model"][run.model]
+        value = property_of(run, key)
+        if not _is_allowed(value, allowed, key):
+            found.append(f"{key}={_text(value)}, not {_text(allowed)}")
+    return found
+
+
+def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
+    """Name each run by what of its config is not the same in all, seeds aside; a single one needs no name.
+
+    ``leaving_out`` are keys, with all below them, that are told elsewhere.
+    """
+    prefixes = tuple(f"{key}." for key in (*SEEDS, *leaving_out))
+    keys = dict.fromkeys(key for run in runs for key in run.identity if not f"{key}.".startswith(prefixes))
+    telling: dict[tuple[str, ...], str] = {}
+    for key in keys:
+        values = tuple(str(run.identity.get(key)) for run in runs)
+        # The same value under two keys, as a regularizer's and its user's, is told once.
+        if len(set(values)) > 1:
+            telling.setdefault(values, key)
+    return [
+        " ".join(f"{key.rpartition('.')[2]}={_text(run.identity.get(key))}" for key in list(telling.values())[:3])
+        for run in runs
+    ]
+
+
+def _is_allowed(value: Any, allowed: Any, key: str) -> bool:
+    if isinstance(allowed, dict):
+        ((kind, bound),) = allowed.items()
+        return value is not None and (value >= bound if kind == "at_least" else value <= bound)
+    return _is_one_of(value, allowed, key)
+
+
+def _is_one_of(value: Any, wanted: Any, key: str) -> bool:
+    if key == "regularizer":
+        options = wanted if wanted and isinstance(wanted[0], list) else [wanted]
+        return any(sorted(option) == sorted(value) for option in options)
+    options = wanted if isinstance(wanted, list) else [wanted]
+    # True is no 1 here.
+    return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        ((kind, bound),) = value.items()
+        return f"{kind.replace('_', ' ')} {_text(bound)}"
+    if isinstance(value, list):
+        return " or ".join(map(_text, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def _less(value: float | None, subtracted: float | None) -> float | None:
+    return None if value is None or subtracted is None else value - subtracted
+
+
+def _unsteadiness(run: Run) -> float | None:
+    if "test/accuracy" not in run.curves:
+        return None
+    changes = run.curves["test/accuracy"].dropna().diff().abs().dropna()
+    return float(changes.mean()) if len(changes) else None
+
+
+def _steps_to_fall(run: Run) -> float | None:
+    if "train/loss" not in run.curves or not run.num_classes:
+        return None
+    fallen = run.curves[run.curves["train/loss"] < FALLEN * math.log(run.num_classes)]
+    return float(fallen["step"].iloc[0]) if len(fallen) else math.inf
+
+
+def _parameters_beyond(run: Run) -> float | None:
+    shape, num_train = IMAGE_SHAPES.get(run.data), run.key("data.num_train")
+    count = run.metrics.get("num_parameters")
+    if shape is None or num_train is None or count is None:
+        return None
+    channels, height, width = shape
+    crop = run.key("data.crop")
+    side = (28 if height == 32 else None) if crop == "auto" else crop
+    pixels = height * width if side is None else side * side
+    return float(count - (2 * num_train + channels * pixels))

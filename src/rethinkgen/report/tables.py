@@ -1,0 +1,586 @@
+"""Tables: ours beside the published numbers, and the grid of a sweep of one's own, in HTML, LaTeX and Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from rethinkgen.report.claim_files import Claim, load_claims
+from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
+from rethinkgen.report.quantities import matches, num_test, observe, tell_apart
+from rethinkgen.report.runs import SEEDS, Run
+
+PAPER = "Zhang et al. 2017"
+Cell = str | float | None
+MISSING = ("missing", "waiting", "running", "interrupted", "failed")
+"""What a cell says in place of a number that is not there yet."""
+AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
+MOST_CHARACTERS, LINE = 32, 78
+"""On a printed page: longer texts are broken, and a table of longer lines is shrunk to the width of the text."""
+WORDS = (DASH, *MISSING, "not fitted", "not reached", "all")
+NUMBER = re.compile(
+    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?x?( (%|points|parameters|steps))?( \(\d+\))?"
+)
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table as one reads it, and the numbers behind it."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    note: str
+    """How to read it."""
+    columns: list[str]
+    rows: list[list[Cell]]
+    """Texts, ready to be printed; a dash where there is nothing."""
+    csv: pd.DataFrame = field(repr=False)
+    """The numbers, unrounded, a row for each row of the table or for each number in it."""
+
+    def to_html(self) -> str:
+        """Return ``<table>`` with a caption; the first cell of a row is its header.
+
+        Classes for a style sheet: ``num`` (of a column of numbers, its head too), ``missing`` (no number yet: a dash or
+        a state) and ``verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is
+        ``p.note`` in the caption.
+        """
+        kinds = ["num" if self._is_numeric(place) else "" for place in range(len(self.columns))]
+        heads = zip(self.columns, kinds, strict=True)
+        head = "".join(f'<th scope="col"{_classes(kind)}>{html.escape(column)}</th>' for column, kind in heads)
+        body = "\n".join(f"<tr>{self._html_row(row, kinds)}</tr>" for row in self.rows)
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        caption = f"<caption><strong>{html.escape(self.title)}</strong>{note}</caption>"
+        return (
+            f'<table id="table-{html.escape(self.name)}">\n{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>\n{body}\n</tbody>\n</table>"
+        )
+
+    def _html_row(self, row: Sequence[Cell], kinds: Sequence[str]) -> str:
+        texts = [_text(cell) for cell in row]
+        cells = [f'<th scope="row">{html.escape(texts[0])}</th>']
+        for column, kind, text in zip(self.columns[1:], kinds[1:], texts[1:], strict=True):
+            if column == "verdict":
+                kind = f"verdict-{text.partition(' (')[0].replace(' ', '-')}"
+            cells.append(f"<td{_classes(kind, 'missing' if text in WORDS else '')}>{html.escape(text)}</td>")
+        return "".join(cells)
+
+    def to_latex(self) -> str:
+        r"""Return a ``table`` environment with caption and label ``tab:<name>``.
+
+        It needs ``\usepackage{booktabs}``, and ``\usepackage{graphicx}`` where the table is as wide as the text.
+        """
+        alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
+        head = " & ".join(map(self._latex_head, range(len(self.columns)))) + r" \\"
+        rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
+        is_wide = sum(min(self._longest(place), MOST_CHARACTERS) + 2 for place in range(len(self.columns))) > LINE
+        tabular = [
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        body = [r"\resizebox{\textwidth}{!}{%", *tabular[:-1], tabular[-1] + "}"] if is_wide else tabular
+        caption = f"{_latex(self.title)}. {_latex(self.note)}".strip()
+        start = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{self.name}}}",
+            r"\footnotesize",
+        ]
+        return "\n".join([*start, *body, r"\end{table}", ""])
+
+    def _latex_head(self, place: int) -> str:
+        """Break a head that is longer than all that stands below it."""
+        first, space, rest = self.columns[place].partition(" ")
+        if space and all(len(_text(row[place])) < len(self.columns[place]) for row in self.rows):
+            return rf"\shortstack{{{_latex(first)}\\{_latex(rest)}}}"
+        return _latex(self.columns[place])
+
+    def _latex_alignment(self, place: int) -> str:
+        if self._is_numeric(place):
+            return "r"
+        return r"p{0.35\textwidth}" if self._longest(place) > MOST_CHARACTERS else "l"
+
+    def _longest(self, place: int) -> int:
+        return max(len(text) for text in (self.columns[place], *(_text(row[place]) for row in self.rows)))
+
+    def to_markdown(self) -> str:
+        """Return a table for a README or an issue."""
+        lines = [" | ".join(_markdown(column) for column in self.columns)]
+        lines.append(" | ".join("--:" if self._is_numeric(place) else "---" for place in range(len(self.columns))))
+        lines += [" | ".join(_markdown(_text(cell)) for cell in row) for row in self.rows]
+        return "".join(f"| {line} |\n" for line in lines)
+
+    def _is_numeric(self, place: int) -> bool:
+        texts = [_text(row[place]) for row in self.rows]
+        told = [text for text in texts if text not in WORDS]
+        return bool(told) and all(NUMBER.fullmatch(text) for text in told)
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Return the tables of the paper that any run bears on, for each data set, then the grid of all other runs."""
+    found: list[Table] = []
+    used: set[str] = set()
+    for make in (_table_1, _table_2, _table_3, _table_4, _theorem_1, _rademacher):
+        # Table 3 is of two data sets.
+        for part in _by_data(runs) if make is not _table_3 else [list(runs)]:
+            table, of_it = make(part)
+            if table is not None:
+                found.append(table)
+                used |= {run.run_id for run in of_it}
+    rest = [run for run in runs if run.run_id not in used]
+    return [*_named_apart(found), *(table for part in _by_data(rest) for table in _grids(part))]
+
+
+Made = tuple[Table | None, list[Run]]
+
+
+def _table_1(runs: Sequence[Run]) -> Made:
+    """All 19 rows in the paper's order, those not run too."""
+    claims = {claim.id: claim for claim in load_claims() if claim.item == "Table 1"}
+    rows: list[list[Cell]] = []
+    raw: list[dict[str, Any]] = []
+    used: list[Run] = []
+    trains = [name for name in claims if name.endswith(".train")]
+    for name in trains:
+        train, test = claims[name], claims[name.removesuffix("train") + "test"]
+        settings = _groups(runs, train) or [[]]
+        for number, group in enumerate(settings):
+            used += group
+            label = f" ({text})" if (text := _apart(settings)[number]) else ""
+            fit, accuracy = _of(group, "fit/accuracy"), _of(group, "test/accuracy")
+            crops = "random_crop" in _regularizers(train)
+            running = _of(group, "train/accuracy_epoch") if crops else None
+            count = claims.get(f"table_1.{train.runs['model']}.parameters")
+            rows.append(
+                [
+                    f"{_MODELS[train.runs['model']]}{label}",
+                    shown(count.value) if count else DASH,
+                    "yes" if crops else "no",
+                    "yes" if "weight_decay" in _regularizers(train) else "no",
+                    "random" if train.runs["data.corruption"] == "random_labels" else "true",
+                    f"{train.value:.2f}",
+                    _bare(_cell(fit, group)),
+                    _bare(_cell(running, group)) if crops else DASH,
+                    f"{test.value:.2f}",
+                    _bare(_cell(accuracy, group)),
+                    _difference(accuracy, test, group),
+                    _binomial(accuracy, group),
+                    str(len({run.seed for run in group if run.state == "done"})),
+                ]
+            )
+            shared = {"row": name.removesuffix(".train"), "setting": label.strip(" ()")}
+            raw += [
+                _raw(shared, "fit/accuracy", fit, train, group),
+                _raw(shared, "test/accuracy", accuracy, test, group),
+            ]
+            if running:
+                raw.append(_raw(shared, "train/accuracy_epoch", running, train, group))
+    columns = ["model", "parameters", "random crop", "weight decay", "labels", "train, published"]
+    columns += ["train, ours", "running", "test, published", "test, ours", "difference", "binomial error", "n"]
+    note = (
+        "Accuracies in percent; published ones are of CIFAR-10. Ours: mean and sample standard deviation over n seeds, "
+        "a dash where n is 1. Train, ours: the final network on the whole training set, without augmentation; running: "
+        "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the test set's size."
+    )
+    if not _is_worth_a_table([bool(_groups(runs, claims[name])) for name in trains], used, claims[trains[0]]):
+        return None, []
+    return Table("table_1", f"{PAPER}, Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+
+
+def _table_2(runs: Sequence[Run]) -> Made:
+    note = (
+        "Published: one run. Best along training: the highest test accuracy of any evaluation, a peek at the test set."
+    )
+    return _claim_table("table_2", "Table 2", "Table 2", runs, note)
+
+
+def _table_3(runs: Sequence[Run]) -> Made:
+    note = (
+        "Kernel equation (3), solved exactly. Norm: of the solution in the kernel's space; that the paper means this "
+        "one is our reading."
+    )
+    return _claim_table("table_3", "Table 3 and Section 5", ("Table 3", "Section 5"), runs, note)
+
+
+def _table_4(runs: Sequence[Run]) -> Made:
+    note = (
+        "Training accuracy on random labels, CIFAR-10. With weight decay that of the final network; the coefficient is "
+        "not published, so each that was run has its row. With crops, flips and rotations the running accuracy over "
+        "the last epoch, in which every image is new."
+    )
+    return _claim_table("table_4", "Table 4", "Table 4", runs, note, always=("regularizer.weight_decay",))
+
+
+def _claim_table(
+    name: str, title: str, items: str | tuple[str, ...], runs: Sequence[Run], note: str, always: Sequence[str] = ()
+) -> Made:
+    """A row for each published number of an item, for each setting that was run."""
+    items = (items,) if isinstance(items, str) else items
+    claims = [claim for claim in load_claims() if claim.item in items and not claim.settings and not claim.across]
+    rows: list[list[Cell]] = []
+    raw: list[dict[str, Any]] = []
+    used: list[Run] = []
+    for claim in claims:
+        settings = sorted(_groups(runs, claim), key=lambda group: [group[0].key(key) or 0 for key in always]) or [[]]
+        for group, apart in zip(settings, _apart(settings), strict=True):
+            used += group
+            summary = _of(group, claim.metric, claim.unit)
+            told = [
+                apart,
+                *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in always if group and group[0].key(key)),
+            ]
+            label = " ".join(dict.fromkeys(filter(None, told)))
+            published = f"{claim.value:g}" if claim.value is not None else claim.published
+            if claim.unit == "%" and claim.value is not None:
+                published = f"{claim.value:.2f} %"
+            mark = "" if claim.certainty == "verified" else f" ({claim.certainty})"
+            rows.append(
+                [
+                    claim.statement,
+                    label or DASH,
+                    published + mark,
+                    _cell(summary, group, claim.unit),
+                    _difference(summary, claim, group),
+                    str(len({run.seed for run in group if run.state == "done"})),
+                ]
+            )
+            raw.append(_raw({"row": claim.id, "setting": label}, claim.metric, summary, claim, group))
+    if not _is_worth_a_table([bool(_groups(runs, claim)) for claim in claims], used, claims[0]):
+        return None, []
+    columns = ["what", "setting", "published", "ours", "difference", "n"]
+    note = f"{note} Mean and sample standard deviation over n seeds, a dash where n is 1."
+    return Table(name, f"{PAPER}, {title}: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+
+
+def _theorem_1(runs: Sequence[Run]) -> Made:
+    """What the construction has and does, for each number of examples."""
+    used = [run for run in runs if run.model == "two_layer_relu"]
+    if not used:
+        return None, []
+    done = [run for run in used if run.state == "done"]
+    extra = sorted({key for run in done for key in run.metrics if key.startswith("solution/")})
+    rows: list[list[Cell]] = []
+    raw: list[dict[str, Any]] = []
+    for group in _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 0):
+        run = group[0]
+        beyond = _of(group, "parameters_beyond_2n+d", "")
+        fit = _of(group, "fit/accuracy")
+        parameters = _of(group, "num_parameters", "")
+        expected = DASH if beyond is None or parameters is None else shown(parameters.mean - beyond.mean)
+        worst = [_of(group, key, "", extreme=min if "smallest" in key else max) for key in extra]
+        rows.append(
+            [
+                run.corruption,
+                shown(run.key("data.num_train")),
+                expected,
+                _cell(parameters, group, "", plain=True),
+                _cell(fit, group, "%", plain=True),
+                *(_cell(value, group, "", plain=True) for value in worst),
+                str(len({run.seed for run in group if run.state == "done"})),
+            ]
+        )
+        raw.append(
+            {"data": run.data, "corruption": run.corruption, "num_train": run.key("data.num_train")}
+            | {"num_parameters": parameters and parameters.mean, "beyond_2n+d": beyond and beyond.mean}
+            | {"fit/accuracy": fit and fit.mean / 100, "n": fit.n if fit else 0}
+            | {key: value and value.mean for key, value in zip(extra, worst, strict=True)}
+        )
+    columns = ["labels", "examples", "2n + d", "weights", "fitted", *(key.partition("/")[2] for key in extra), "n"]
+    note = (
+        "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of the "
+        "solution's numbers the worst."
+    )
+    return Table("theorem_1", f"{PAPER}, Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+
+
+def _rademacher(runs: Sequence[Run]) -> Made:
+    """The lower bound on the empirical Rademacher complexity, for each number of examples."""
+    used = [run for run in runs if run.corruption == "random_signs"]
+    if not used:
+        return None, []
+    rows: list[list[Cell]] = []
+    raw: list[dict[str, Any]] = []
+    groups = _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 10**9)
+    for group, apart in zip(groups, _apart(groups, leaving_out=("data.num_train", "model")), strict=True):
+        run, bound, accuracy = group[0], _of(group, "rademacher", ""), _of(group, "test/accuracy")
+        name = f"{run.model} ({apart})" if apart else run.model
+        size = shown(run.key("data.num_train")) if run.key("data.num_train") else "all"
+        draws = str(len({run.seed for run in group if run.state == "done"}))
+        rows.append([name, size, _cell(bound, group, ""), _cell(accuracy, group), draws])
+        told = {"model": run.model, "setting": apart, "num_train": run.key("data.num_train")}
+        told |= {
+            "lower_bound": bound and bound.mean,
+            "deviation": bound and bound.deviation,
+            "draws": bound.n if bound else 0,
+        }
+        raw.append(told | {"test/accuracy": accuracy and accuracy.mean / 100})
+    columns = ["model", "examples", "lower bound", "test (chance 50)", "draws"]
+    note = (
+        "Mean of 2 * fit/accuracy - 1 over draws of random signs, with the sample standard deviation: what training "
+        "found, and so a lower bound on the supremum in the empirical Rademacher complexity, which is at most 1."
+    )
+    return Table("rademacher", f"Rademacher complexity: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+
+
+_MODELS = {
+    "inception": "Inception",
+    "inception_no_bn": "Inception w/o BatchNorm",
+    "alexnet": "AlexNet",
+    "mlp_3x512": "MLP 3x512",
+    "mlp_1x512": "MLP 1x512",
+}
+_QUANTITIES = {"fit": ("fit/accuracy", "%"), "test": ("test/accuracy", "%"), "steps to fit": ("steps_to_fit", "")}
+
+
+def _grids(runs: Sequence[Run]) -> list[Table]:
+    """A row for each corruption and regularizer, the models side by side where there are several."""
+    models = list(dict.fromkeys(run.model for run in runs))
+    settings = _by_setting(runs)
+    rests = {key: rest for model in models for key, rest in _rests([g for g in settings if g[0].model == model])}
+    rows: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(dict)
+    for group in settings:
+        run = group[0]
+        regularizers = "+".join(run.regularizers) or "none"
+        rows[(_corruption(run), regularizers, rests[id(group)])][run.model] = group
+    has_rest = any(rest for _, _, rest in rows)
+    names = ["corruption", "regularizer", *(["setting"] if has_rest else [])]
+    heads = {key: [*key[:2], *([key[2] or DASH] if has_rest else [])] for key in rows}
+    raw = [
+        dict(zip(names, heads[key], strict=True)) | {"model": model} | _raw_numbers(group)
+        for key, by_model in rows.items()
+        for model, group in by_model.items()
+    ]
+    data, what = runs[0].data, _what(runs)
+    note = (
+        "Mean and sample standard deviation over n seeds, a dash where n is 1; a step that was not reached is named so."
+    )
+    if len(models) == 1:
+        body = [[*heads[key], *_grid_cells(by_model[models[0]])] for key, by_model in rows.items()]
+        columns = [*names, "fit", "test", "steps to fit", "n"]
+        return [Table(f"grid_{data}", f"{models[0]}: {what}", note, columns, body, pd.DataFrame(raw))]
+    found = []
+    for quantity, (metric, unit) in _QUANTITIES.items():
+        body = [
+            [*heads[key], *(_pivot_cell(by_model.get(model, []), metric, unit) for model in models)]
+            for key, by_model in rows.items()
+        ]
+        numbers = pd.DataFrame([{**row, "quantity": metric} for row in raw])
+        name = f"grid_{data}_{quantity.replace(' ', '_')}"
+        title = f"{quantity.capitalize()}: {what}"
+        found.append(Table(name, title, f"{note} In brackets n.", [*names, *models], body, numbers))
+    return found
+
+
+def _grid_cells(group: Sequence[Run]) -> list[Cell]:
+    cells: list[Cell] = [_cell(_of(group, metric, unit), group, unit) for metric, unit in _QUANTITIES.values()]
+    return [*cells, str(len({run.seed for run in group if run.state == "done"}))]
+
+
+def _pivot_cell(group: Sequence[Run], metric: str, unit: str) -> str:
+    summary = _of(group, metric, unit)
+    return _cell(summary, group, unit) + (f" ({summary.n})" if summary else "")
+
+
+def _raw_numbers(group: Sequence[Run]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for metric, _ in _QUANTITIES.values():
+        summary = _of(group, metric, "")
+        numbers[metric] = None if summary is None or summary.mean == float("inf") else summary.mean
+        numbers[f"{metric} deviation"] = summary and summary.deviation
+    numbers["n"] = sum(run.state == "done" for run in group)
+    return numbers | {"states": " ".join(run.state for run in group)}
+
+
+def _rests(settings: Sequence[Sequence[Run]]) -> list[tuple[int, str]]:
+    """Name each setting of one model by what neither corruption nor regularizers tell of it."""
+    acting = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing")
+    told = ("data.corruption", "regularizer", *acting, *(f"data.{name}" for name in AUGMENTATIONS))
+    return list(zip(map(id, settings), _apart(settings, leaving_out=told), strict=True))
+
+
+def _corruption(run: Run) -> str:
+    values = [f"{run.level:g}"] if run.level is not None and run.corruption not in ("none", "random_labels") else []
+    return " ".join([run.corruption, *values])
+
+
+def _by_data(runs: Sequence[Run]) -> list[list[Run]]:
+    """Part runs by data set and by how many examples are trained on, unless that is what the runs vary."""
+    parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
+    for run in runs:
+        varies_size = run.corruption == "random_signs" or run.model == "two_layer_relu"
+        parts[(run.data, None if varies_size else run.key("data.num_train"))].append(run)
+    return list(parts.values())
+
+
+def _by_setting(runs: Sequence[Run], sorted_by: Callable[[Run], Any] | None = None) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.setting(*SEEDS)].append(run)
+    found = list(groups.values())
+    return sorted(found, key=lambda group: sorted_by(group[0])) if sorted_by else found
+
+
+def _groups(runs: Sequence[Run], claim: Claim) -> list[list[Run]]:
+    return _by_setting([run for run in runs if matches(run, claim.runs)])
+
+
+def _apart(settings: Sequence[Sequence[Run]], leaving_out: Sequence[str] = ()) -> list[str]:
+    if not settings or not settings[0]:
+        return [""] * len(settings)
+    return tell_apart([group[0] for group in settings], leaving_out)
+
+
+def _of(
+    group: Sequence[Run], metric: str, unit: str = "%", *, extreme: Callable[[list[float]], float] | None = None
+) -> Summary | None:
+    """Summarise a quantity over the finished runs of a setting, a seed once."""
+    scale = 100.0 if unit == "%" else 1.0
+    values = {run.setting(): value for run in group if (value := observe(run, metric)) is not None}
+    if not values:
+        return None
+    scaled = [scale * value for value in values.values()]
+    return summarise(scaled) if extreme is None else Summary(extreme(scaled), None, len(scaled))
+
+
+def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, plain: bool = False) -> str:
+    """Return mean and spread; in place of a number that is not there, how far the runs are."""
+    if summary is None:
+        return _state(group)
+    if summary.mean == float("inf"):
+        return "not fitted"
+    text = shown(summary.mean, unit) if plain else shown_summary(summary, unit)
+    if plain or summary.deviation is not None:
+        return text
+    number = text.removesuffix(unit).rstrip() if unit else text
+    return f"{number} ± {DASH} {unit}".rstrip()
+
+
+def _state(group: Sequence[Run]) -> str:
+    states = {run.state for run in group}
+    return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
+
+
+def _bare(text: str) -> str:
+    return text.removesuffix(" %")
+
+
+def _difference(summary: Summary | None, claim: Claim, group: Sequence[Run]) -> str:
+    """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
+    if summary is None or claim.value is None or summary.mean == float("inf") or not _is_of_its_data(claim, group):
+        return DASH
+    difference = summary.mean - claim.value
+    return f"{difference:+.2f}" if claim.unit == "%" else f"{difference:+.4g}"
+
+
+def _binomial(summary: Summary | None, group: Sequence[Run]) -> str:
+    size = next((num_test(run) for run in group if run.state == "done"), None)
+    return DASH if summary is None or size is None else f"{100 * binomial_error(summary.mean / 100, size):.2f}"
+
+
+def _raw(
+    shared: dict[str, Any], metric: str, summary: Summary | None, claim: Claim, group: Sequence[Run]
+) -> dict[str, Any]:
+    scale = 100.0 if claim.unit == "%" else 1.0
+    size = next((num_test(run) for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
+    mean = None if summary is None else summary.mean / scale
+    published = None if claim.value is None else claim.value / scale
+    return shared | {
+        "quantity": metric,
+        "published": published,
+        "certainty": claim.certainty,
+        "mean": mean,
+        "deviation": None if summary is None or summary.deviation is None else summary.deviation / scale,
+        "difference": None if mean is None or published is None else mean - published,
+        "binomial_error": None if mean is None or size is None else binomial_error(mean, size),
+        "n": 0 if summary is None else summary.n,
+        "states": " ".join(f"{number} {state}" for state, number in Counter(run.state for run in group).items()),
+    }
+
+
+def _is_of_its_data(claim: Claim, group: Sequence[Run]) -> bool:
+    wanted = claim.protocol.get("data")
+    return wanted is None or any(run.data.startswith(str(wanted)) for run in group)
+
+
+def _is_worth_a_table(has_runs: Sequence[bool], used: Sequence[Run], claim: Claim) -> bool:
+    """Whether the paper's table is shown: with any run on its own data, on other data with runs for half of its rows.
+
+    A first sweep on the digits shares two rows with Table 1 and is better read as a grid.
+    """
+    return any(has_runs) and (_is_of_its_data(claim, used) or 2 * sum(has_runs) >= len(has_runs))
+
+
+def _regularizers(claim: Claim) -> list[str]:
+    return list(claim.runs["regularizer"])
+
+
+def _what(runs: Sequence[Run]) -> str:
+    """Say what the runs were trained on and for how long."""
+    data = ", ".join(dict.fromkeys(run.data for run in runs))
+    sizes = {run.key("data.num_train") for run in runs}
+    size = f", {next(iter(sizes)):,} examples" if len(sizes) == 1 and None not in sizes else ""
+    budgets = sorted({int(run.metrics["steps"]) for run in runs if run.metrics.get("steps")})
+    if not budgets or budgets == [1]:
+        return f"{data}{size}"
+    steps = f"{budgets[0]:,}" if len(budgets) == 1 else f"{budgets[0]:,} to {budgets[-1]:,}"
+    return f"{data}{size}, {steps} steps"
+
+
+def _named_apart(found: Sequence[Table]) -> list[Table]:
+    """Give tables of one name, of several data sets, names of their own; the first keeps it."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for table in found:
+        seen[table.name] += 1
+        number = seen[table.name]
+        name = table.name if number == 1 else f"{table.name}_{number}"
+        apart.append(Table(name, table.title, table.note, table.columns, table.rows, table.csv))
+    return apart
+
+
+def _classes(*names: str) -> str:
+    told = " ".join(filter(None, names))
+    return f' class="{told}"' if told else ""
+
+
+def _text(cell: Cell) -> str:
+    return DASH if cell is None else shown(cell) if isinstance(cell, float) else cell
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
