@@ -25,7 +25,7 @@ CERTAINTIES: dict[str, str] = {
     "inferred": "concluded from what the paper says, not said by it",
     "memory": "recalled without any source: never counted",
 }
-UNITS = ("%", "x", "steps", "parameters", "")
+UNITS = ("%", "x", "steps", "parameters", "parameters beyond 2n + d", "")
 DERIVED = (
     "test/error",
     "test/gain_from_stopping",
