@@ -109,6 +109,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metric": "accuracy"}, r"metric='accuracy'"),
     ({"protocol": "ours"}, r"protocol='ours': there are theirs"),
     ({"statment": "x"}, r"statment: no such key; allowed are"),
+    ({"runs": {"modle": "inception"}}, r"runs: modle: neither a key below data, model"),
     ({"runs": "inception"}, r"runs='inception': key: value pairs"),
     ({"rule": {"kind": "roughly", "because": "x"}}, r"rule: kind='roughly': one of 'within'"),
     ({"rule": {"kind": "within", "because": "x"}}, r"rule within: tolerance: is missing"),

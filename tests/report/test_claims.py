@@ -71,8 +71,16 @@ def test_no_run_outside_the_protocol_reproduces_anything(
     assert verdict.verdict == "same trend"
     assert "outside the paper's protocol" in verdict.why
     assert reason in verdict.why
-    assert verdict.ours == "50.5 ± 0 %" + (f", on {what['data']}" if "data" in what else "")
+    assert verdict.ours.startswith("50.5 ± 0 %")
     assert "reproduced" not in {found.verdict for found in verdicts().values()}
+
+
+def test_a_number_never_stands_without_its_circumstances(write: Write, verdicts: Judged) -> None:
+    keys = {"data.num_train": 5000, "max_steps": 100, "trainer.precision": "bf16-mixed"}
+    write(data="cifar10_jpeg", keys=keys)
+    assert verdicts()[ROW].ours == "50.5 ± 0 %, on cifar10_jpeg, 5,000 examples, 100 steps, bf16-mixed"
+    write(data="cifar10_jpeg", seeds=1)
+    assert verdicts()[ROW].ours == "50.5 ± 0 %, on cifar10_jpeg, 5,000 examples, 100 steps, bf16-mixed"
 
 
 @pytest.mark.parametrize("what", [what for what, _ in OUTSIDE[:4]])

@@ -70,6 +70,14 @@ def test_only_cells_of_the_latest_configs_are_missing(tmp_path: Path) -> None:
     assert (runs["wanted"].model, runs["wanted"].seed) == ("alexnet", 3)
 
 
+def test_a_cell_may_stand_in_the_index_of_a_folder_beside(tmp_path: Path) -> None:
+    (tmp_path / "asked").mkdir()
+    line = index_line("new", "../other/wanted", "a") + index_line("new", "../further/not-here", "b")
+    (tmp_path / "asked" / FILE_NAME).write_text(line)
+    begun = write_run(tmp_path / "other")
+    assert {run.path.name for run in read_runs([tmp_path / "other"])} == {begun.name, "wanted"}
+
+
 def test_an_index_of_before_breaks_nothing(tmp_path: Path) -> None:
     begun = write_run(tmp_path)
     (tmp_path / FILE_NAME).write_text(index_line(None, "never-begun", "a") + '{"torn": ')

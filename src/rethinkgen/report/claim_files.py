@@ -25,7 +25,7 @@ CERTAINTIES: dict[str, str] = {
     "inferred": "concluded from what the paper says, not said by it",
     "memory": "recalled without any source: never counted",
 }
-UNITS = ("%", "x", "steps", "parameters", "")
+UNITS = ("%", "x", "steps", "parameters", "parameters beyond 2n + d", "")
 DERIVED = (
     "test/error",
     "test/gain_from_stopping",
@@ -35,6 +35,8 @@ DERIVED = (
     "parameters_beyond_2n+d",
 )
 """Quantities that are computed from a run's numbers; see ``rethinkgen.report.claims.observe``."""
+SELECTABLE = ("data.corruption", "level", "steps", "until_fit", "evaluate_every", "fit_threshold", "log_every")
+ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
 Selector = Mapping[str, Any]
 """Key -> value, or a list of values of which one must be met: a group, a key of the config, or ``level``."""
@@ -167,7 +169,7 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
     settings, across = node.get("settings", {}), node.get("across")
     for rule in rules.values():
         _check_settings(where, rule, settings, across)
-    for key, bound in _selector(where, "given", node.get("given", {})).items():
+    for key, bound in node.get("given", {}).items():
         _check_number(f"{where}: given", key, bound)
     if across is not None:
         _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
@@ -184,11 +186,11 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
         command=node.get("command") or f"python train.py -m +experiment={node['experiment']}",
         metric=node["metric"],
         runs=_selector(where, "runs", node["runs"]),
+        given=node.get("given", {}),
         settings={str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
         across=across,
         vary=tuple(node.get("vary", ())),
         protocol=_protocol(where, content["protocols"], node.get("protocol", ())),
-        given=node.get("given", {}),
         rule=rules["rule"],
         trend=rules.get("trend"),
         seeds=node["seeds"],
@@ -227,6 +229,9 @@ def _check_settings(where: str, rule: Rule, settings: Mapping[str, Any], across:
 def _selector(where: str, key: str, node: Any) -> dict[str, Any]:
     if not isinstance(node, dict):
         raise ValueError(f"{where}: {key}={node!r}: key: value pairs are needed, such as {{model: inception}}.")
+    for name in node:
+        if name not in SELECTABLE and str(name).partition(".")[0] not in ROOTS:
+            raise ValueError(f"{where}: {key}: {name}: neither a key below {', '.join(ROOTS)} nor one of {SELECTABLE}.")
     return node
 
 
@@ -236,6 +241,7 @@ def _protocol(where: str, protocols: Mapping[str, Any], names: str | Sequence[st
         if name not in protocols:
             raise ValueError(f"{where}: protocol={name!r}: there are {', '.join(sorted(protocols))}.")
         merged |= protocols[name]
+    _selector(where, "protocol", merged)
     for key, allowed in merged.items():
         if isinstance(allowed, dict) and (len(allowed) != 1 or next(iter(allowed)) not in BOUNDS):
             raise ValueError(f"{where}: protocol: {key}={allowed!r}: a value, a list, or one of {', '.join(BOUNDS)}.")

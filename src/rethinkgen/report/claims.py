@@ -19,6 +19,13 @@ Answer = Literal["reproduced", "same trend", "not reproduced", "not enough runs"
 ANSWERS: tuple[Answer, ...] = ("reproduced", "same trend", "not reproduced", "not enough runs")
 NEAR = 3.0
 """How many tolerances a number may be missed by, in runs of the protocol, for the same trend to be seen in it."""
+CIRCUMSTANCES = {
+    "data": "on {}",
+    "data.num_train": "{} examples",
+    "steps": "{} steps",
+    "trainer.precision": "{}",
+}
+"""Deviations that are told wherever a number is; all others only in the reasons."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
 
@@ -250,7 +257,7 @@ def _not_enough(claim: Claim, comparisons: list[Comparison]) -> Verdict:
         if values
     }
     told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
-    ours = f"{told}{_on_which_data(claim, nearest)}" if told else DASH
+    ours = f"{told}{_circumstances(nearest)}" if told else DASH
     odd = f"outside the paper's protocol ({'; '.join(nearest.deviations)}); " if nearest.deviations else ""
     return Verdict(claim, "not enough runs", ours, nearest.n, f"{odd}{nearest.lacking}", nearest.runs)
 
@@ -265,16 +272,17 @@ def _told(
         f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=False)
     ]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
-    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _on_which_data(claim, comparisons[0])
+    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _circumstances(comparisons[0])
     runs = list(itertools.chain.from_iterable(comparison.runs for comparison in comparisons))
     why = "; ".join(dict.fromkeys(reasons))
     return Verdict(claim, answer, ours, min(comparison.n for comparison in comparisons), why, runs)
 
 
-def _on_which_data(claim: Claim, comparison: Comparison) -> str:
-    """Return what must stand beside a number that is not of the paper's data."""
-    wanted, data = claim.protocol.get("data"), comparison.runs[0].data
-    return "" if wanted is None or wanted == data else f", on {data}"
+def _circumstances(comparison: Comparison) -> str:
+    """Return what must stand beside a number that is not of the paper's data, all of them, and its budget."""
+    odd = dict(text.partition(", not ")[0].split("=", 1) for text in comparison.deviations)
+    told = {key: text.format(odd[key]) for key, text in CIRCUMSTANCES.items() if key in odd}
+    return "".join(f", {text}" for text in told.values())
 
 
 def _apply(rule: Rule, claim: Claim, comparison: Comparison) -> Finding:

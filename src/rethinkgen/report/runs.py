@@ -187,8 +187,7 @@ def _runs_of(folder: Path) -> Iterable[Run]:
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
-    # Of another sweep's folder are those with a path.
-    return {str(entry["folder"]): entry for entry in latest_entries(folder) if "/" not in str(entry["folder"])}
+    return {str(entry["folder"]): entry for entry in latest_entries(folder)}
 
 
 def _holds_run(path: Path) -> bool:

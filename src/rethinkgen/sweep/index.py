@@ -79,16 +79,25 @@ class Index:
 
 
 def latest_entries(folder: Path) -> list[Entry]:
-    """Return what is remembered of a sweep's cells, a cell once.
+    """Return what is remembered of the cells whose runs lie in ``folder``, by the names of their folders.
 
     ``is_latest`` are those of the configs that the latest line was written under: what the sweep wants today. The
-    others only say what lies in the folders that there are.
+    others only say what lies in the folders that there are. A sweep over data sets has a folder for each, whose cells
+    stand in the index of a folder beside.
     """
-    entries = _read(folder)
-    configs = next(reversed(entries.values())).get("configs") if entries else None
-    return [
-        entry | {"is_latest": configs is not None and entry.get("configs") == configs} for entry in entries.values()
-    ]
+    folder = folder.absolute()
+    found = []
+    for index in sorted(folder.parent.glob(f"*/{FILE_NAME}")):
+        if index.parent.name != folder.name and f'"../{folder.name}/' not in index.read_text():
+            continue
+        entries = _read(index.parent)
+        configs = next(reversed(entries.values())).get("configs") if entries else None
+        for entry in entries.values():
+            path = Path(os.path.normpath(index.parent / str(entry["folder"])))
+            if path.parent == folder:
+                is_latest = configs is not None and entry.get("configs") == configs
+                found.append(entry | {"folder": path.name, "is_latest": is_latest})
+    return found
 
 
 def _read(folder: Path) -> dict[str, Entry]:
