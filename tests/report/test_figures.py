@@ -161,6 +161,29 @@ def test_where_true_labels_are_never_fitted_wholly_99_percent_count(tmp_path: Pa
     assert picture.data["mean"].iloc[-1] == pytest.approx((13_500 / 4_500 + 13_600 / 4_600) / 2)
 
 
+def test_steps_to_fit_are_drawn_only_where_something_was_fitted(tmp_path: Path) -> None:
+    runs = label_noise(tmp_path, models=["mlp_1x512"])
+    assert drawn(general.steps_to_fit, runs).figure.axes[0].get_ylabel() == "steps to fit, logarithmic"
+    nearly = [with_metrics(run, steps_to_fit=None) for run in runs]
+    assert drawn(general.steps_to_fit, nearly).figure.axes[0].get_ylabel() == "steps to fit 99 %, logarithmic"
+    assert general.steps_to_fit([with_metrics(run, **{"steps_to_fit_0.99": None}) for run in nearly]) is None
+
+
+def test_what_is_solved_in_closed_form_takes_no_steps(tmp_path: Path) -> None:
+    runs = label_noise(tmp_path, models=["inception", "kernel_gaussian"])
+    for run in runs:
+        run.config["model"]["closed_form"] = run.model == "kernel_gaussian"
+    for make in (levels.figure_1b, general.steps_to_fit):
+        assert set(drawn(make, runs).data["line"]) == {"inception"}
+    assert set(drawn(levels.figure_1c, runs).data["line"]) == {"inception", "kernel_gaussian"}
+
+
+def test_a_line_between_the_ends_needs_levels_between_them(tmp_path: Path) -> None:
+    ends = [made_up_run(tmp_path, corruption=kind, model="alexnet") for kind in ("none", "random_labels")]
+    picture = drawn(levels.figure_1c, [*label_noise(tmp_path, models=["inception"]), *ends])
+    assert "alexnet" not in set(picture.data["line"])
+
+
 def test_a_seed_without_a_fit_on_true_labels_has_no_ratio(tmp_path: Path) -> None:
     runs = label_noise(tmp_path, models=["inception"])
     runs = [with_metrics(run, steps_to_fit=None) if run.level == 0 and run.seed == 1 else run for run in runs]

@@ -28,7 +28,7 @@ from rethinkgen.report.figures.drawing import (
     spaced,
     steps_of,
 )
-from rethinkgen.report.figures.levels import INPUT_NOISE, label_noise, steps_at_levels
+from rethinkgen.report.figures.levels import FITTED, INPUT_NOISE, MILESTONES, label_noise, steps_at_levels
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import (
     LABEL_NOISE,
@@ -40,6 +40,7 @@ from rethinkgen.report.figures.series import (
     lines,
     num_classes,
     settings,
+    trained,
 )
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
@@ -154,9 +155,13 @@ def _kind(run: Run) -> str:
 
 def steps_to_fit(runs: Sequence[Run]) -> Picture | None:
     """Draw steps to fit against the level of label noise, and against the kind of corruption."""
-    noisy = label_noise(runs)[:MOST_LINES]
-    across = _across_kinds(runs, noisy)
-    if not noisy and not across:
+    taking_steps = trained(runs)
+    noisy = label_noise(taking_steps)[:MOST_LINES]
+    across = _across_kinds(taking_steps, noisy)
+    part = list(dict.fromkeys(run for line in [*noisy, *across] for run in line.runs))
+    # As for Figure 1(b): where next to nothing is ever fitted wholly, 99 % count.
+    milestone = max(MILESTONES, key=lambda key: sum(run.metrics.get(key) is not None for run in part))
+    if not any(run.metrics.get(milestone) for run in part):
         return None
     kinds = list(dict.fromkeys(corruption_name(group[0]) for line in across for group in settings(line.runs)))
     widths = [3.4] * bool(noisy) + [max(3.4, 0.55 * len(kinds) + 1)] * bool(across)
@@ -165,24 +170,23 @@ def steps_to_fit(runs: Sequence[Run]) -> Picture | None:
     with drawing():
         figure, axes = panels(1, len(widths), width=sum(widths) / len(widths), height=2.8, width_ratios=widths)
         for line in noisy:
-            table = steps_at_levels(line.runs)
+            table = steps_at_levels(line.runs, milestone)
             draw_points(axes[0][0], table, line.look, x="level")
             tables.append(table.assign(line=line.label))
             entries[line.label] = entry(line)
             axes[0][0].set_xlabel("label corruption (probability)")
         if across:
-            tables.append(_draw_kinds(axes[0][-1], across, kinds))
+            tables.append(_draw_kinds(axes[0][-1], across, kinds, milestone))
         for line in across:
             look: dict[str, Any] = {"color": line.look.colour, "marker": line.look.marker}
             entries.setdefault(line.label, Line2D([], [], linestyle="none", label=line.label, **look))
         data = pd.concat(tables, ignore_index=True)
         for panel in axes[0]:
             plain_logarithmic(panel, vertical=True)
-        axes[0][0].set_ylabel("steps to fit, logarithmic")
+        axes[0][0].set_ylabel(f"steps to {MILESTONES[milestone]}, logarithmic")
         legend_below(figure, [*entries.values(), *([ARROW] if data["is_bound"].any() else [])])
-    part = list(dict.fromkeys(run for line in [*noisy, *across] for run in line.runs))
     caption = sentences(
-        "First evaluated step at which the whole training set was fitted.",
+        f"First evaluated step at which {FITTED[milestone]} was fitted.",
         spread_of(pd.concat(tables[: len(noisy)]), "bars") if noisy else "",
         "Above the name of a corruption, a marker is a run." if across else "",
         "An arrow is a lower bound: what was not fitted counts with its budget." if data["is_bound"].any() else "",
@@ -209,13 +213,13 @@ def _across_kinds(runs: Sequence[Run], noisy: Sequence[Line]) -> list[Line]:
     return lines(several[:MOST_LINES])
 
 
-def _draw_kinds(panel: Axes, shown: Sequence[Line], kinds: Sequence[str]) -> pd.DataFrame:
+def _draw_kinds(panel: Axes, shown: Sequence[Line], kinds: Sequence[str], milestone: str) -> pd.DataFrame:
     """Draw a marker a run above the name of its corruption, lines side by side; return the points."""
     offsets = np.linspace(-0.25, 0.25, len(shown)) if len(shown) > 1 else np.zeros(1)
     rows = []
     for line, offset in zip(shown, offsets, strict=True):
         for run in line.runs:
-            reached = run.metrics.get("steps_to_fit")
+            reached = run.metrics.get(milestone)
             steps = run.metrics["steps"] if reached is None else reached
             place = kinds.index(corruption_name(run)) + offset
             if reached is None:

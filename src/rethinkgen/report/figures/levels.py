@@ -29,6 +29,7 @@ from rethinkgen.report.figures.series import (
     num_levels,
     settings,
     statistics,
+    trained,
 )
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
@@ -41,20 +42,24 @@ MOST_LINES = 8
 INPUT_NOISE = {"gaussian_blend": "gaussian_blend strength", "noisy_inputs": "noisy_inputs fraction"}
 """Corruptions of the inputs by degrees, and what the axis is called."""
 MILESTONES = {"steps_to_fit": "fit", "steps_to_fit_0.99": "fit 99 %"}
+FITTED = {"steps_to_fit": "the whole training set", "steps_to_fit_0.99": "99 % of the training set"}
 
 
 def label_noise(runs: Sequence[Run]) -> list[Line]:
     """Return the settings of which there are runs at several levels of label noise, a line each."""
     wanted = [run for run in runs if run.corruption in LABEL_NOISE]
-    if not any(0 < (run.level or 0) < 1 for run in wanted):
-        return []
-    groups = [group for group in settings(wanted, "data.corruption") if num_levels(group) > 1]
-    return lines(groups)
+    # A line from the one end to the other would tell of levels that nobody asked for.
+    by_degrees = [
+        group
+        for group in settings(wanted, "data.corruption")
+        if num_levels(group) > 1 and any(0 < (run.level or 0) < 1 for run in group)
+    ]
+    return lines(by_degrees)
 
 
 def figure_1b(runs: Sequence[Run]) -> Picture | None:
     """Draw how many times the steps of true labels it takes to fit, against the share of labels drawn at random."""
-    known = label_noise(runs)
+    known = label_noise(trained(runs))
     if not known:
         return None
     # What never fits every example of the true labels has no unit to count in: then 99 % of all lines.
@@ -76,9 +81,8 @@ def figure_1b(runs: Sequence[Run]) -> Picture | None:
         legend_below(figure, [*map(entry, shown), *([ARROW] if any_bound else [])])
     data = _tidy({line.label: tables[line.label] for line in shown})
     part = [run for line in shown for run in line.runs]
-    reached = "the whole training set" if milestone == "steps_to_fit" else "99 % of the training set"
     caption = sentences(
-        f"First evaluated step at which {reached} was fitted, divided by that of the same seed on true labels.",
+        f"First evaluated step at which {FITTED[milestone]} was fitted, over that of the same seed on true labels.",
         "An arrow is a lower bound: some of its runs were not fitted within the budget, and count with the budget."
         if any_bound
         else "",
@@ -261,11 +265,11 @@ def _fits(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def steps_at_levels(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return for each level the steps to fit; what was not fitted counts with its budget (``is_bound``)."""
+def steps_at_levels(runs: Sequence[Run], milestone: str = "steps_to_fit") -> pd.DataFrame:
+    """Return for each level the steps to a milestone; what did not reach it counts with its budget (``is_bound``)."""
     rows = []
     for level, group in at_level(runs).items():
-        reached = [run.metrics.get("steps_to_fit") for run in group]
+        reached = [run.metrics.get(milestone) for run in group]
         steps = [run.metrics["steps"] if step is None else step for step, run in zip(reached, group, strict=True)]
         rows.append({"level": level, **statistics(steps), "is_open": False, "is_bound": None in reached})
     return pd.DataFrame(rows)

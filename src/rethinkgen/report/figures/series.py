@@ -129,6 +129,11 @@ def finished(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.state == "done"]
 
 
+def trained(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that take steps, which a model that is solved in closed form does not."""
+    return [run for run in runs if not run.key("model.closed_form")]
+
+
 def at_level(runs: Iterable[Run]) -> dict[float, list[Run]]:
     """Return level of corruption -> finished runs, each seed once: ``none`` and probability 0 are one run twice.
 

@@ -110,5 +110,5 @@ def theorem_1(runs: Sequence[Run]) -> Picture | None:
 
 def _residual(run: Run) -> float | None:
     """Return the largest residual that the solution says it has."""
-    found = [value for name, value in run.metrics.items() if name.startswith("solution/") and "residual" in name]
-    return next((float(value) for value in found if value is not None), None)
+    value = run.metrics.get("solution/residual")
+    return None if value is None else float(value)
