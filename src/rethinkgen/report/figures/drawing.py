@@ -184,8 +184,10 @@ def draw_curves(
 
 def _points(run: Run, column: str, scale: float, *, running_best: bool) -> pd.DataFrame:
     table = curve(run, column)
-    values = table["value"].cummax() if running_best else table["value"]
-    return table.assign(value=values * scale)
+    table["value"] *= scale
+    if running_best:
+        table["value"] = table["value"].cummax()
+    return table
 
 
 def steps_of(runs: Sequence[Run]) -> Steps:

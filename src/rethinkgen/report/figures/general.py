@@ -44,7 +44,7 @@ from rethinkgen.report.figures.series import (
 )
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
-from rethinkgen.report.style import GREY, SOLID, drawing, looks_of
+from rethinkgen.report.style import GREY, SOLID, Look, drawing, looks_of
 
 MOST_ROWS = 6
 MOST_LINES = 8
@@ -131,9 +131,11 @@ def fit_against_test(runs: Sequence[Run]) -> Picture | None:
     with drawing():
         figure, axes = panels(1, 1, width=5.4, height=3.2)
         panel = axes[0][0]
-        for run, row in zip(done, rows, strict=True):
-            look = {"color": colours[name_of(run)].colour, "marker": markers[run.model].marker}
-            panel.plot(row["fit"], row["test"], linestyle="none", alpha=0.75, markeredgewidth=0, **look)
+        looks = [Look(colours[name_of(run)].colour, markers[run.model].marker, SOLID) for run in done]
+        for look in dict.fromkeys(looks):
+            alike = data[[other == look for other in looks]]
+            style: dict[str, Any] = {"color": look.colour, "linestyle": "none", "alpha": 0.75, "markeredgewidth": 0}
+            panel.plot(alike["fit"], alike["test"], marker=look.marker, **style)
         classes = num_classes(done)
         chance_line(panel, [100 / number for number in classes])
         panel.set_xlabel("accuracy on the training set, labels as given (%)")

@@ -38,9 +38,10 @@ def learnt_then_memorised(runs: Sequence[Run]) -> Picture | None:
             data = pd.concat([data, right.assign(panel="right")], ignore_index=True)
     shown = [*group, *(run for line in errors for run in line.runs if run not in group)]
     caption = sentences(
-        f"Left: {group[0].model} while it trains on labels of which {100 * _wrong_share(group[0]):.0f} % are wrong"
-        f" (probability {group[0].level:g}): the share of the wrongly labelled training examples that it predicts as"
-        " their true class, and as their wrong label, and its test accuracy.",
+        f"{'Left: ' if errors else ''}{group[0].model} while it trains on labels of which"
+        f" {100 * _wrong_share(group[0]):.0f} % are wrong (probability {group[0].level:g}): the share of the wrongly"
+        " labelled training examples that it predicts as their true class, and as their wrong label, and its test"
+        " accuracy.",
         f"Right: test error on true labels at the end of training. {markers_of(data)}" if errors else "",
         setup_of(shown),
         spread_of(data, "bands or bars"),
