@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rethinkgen.report.figures import curves, general, levels, opening, theory
+from rethinkgen.report.figures import curves, general, input_noise, levels, opening, theory
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import by_data
 from rethinkgen.report.runs import Run
@@ -20,7 +20,7 @@ MAKERS = (
     levels.figure_1c,
     curves.figure_2a,
     curves.figure_2b,
-    levels.figure_input_noise,
+    input_noise.figure_input_noise,
     theory.theorem_1,
     theory.rademacher,
     general.fit_against_test,

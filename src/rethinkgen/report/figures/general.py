@@ -28,7 +28,8 @@ from rethinkgen.report.figures.drawing import (
     spaced,
     steps_of,
 )
-from rethinkgen.report.figures.levels import FITTED, INPUT_NOISE, MILESTONES, label_noise, steps_at_levels
+from rethinkgen.report.figures.input_noise import INPUT_NOISE
+from rethinkgen.report.figures.levels import FITTED, MILESTONES, label_noise, steps_at_levels
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import (
     LABEL_NOISE,

@@ -1,4 +1,4 @@
-"""Figures against the level of corruption: 1(b) and 1(c) of Zhang et al. 2017, and noise in the inputs by degrees."""
+"""Figures against the level of label corruption: 1(b) and 1(c) of Zhang et al. 2017."""
 
 from __future__ import annotations
 
@@ -39,8 +39,6 @@ NEARLY_FITTED = 0.99
 """Below this share of the training set fitted, a test error is none of a fitted network: an open marker."""
 CIFAR10 = ("cifar10", "cifar10_jpeg")
 MOST_LINES = 8
-INPUT_NOISE = {"gaussian_blend": "gaussian_blend strength", "noisy_inputs": "noisy_inputs fraction"}
-"""Corruptions of the inputs by degrees, and what the axis is called."""
 MILESTONES = {"steps_to_fit": "fit", "steps_to_fit_0.99": "fit 99 %"}
 FITTED = {"steps_to_fit": "the whole training set", "steps_to_fit_0.99": "99 % of the training set"}
 
@@ -139,7 +137,7 @@ def figure_1c(runs: Sequence[Run]) -> Picture | None:
 
 def draw_test_errors(panel: Axes, shown: Sequence[Line]) -> tuple[list[Any], pd.DataFrame]:
     """Draw Figure 1(c) into a panel; return the entries of its legend and what was drawn."""
-    tables = {line.label: _test_errors(line.runs) for line in shown}
+    tables = {line.label: errors_at_levels(line.runs) for line in shown}
     for line in shown:
         draw_points(panel, tables[line.label], line.look, x="level")
     runs = [run for line in shown for run in line.runs]
@@ -173,7 +171,8 @@ def published_left_ends() -> dict[str, float]:
     return {claim.runs["model"]: claim.value for claim in claims if claim.value is not None}
 
 
-def _test_errors(runs: Sequence[Run]) -> pd.DataFrame:
+def errors_at_levels(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return for each level the test error in %; ``is_open`` where the network did not nearly fit what it was given."""
     rows = []
     for level, group in at_level(runs).items():
         errors = [100 * (1 - run.metrics["test/accuracy"]) for run in group]
@@ -195,74 +194,6 @@ def markers_of(data: pd.DataFrame) -> str:
             " begins there is inferred."
         )
     return " ".join(said)
-
-
-def figure_input_noise(runs: Sequence[Run]) -> Picture | None:
-    """Draw fit, test error and steps to fit against gradual noise in the inputs."""
-    rows: list[tuple[str, list[Line]]] = []
-    for kind, label in INPUT_NOISE.items():
-        wanted = [run for run in runs if run.corruption in ("none", kind)]
-        groups = [group for group in settings(wanted, "data.corruption") if num_levels(group) > 1]
-        if groups:
-            rows.append((label, lines(groups)[:MOST_LINES]))
-    if not rows:
-        return None
-    tables, entries = [], {}
-    any_bound = any_open = False
-    with drawing():
-        figure, axes = panels(len(rows), 3, width=2.45, height=2.2)
-        for (label, shown), (fit_panel, error_panel, steps_panel) in zip(rows, axes, strict=True):
-            for line in shown:
-                values = {
-                    "fit": _fits(line.runs),
-                    "test error": _test_errors(line.runs),
-                    "steps to fit": steps_at_levels(line.runs),
-                }
-                for panel, (what, table) in zip((fit_panel, error_panel, steps_panel), values.items(), strict=True):
-                    draw_points(panel, table, line.look, x="level")
-                    tables.append(table.assign(corruption=label, line=line.label, series=what))
-                entries[line.label] = entry(line)
-                any_bound |= bool(values["steps to fit"]["is_bound"].any())
-                any_open |= bool(values["test error"]["is_open"].any())
-            chance_line(
-                error_panel, [100 * (1 - 1 / k) for k in num_classes(run for line in shown for run in line.runs)]
-            )
-            fit_panel.set_ylabel("fit (%)")
-            error_panel.set_ylabel("test error (%)")
-            steps_panel.set_ylabel("steps to fit")
-            fit_panel.set_ylim(top=101)
-            error_panel.set_ylim(0, 100)
-            steps_panel.set_ylim(bottom=0)
-            for panel in (fit_panel, error_panel, steps_panel):
-                panel.set_xlim(-0.04, 1.04)
-                panel.set_xlabel(label)
-        more = [CHANCE, *([ARROW] if any_bound else []), *([hollow("fit below 99 %")] if any_open else [])]
-        legend_below(figure, [*entries.values(), *more])
-    data = pd.concat(tables, ignore_index=True)
-    part = [run for _, shown in rows for line in shown for run in line.runs]
-    part = list(dict.fromkeys(part))
-    caption = sentences(
-        "Gradual noise in the inputs: gaussian_blend mixes noise into every image, test images too; noisy_inputs"
-        " replaces a fraction of the training images by noise. Level 0 are the true images.",
-        "An arrow is a lower bound: some of its runs were not fitted within the budget." if any_bound else "",
-        setup_of(part),
-        spread_of(data, "bars"),
-        unfinished(part),
-    )
-    title = "Fit, test error and time to fit against noise in the inputs"
-    return Picture("figure_input_noise", title, caption, figure, data, command_of(part))
-
-
-def _fits(runs: Sequence[Run]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "level": level,
-            **statistics([100 * run.metrics["fit/accuracy"] for run in group]),
-            "is_open": False,
-            "is_bound": False,
-        }
-        for level, group in at_level(runs).items()
-    )
 
 
 def steps_at_levels(runs: Sequence[Run], milestone: str = "steps_to_fit") -> pd.DataFrame:
