@@ -1,0 +1,58 @@
+"""A picture of the report: the figure, what is drawn in it as numbers, and the same bytes each time it is written."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rethinkgen.report.style import drawing
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One figure of the report."""
+
+    name: str
+    """Stem of its files, and of the ids in its SVG."""
+    title: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+    """What is drawn, a row a point, in the units of the axes."""
+    command: str
+    """What one types to have the runs."""
+
+    def __post_init__(self) -> None:
+        # Each time it is computed, the layout goes on from the one before: once for all files, then.
+        with drawing():
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
+    def to_svg(self) -> str:
+        """Return the drawing as an ``<svg>`` element that can stand in a page beside others: no id occurs in two."""
+        text = self._bytes("svg", {"Date": None}).decode()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        # Rules of a <style> inside an inline SVG hold for the whole page.
+        text = text.replace("*{stroke-linejoin", f"#{self.name} *{{stroke-linejoin", 1)
+        text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
+        text = re.sub(r'(url\(|href=")#', rf"\1#{self.name}-", text)
+        return text.replace("<svg ", f'<svg id="{self.name}" ', 1)
+
+    def to_pdf(self) -> bytes:
+        """Return the drawing as a PDF with its fonts embedded."""
+        return self._bytes("pdf", {"CreationDate": None, "Title": self.title})
+
+    def to_png(self, dpi: int = 200) -> bytes:
+        """Return the drawing as pixels on white."""
+        return self._bytes("png", {"Software": None}, dpi=dpi)
+
+    def _bytes(self, kind: str, metadata: dict[str, str | None], *, dpi: int = 200) -> bytes:
+        file = io.BytesIO()
+        with drawing(salt=self.name):
+            self.figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+        return file.getvalue()
