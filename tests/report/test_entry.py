@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, "max_steps=5", "seed=0,1"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=basic", *TINY, "max_steps=5", "seed=0,1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     (line,) = re.findall(r"^  python (.*report\.py .*)$", ended.stdout, flags=re.MULTILINE)
     printed = [sys.executable, *shlex.split(line)]

@@ -13,6 +13,8 @@ from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.tables import Table, tables
 
+MOST_COMMANDS = 12
+"""Lines shown: runs that no sweep started have one each."""
 STATES = ("running", "waiting", "interrupted", "failed", "missing")
 """Of runs without a result, in the order in which they are counted."""
 
@@ -65,7 +67,7 @@ class Report:
     @cached_property
     def train_commands(self) -> list[str]:
         """The commands that the sweeps came from."""
-        return [without_machine_paths(line) for line in command_of(self.runs).splitlines()]
+        return shown_commands(command_of(self.runs))
 
 
 def gather(runs: Sequence[Run], command: str) -> Report:
@@ -79,6 +81,13 @@ def gather(runs: Sequence[Run], command: str) -> Report:
         pictures=pictures(runs),
         command=without_machine_paths(command),
     )
+
+
+def shown_commands(commands: str) -> list[str]:
+    """Return commands, a line each, as a reader can use them; of very many, the first."""
+    lines = [without_machine_paths(line) for line in commands.splitlines()]
+    left_out = len(lines) - MOST_COMMANDS
+    return [*lines[:MOST_COMMANDS], f"# and {left_out:,} more"] if left_out > 1 else lines
 
 
 def without_machine_paths(text: str) -> str:
@@ -95,7 +104,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     results = [run.result for run in runs if run.result is not None]
     facts = [
         ("Data", _listed(_data(run) for run in runs)),
-        ("Corruption", _listed(_corruption(run) for run in runs)),
+        ("Corruption", _listed(_corruptions(runs))),
         ("Models", _listed(_models(runs))),
         ("Regularizers", _listed(" + ".join(run.regularizers) or "none" for run in runs)),
         ("Seeds", _listed(str(seed) for seed in sorted({run.seed for run in runs}))),
@@ -107,7 +116,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         facts += [
             ("Steps trained", _range([f"{number:,}" for number in steps])),
             ("Finished", _range(dates)),
-            ("Training time, all runs", _spoken(seconds)),
+            ("Training time, all runs", _spoken(seconds) if seconds else ""),
             ("Device", _counted(str(result.get("device") or "unknown") for result in results)),
             ("Versions", _counted(_versions(result.get("versions") or {}) for result in results)),
             ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
@@ -124,10 +133,16 @@ def _data(run: Run) -> str:
     return f"{run.data} ({', '.join(details)})" if details else run.data
 
 
-def _corruption(run: Run) -> str:
-    if run.level is None or run.corruption in ("none", "random_labels"):
-        return run.corruption
-    return f"{run.corruption} {run.level:g}"
+def _corruptions(runs: Sequence[Run]) -> list[str]:
+    levels: dict[str, set[float]] = {}
+    for run in runs:
+        levels.setdefault(run.corruption, set())
+        if run.level is not None and run.corruption not in ("none", "random_labels"):
+            levels[run.corruption].add(run.level)
+    return [
+        f"{corruption} ({', '.join(f'{level:g}' for level in sorted(found))})" if found else corruption
+        for corruption, found in levels.items()
+    ]
 
 
 def _models(runs: Sequence[Run]) -> list[str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.report.claims import Verdict, published
-from rethinkgen.report.contents import Report, gather, without_machine_paths
+from rethinkgen.report.contents import Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.runs import Run
 from rethinkgen.run.folder import now, write_atomically
@@ -76,6 +76,7 @@ def render(report: Report, drawings: dict[str, str]) -> str:
     environment.globals |= {
         "symbols": SYMBOLS,
         "published": published,
+        "shown_commands": shown_commands,
         "without_machine_paths": without_machine_paths,
     }
     style = environment.get_template("page.css").render()
