@@ -121,6 +121,17 @@ def test_what_cannot_be_meant_is_refused(
     assert sorted(Path().rglob("*")) == before
 
 
+def test_a_run_that_cannot_be_read(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = min(sweep.glob("*/result.json"))
+    result.unlink()
+    result.mkdir()
+    assert main([str(sweep)]) == 1
+    printed = capsys.readouterr().err
+    assert "the runs cannot be read" in printed
+    assert str(result) in printed
+    assert not (sweep / "report").exists()
+
+
 def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(sweep), "out=/proc/report"]) == 1
     assert "out=/proc/report: the report cannot be written" in capsys.readouterr().err

@@ -171,6 +171,7 @@ def test_the_command_says_where_the_draft_is(
 @pytest.mark.parametrize(
     ("what", "said"),
     [
+        ("with a key that is none", "W&B does not accept the login here: WANDB_API_KEY invalid"),
         ("not logged in", "nobody is logged in to W&B here. wandb login"),
         ("offline", "WANDB_MODE=offline keeps W&B offline"),
         ("not installed", "wandb-workspaces, which is not installed: uv sync --extra reports"),
@@ -188,12 +189,16 @@ def test_where_nothing_can_be_published_nothing_is_done(
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-home"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    if what == "with a key that is none":
+        monkeypatch.setenv("WANDB_API_KEY", "short")
     if what == "offline":
         monkeypatch.setenv("WANDB_MODE", "offline")
     if what == "not installed":
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    # It remembers whom it found logged in.
     wandb.teardown()
     out = tmp_path / "report"
     assert main([str(small_sweep), f"out={out}", "publish=wandb"]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+    wandb.teardown()

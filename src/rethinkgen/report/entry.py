@@ -60,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             runs = read_runs(request.sweeps)
     except ValueError as error:
         return tell_error(error, EXIT_USERS_MISTAKE)
+    except OSError as error:
+        return tell_error(f"the runs cannot be read: {error}", 1)
     try:
         with stdout().status("judging, tabulating and drawing"):
             # matplotlib; not before it is clear that nothing is wrong with the command.

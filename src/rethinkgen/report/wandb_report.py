@@ -46,7 +46,7 @@ def check_can_publish() -> None:
     """See that a report could be saved, before anything is done.
 
     Raises:
-        ValueError: wandb-workspaces is not installed, W&B is switched off, or nobody is logged in.
+        ValueError: wandb-workspaces is not installed, W&B is switched off, cannot be reached, or nobody is logged in.
     """
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ValueError(f"publish=wandb needs wandb-workspaces, which is not installed: {INSTALL}.")
@@ -55,7 +55,11 @@ def check_can_publish() -> None:
         raise ValueError(f"publish=wandb: WANDB_MODE={mode} keeps W&B offline. WANDB_MODE=online lets it publish.")
     import wandb
 
-    if not wandb.login(prompt=False):
+    try:
+        is_logged_in = wandb.login(prompt=False)
+    except wandb.errors.Error as error:
+        raise ValueError(f"publish=wandb: W&B does not accept the login here: {error}") from error
+    if not is_logged_in:
         raise ValueError(
             "publish=wandb: nobody is logged in to W&B here. wandb login (or WANDB_API_KEY), and the same command "
             "again; without publish= the report is written all the same."
