@@ -79,6 +79,15 @@ def start(tmp_path: Path) -> Callable[..., BaseProcess]:
     return begin
 
 
+@pytest.fixture(scope="session")
+def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished sweep: true and random labels, two seeds, four tiny runs. To be copied, not changed."""
+    results = tmp_path_factory.mktemp("small") / "multirun"
+    grid = ["data.corruption=none,random_labels", "seed=0,1", "data.num_train=200", "max_steps=40"]
+    command_line("-m", "hydra/launcher=basic", *TINY, *grid, f"results_dir={results}", "sweep=small")
+    return results / "small"
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     """Return once ``condition()`` holds; it must within ``seconds``."""
     give_up_at = time.monotonic() + seconds

@@ -63,6 +63,7 @@ def test_the_offline_files_tell_the_run(
     (opened,) = given
     assert (opened["id"], opened["group"], opened["job_type"]) == (result["run_id"], "mine", "train")
     assert {"data=digits", "data.corruption=none", "model=mlp_1x512", "flip", "dropout"} <= set(opened["tags"])
+    assert opened["config"].pop("choices").items() >= {"data_corruption": "none", "regularizer": "dropout+flip"}.items()
     assert opened["config"] | {"folder": None} == result["config"] | {"folder": None}
     wandb.teardown()  # what has been logged is on the disk only now
     (written,) = folder.glob(f"wandb/offline-run-*-{result['run_id']}/run-{result['run_id']}.wandb")

@@ -183,12 +183,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_atomically(path: Path, text: str, *, is_durable: bool = True) -> None:
+def write_atomically(path: Path, content: str | bytes, *, is_durable: bool = True) -> None:
     """Write beside and rename, so that readers see the old text or the new one; durable: also after a power cut."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             if is_durable:
                 os.fsync(file.fileno())

@@ -58,7 +58,7 @@ class WandbMirror(Logger):
             "group": identity["sweep"],
             "job_type": "train",
             "tags": tags + list(chosen["regularizer"]),
-            "config": identity["config"] | {"folder": str(folder)},
+            "config": identity["config"] | {"folder": str(folder), "choices": as_config(chosen)},
             "resume": "allow",
             # A run still live in this process is another run of the sweep: W&B would hand it back and mix the two.
             "reinit": "finish_previous",
@@ -114,3 +114,9 @@ class WandbMirror(Logger):
                 return
             self._has_failed = True
             log.warning("W&B failed (%s: %s); the run goes on without it", type(error).__name__, error)
+
+
+def as_config(choices: dict[str, Any]) -> dict[str, str]:
+    """Return what was chosen, by group, as keys that W&B can group runs by: without dots, a list as one text."""
+    joined = {group: "+".join(choice) or "none" for group, choice in choices.items() if isinstance(choice, list)}
+    return {group.replace(".", "_"): str(choice) for group, choice in (choices | joined).items()}

@@ -41,8 +41,8 @@ def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
         which = " and ".join(part for part in what if part)
         console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
         console.print(f"  [bold]{escape(command_line(leaving_out='rerun'))}[/bold]", highlight=False, soft_wrap=True)
-    elif (Path(sys.argv[0]).parent / "report.py").exists():
-        report = shlex.join(["python", "report.py", *map(shown, folders)])
+    elif (script := Path(sys.argv[0]).with_name("report.py")).exists():
+        report = shlex.join(["python", str(script), *map(shown, folders)])
         console.print("Tables and figures:", highlight=False)
         console.print(f"  [bold]{escape(report)}[/bold]", highlight=False, soft_wrap=True)
     return num_failed + num_left

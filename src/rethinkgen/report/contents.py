@@ -1,0 +1,182 @@
+"""What a report holds, whatever it is written as: what was run, what came of each claim, tables, figures."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from rethinkgen.report.claims import Verdict, count, judge, main_table
+from rethinkgen.report.figures import Picture, pictures
+from rethinkgen.report.runs import Run, command_of
+from rethinkgen.report.tables import Table, tables
+
+MOST_COMMANDS = 12
+"""Lines shown: runs that no sweep started have one each."""
+STATES = ("running", "waiting", "interrupted", "failed", "missing")
+"""Of runs without a result, in the order in which they are counted."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said of some runs."""
+
+    runs: Sequence[Run]
+    verdicts: Sequence[Verdict]
+    main_table: Table | None
+    """What was published, ours and the verdict in short; none where the runs bear on nothing that was published."""
+    tables: Sequence[Table]
+    pictures: Sequence[Picture]
+    command: str
+    """That made the report."""
+
+    @cached_property
+    def title(self) -> str:
+        """The names of the sweeps."""
+        return " + ".join(dict.fromkeys(run.sweep.name for run in self.runs))
+
+    @cached_property
+    def progress(self) -> str:
+        """How many runs are finished, and how many of the others are in which state."""
+        counts: Counter[str] = Counter(run.state for run in self.runs)
+        others = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
+        return ", ".join([f"{counts['done']:,} of {len(self.runs):,} runs finished", *others])
+
+    @cached_property
+    def unfinished(self) -> list[Run]:
+        """Runs without a result."""
+        return [run for run in self.runs if run.state != "done"]
+
+    @cached_property
+    def verdict_counts(self) -> dict[str, int]:
+        """Verdict -> number of claims with it, of those that are counted."""
+        return count(self.verdicts)
+
+    @cached_property
+    def num_not_counted(self) -> int:
+        """Number of claims whose published value nobody has checked."""
+        return sum(not verdict.is_counted for verdict in self.verdicts)
+
+    @cached_property
+    def facts(self) -> list[tuple[str, str]]:
+        """What was run: a name and a line of text each, of the finished runs where only these can tell."""
+        return _facts(self.runs)
+
+    @cached_property
+    def train_commands(self) -> list[str]:
+        """The commands that the sweeps came from."""
+        return shown_commands(command_of(self.runs))
+
+
+def gather(runs: Sequence[Run], command: str) -> Report:
+    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it."""
+    verdicts = judge(runs)
+    return Report(
+        runs=runs,
+        verdicts=verdicts,
+        main_table=main_table(verdicts) if verdicts else None,
+        tables=tables(runs),
+        pictures=pictures(runs),
+        command=without_machine_paths(command),
+    )
+
+
+def shown_commands(commands: str) -> list[str]:
+    """Return commands, a line each, as a reader can use them; of very many, the first."""
+    lines = [without_machine_paths(line) for line in commands.splitlines()]
+    left_out = len(lines) - MOST_COMMANDS
+    return [*lines[:MOST_COMMANDS], f"# and {left_out:,} more"] if left_out > 1 else lines
+
+
+def without_machine_paths(text: str) -> str:
+    """Shorten absolute paths to ``.../<last part>``: where things lie on one machine is nobody else's business.
+
+    Our own scripts are named as one types them where they are.
+    """
+    text = re.sub(r"(?<![\w./~-])/(?:[^\s/]+/)*((?:train|measure|report)\.py)\b", r"\1", text)
+    return re.sub(r"(?<![\w./~-])~?/(?:[\w.@+-]+/)+([\w.@+-]+)", r".../\1", text)
+
+
+def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    done = [run for run in runs if run.result is not None]
+    results = [run.result for run in runs if run.result is not None]
+    facts = [
+        ("Data", _listed(_data(run) for run in runs)),
+        ("Corruption", _listed(_corruptions(runs))),
+        ("Models", _listed(_models(runs))),
+        ("Regularizers", _listed(" + ".join(run.regularizers) or "none" for run in runs)),
+        ("Seeds", _listed(str(seed) for seed in sorted({run.seed for run in runs}))),
+    ]
+    if done:
+        steps = sorted({int(run.metrics["steps"]) for run in done if run.metrics.get("steps") is not None})
+        dates = sorted(str(result["finished"])[:10] for result in results if result.get("finished"))
+        seconds = sum(float(result.get("seconds") or 0) for result in results)
+        facts += [
+            ("Steps trained", _range([f"{number:,}" for number in steps])),
+            ("Finished", _range(dates)),
+            ("Training time, all runs", _spoken(seconds) if seconds else ""),
+            ("Device", _counted(str(result.get("device") or "unknown") for result in results)),
+            ("Versions", _counted(_versions(result.get("versions") or {}) for result in results)),
+            ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
+        ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _data(run: Run) -> str:
+    details = []
+    if run.key("data.num_train") is not None:
+        details.append(f"{int(run.key('data.num_train')):,} training examples")
+    if run.key("data.preprocessing") not in (None, "whitening"):
+        details.append(f"preprocessing {run.key('data.preprocessing')}")
+    return f"{run.data} ({', '.join(details)})" if details else run.data
+
+
+def _corruptions(runs: Sequence[Run]) -> list[str]:
+    levels: dict[str, set[float]] = {}
+    for run in runs:
+        levels.setdefault(run.corruption, set())
+        if run.level is not None and run.corruption not in ("none", "random_labels"):
+            levels[run.corruption].add(run.level)
+    return [
+        f"{corruption} ({', '.join(f'{level:g}' for level in sorted(found))})" if found else corruption
+        for corruption, found in levels.items()
+    ]
+
+
+def _models(runs: Sequence[Run]) -> list[str]:
+    sizes: dict[str, set[int]] = {}
+    for run in runs:
+        sizes.setdefault(run.model, set())
+        if run.metrics.get("num_parameters") is not None:
+            sizes[run.model].add(int(run.metrics["num_parameters"]))
+    return [
+        f"{model} ({_range([f'{size:,}' for size in sorted(found)])} parameters)" if found else model
+        for model, found in sizes.items()
+    ]
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _range(texts: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
+
+
+def _counted(texts: Iterable[str]) -> str:
+    """List what there is; where it is not the same in all runs, with the number of runs."""
+    counts = Counter(texts)
+    return "; ".join(f"{text} ({count} runs)" if len(counts) > 1 else text for text, count in counts.items())

@@ -1,0 +1,167 @@
+"""The door of ``report.py``: which sweeps, where to, and what is said on the terminal. Light until all is clear."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rethinkgen.run.screen import stderr, stdout
+from rethinkgen.sweep.jobs import shown
+
+if TYPE_CHECKING:
+    from rethinkgen.report.contents import Report
+
+HELP = """\
+Set runs beside the published numbers: tables, figures and one page, from result files alone.
+
+  python report.py SWEEP [SWEEP ...] [key=value ...]
+
+A SWEEP is the folder of a sweep, such as multirun/zhang2017-table_1, or of a single run. It may still be running: what
+is missing is shown as missing, and the same command later writes the report anew.
+
+  out=FOLDER      where to (default: report/ in the first sweep's folder). FOLDER/index.html is the page, one file that
+                  needs no network; tables/ has CSV and LaTeX, figures/ has PDF, SVG and the CSV of what is drawn
+  publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
+"""
+PUBLISHERS = ("wandb",)
+KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
+EXIT_USERS_MISTAKE = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    sweeps: list[Path]
+    out: Path
+    publish: str | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met."""
+    if {"-h", "--help"} & set(arguments):
+        stdout().print(HELP, highlight=False, markup=False, soft_wrap=True, end="")
+        return 0
+    begun = time.monotonic()
+    try:
+        request = read_arguments(arguments)
+        if request.publish == "wandb":
+            from rethinkgen.report.wandb_report import check_can_publish
+
+            check_can_publish()
+        with stdout().status("reading the runs"):
+            from rethinkgen.report.runs import read_runs
+
+            runs = read_runs(request.sweeps)
+    except ValueError as error:
+        return tell_error(error, EXIT_USERS_MISTAKE)
+    except OSError as error:
+        return tell_error(f"the runs cannot be read: {error}", 1)
+    try:
+        with stdout().status("judging, tabulating and drawing"):
+            # matplotlib; not before it is clear that nothing is wrong with the command.
+            from rethinkgen.report.contents import gather
+            from rethinkgen.report.page import write
+
+            report = gather(runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]))
+            index = write(report, request.out)
+    except OSError as error:
+        return tell_error(f"out={request.out}: the report cannot be written: {error}", 1)
+    tell_report(report, index, time.monotonic() - begun)
+    return publish(report) if request.publish == "wandb" else 0
+
+
+def read_arguments(arguments: Sequence[str]) -> Request:
+    """Read a command line: paths, and ``key=value`` in any order.
+
+    Raises:
+        ValueError: an unknown key or value, a key given twice, no path, or one where no folder is.
+    """
+    sweeps: list[Path] = []
+    values: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        # The name of a folder may hold a "=".
+        if not equals or Path(argument).exists() or "/" in key:
+            sweeps.append(_folder(argument))
+            continue
+        _check_key(key, value)
+        if key in values:
+            raise ValueError(f"{key}= is given twice ({values[key]} and {value}). Give it once.")
+        values[key] = value
+    if not sweeps:
+        raise ValueError(f"which runs? Give the folder of a sweep: python report.py multirun/NAME.{_sweeps_there()}")
+    out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file. Name a folder.")
+    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"))
+
+
+def _check_key(key: str, value: str) -> None:
+    if key not in KEYS:
+        close = difflib.get_close_matches(key, KEYS, n=1)
+        meant = f" Did you mean {close[0]}={value}?" if close else ""
+        allowed = ", ".join(f"{name}= ({what})" for name, what in KEYS.items())
+        raise ValueError(f"{key}={value}: there is no such key.{meant} Keys are {allowed}; all else names a sweep.")
+    if not value:
+        raise ValueError(f"{key}= has no value: {KEYS[key]} is needed.")
+    if key == "publish" and value not in PUBLISHERS:
+        raise ValueError(f"publish={value}: only {KEYS['publish']} is possible.")
+
+
+def _folder(argument: str) -> Path:
+    if argument.startswith("-"):
+        raise ValueError(f"{argument}: there is no such option. --help shows what there is.")
+    path = Path(argument)
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        around = path.parent if path.parent.is_dir() else Path("multirun")
+        raise ValueError(f"{argument} {what}. Give the folder of a sweep.{_sweeps_there(around)}")
+    return path
+
+
+def _sweeps_there(around: Path = Path("multirun")) -> str:
+    """Return a sentence that names the sweeps in ``around``."""
+    folders = {path.parent.parent for name in ("result", "status") for path in around.glob(f"*/*/{name}.json")}
+    return f" There are: {', '.join(sorted(map(shown, folders)))}." if folders else f" There is none in {around}/."
+
+
+def _as_typed(argument: str) -> str:
+    return shown(Path(argument)) if "=" not in argument and Path(argument).exists() else argument
+
+
+def tell_report(report: Report, index: Path, seconds: float) -> None:
+    """Say how far the runs are, what came of the claims, and where the page is."""
+    console = stdout()
+    console.print(f"{report.progress}.", highlight=False, markup=False, soft_wrap=True)
+    if report.verdicts:
+        counts = [f"{count} {verdict}" for verdict, count in report.verdict_counts.items()]
+        beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
+        console.print(f"Published claims: {', '.join(counts)}{beside}.", highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print("No published claim is about these runs.", highlight=False)
+    what = f"{len(report.tables)} tables, {len(report.pictures)} figures, {seconds:.1f} s"
+    console.print(f"{shown(index)}  ({what})", highlight=False, markup=False, soft_wrap=True)
+
+
+def publish(report: Report) -> int:
+    """Save the report as a draft on W&B, say where it is, and return the exit code."""
+    from rethinkgen.report.wandb_report import PublishingError, save_draft
+
+    try:
+        address = save_draft(report)
+    except PublishingError as error:
+        return tell_error(f"publish=wandb: {error} The page above is written.", 1)
+    stdout().print(f"W&B draft, to look through and publish: {address}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def tell_error(error: Exception | str, exit_code: int) -> int:
+    """Print what is wrong; return ``exit_code``."""
+    stderr().print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return exit_code

@@ -1,0 +1,114 @@
+"""The report as a folder: one page that needs nothing else, and its tables and figures as files to take further.
+
+``index.html`` holds style and pictures inline, no script, and a policy that forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from rethinkgen.report.claims import Verdict, published
+from rethinkgen.report.contents import Report, gather, shown_commands, without_machine_paths
+from rethinkgen.report.figures import Picture
+from rethinkgen.report.runs import Run
+from rethinkgen.run.folder import now, write_atomically
+
+MOST_ROWS_SHOWN = 400
+"""Rows of a figure's data inside the page; its CSV file beside the page has all."""
+SYMBOLS = {"reproduced": "✓", "same trend": "≈", "not reproduced": "✗", "not enough runs": "…"}
+
+
+def write_report(runs: Sequence[Run], folder: Path, *, command: str) -> Path:
+    """Write the report on ``runs`` into ``folder`` and return the path of its page; ``command`` asked for it."""
+    return write(gather(runs, command), folder)
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write ``index.html``, ``tables/`` and ``figures/`` into ``folder`` and return the page's path.
+
+    Each file is replaced in one go and the page last: who reads the report while it is written anew sees no half of it.
+    """
+    index = folder / "index.html"
+    drawings = {picture.name: picture.to_svg() for picture in report.pictures}
+    page = render(report, drawings)
+    old_files = _files_of(index.read_text()) if index.exists() else set()
+    for name in ("tables", "figures"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    all_tables = [*report.tables, *([report.main_table] if report.main_table else [])]
+    for table in all_tables:
+        _replace(folder / "tables" / f"{table.name}.csv", table.csv.to_csv(index=False))
+        _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
+    for picture in report.pictures:
+        _replace(folder / "figures" / f"{picture.name}.svg", drawings[picture.name])
+        _replace(folder / "figures" / f"{picture.name}.pdf", picture.to_pdf())
+        _replace(folder / "figures" / f"{picture.name}.csv", picture.data.to_csv(index=False))
+    _replace(index, page)
+    # What an earlier report wrote and this one has no more: left there, it would be taken for a part of this one.
+    for name in old_files - _files_of(page):
+        (folder / name).unlink(missing_ok=True)
+    return index
+
+
+def _files_of(page: str) -> set[str]:
+    return set(re.findall(r'href="((?:tables|figures)/[\w.-]+)"', page))
+
+
+def _replace(path: Path, content: str | bytes) -> None:
+    write_atomically(path, content, is_durable=False)
+
+
+def render(report: Report, drawings: dict[str, str]) -> str:
+    """Return the page; ``drawings`` has the SVG file of each picture by its name."""
+    environment = Environment(
+        loader=PackageLoader("rethinkgen.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "symbols": SYMBOLS,
+        "published": published,
+        "shown_commands": shown_commands,
+        "without_machine_paths": without_machine_paths,
+    }
+    style = environment.get_template("page.css").render()
+    return environment.get_template("page.html").render(
+        report=report,
+        style=Markup(style),
+        items=list(_by_item(report.verdicts)),
+        tables=[(table, Markup(table.to_html())) for table in report.tables],
+        pictures=[
+            (picture, Markup(named(drawings[picture.name], picture)), data_text(picture.data))
+            for picture in report.pictures
+        ],
+        written=now().replace("T", " ").replace("+00:00", " UTC"),
+    )
+
+
+def _by_item(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:
+    for item, group in groupby(verdicts, key=lambda verdict: str(verdict.claim.item)):
+        yield item, list(group)
+
+
+def named(svg: str, picture: Picture) -> str:
+    """Return an ``<svg>`` element that tells those who cannot see it what it is."""
+    title, description = f"{picture.name}-title", f"{picture.name}-description"
+    texts = f'<title id="{title}">{escape(picture.title)}</title>'
+    texts += f'<desc id="{description}">{escape(picture.caption)}</desc>'
+    head, _, rest = svg.removeprefix("<svg").partition(">")
+    return f'<svg role="img" aria-labelledby="{title} {description}"{head}>{texts}{rest}'
+
+
+def data_text(data: pd.DataFrame) -> str:
+    """Return as much of a figure's data as CSV as the page shows."""
+    text = data.head(MOST_ROWS_SHOWN).to_csv(index=False)
+    left_out = len(data) - MOST_ROWS_SHOWN
+    return f"{text}... {left_out:,} more rows in the file" if left_out > 0 else text

@@ -1,0 +1,150 @@
+"""What ``report.py`` does on the command line: where it writes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, TINY
+from rethinkgen.report.entry import main
+from unfinished import leave_unfinished
+
+
+def run_alone(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``report.py`` in a fresh interpreter, warnings being errors, which at the end prints its heavy imports."""
+    program = f"""
+import runpy, sys
+sys.argv = ["report.py", *{list(arguments)!r}]
+try:
+    runpy.run_path({str(ROOT / "report.py")!r}, run_name="__main__")
+finally:
+    print("heavy:", [name for name in ("torch", "pytorch_lightning", "wandb", "sklearn") if name in sys.modules])
+    print("late:", [name for name in ("pandas", "matplotlib") if name in sys.modules])
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def sweep(small_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sweep, named as seen from the folder that the test is in."""
+    shutil.copytree(small_sweep, tmp_path / "multirun" / "small")
+    monkeypatch.chdir(tmp_path)
+    return Path("multirun/small")
+
+
+def test_a_report_is_made_without_torch_and_says_where_it_is(sweep: Path, tmp_path: Path) -> None:
+    ended = run_alone(str(sweep), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "heavy: []" in ended.stdout
+    assert "4 of 4 runs finished." in ended.stdout
+    assert "multirun/small/report/index.html" in ended.stdout
+    assert "python report.py multirun/small" in (sweep / "report" / "index.html").read_text()
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    ended = run_alone("--help", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "heavy: []" in ended.stdout
+    assert "late: []" in ended.stdout
+    assert all(key in ended.stdout for key in ("out=", "publish=wandb", "SWEEP"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_sweeps_and_a_folder_of_ones_own(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = sweep.with_name("other")
+    shutil.copytree(sweep, other)
+    leave_unfinished(other, "cut short")
+    assert main([str(other), "out=shared/report", str(sweep)]) == 0
+    text = Path("shared/report/index.html").read_text()
+    # A run that lies in both counts once, and is finished.
+    assert "4 of 4 runs finished." in text
+    assert "shared/report/index.html" in capsys.readouterr().out
+    assert not (sweep / "report").exists()
+
+
+def test_a_single_run_has_a_report(sweep: Path) -> None:
+    run = min(path.parent for path in sweep.glob("*/result.json"))
+    assert main([str(run)]) == 0
+    assert "1 of 1 runs finished." in (run / "report" / "index.html").read_text()
+
+
+def test_a_sweep_that_still_runs(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at_work, *_ = leave_unfinished(sweep, "cut short")
+    (at_work / "result.json").unlink()
+    (at_work / "status.json").write_text(json.dumps({"state": "running"}))
+    with (at_work / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main([str(sweep)]) == 0
+    said = "1 of 4 runs finished, 1 running, 1 failed, 1 missing."
+    assert said in capsys.readouterr().out
+    assert said in (sweep / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ["which runs?", "python report.py multirun/NAME", "multirun/small"]),
+        (["multirun/smal"], ["multirun/smal does not exist", "There are: multirun/small."]),
+        (["nowhere/smal"], ["nowhere/smal does not exist", "There are: multirun/small."]),
+        (["multirun"], ["no run", "multirun/small"]),
+        (["multirun/small", "multirun/small/commands.txt"], ["commands.txt is a file"]),
+        (["multirun/small", "ouT=x"], ["ouT=x: there is no such key", "Did you mean out=x?", "publish="]),
+        (["multirun/small", "colour=red"], ["colour=red: there is no such key", "out= (a folder)"]),
+        (["multirun/small", "publish=wandv"], ["publish=wandv: only wandb is possible"]),
+        (["multirun/small", "out="], ["out= has no value: a folder is needed"]),
+        (["multirun/small", "out=a", "out=b"], ["out= is given twice (a and b)"]),
+        (["multirun/small", "out=multirun/small/commands.txt"], ["commands.txt is a file"]),
+        (["multirun/small", "--out", "x"], ["--out: there is no such option", "--help"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_meant_is_refused(
+    arguments: list[str], said: list[str], sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(Path().rglob("*"))
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Error: ")
+    for part in said:
+        assert part in printed.err, printed.err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_run_that_cannot_be_read(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = min(sweep.glob("*/result.json"))
+    result.unlink()
+    result.mkdir()
+    assert main([str(sweep)]) == 1
+    printed = capsys.readouterr().err
+    assert "the runs cannot be read" in printed
+    assert str(result) in printed
+    assert not (sweep / "report").exists()
+
+
+def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(sweep), "out=/proc/report"]) == 1
+    assert "out=/proc/report: the report cannot be written" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=basic", *TINY, "max_steps=5", "seed=0,1"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (line,) = re.findall(r"^  python (.*report\.py .*)$", ended.stdout, flags=re.MULTILINE)
+    printed = [sys.executable, *shlex.split(line)]
+    made = subprocess.run(printed, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "2 of 2 runs finished." in made.stdout
+    assert (tmp_path / "multirun/runs/report/index.html").exists()
+    # The report is none of the runs.
+    again = subprocess.run(printed, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "2 of 2 runs finished." in again.stdout
