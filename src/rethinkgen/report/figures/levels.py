@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,6 +27,7 @@ from rethinkgen.report.figures.series import (
     lines,
     num_classes,
     num_levels,
+    outcome_settings,
     settings,
     statistics,
     trained,
@@ -43,13 +44,13 @@ MILESTONES = {"steps_to_fit": "fit", "steps_to_fit_0.99": "fit 99 %"}
 FITTED = {"steps_to_fit": "the whole training set", "steps_to_fit_0.99": "99 % of the training set"}
 
 
-def label_noise(runs: Sequence[Run]) -> list[Line]:
+def label_noise(runs: Sequence[Run], grouped: Callable[..., list[list[Run]]] = settings) -> list[Line]:
     """Return the settings of which there are runs at several levels of label noise, a line each."""
     wanted = [run for run in runs if run.corruption in LABEL_NOISE]
     # A line from the one end to the other would tell of levels that nobody asked for.
     by_degrees = [
         group
-        for group in settings(wanted, "data.corruption")
+        for group in grouped(wanted, "data.corruption")
         if num_levels(group) > 1 and any(0 < (run.level or 0) < 1 for run in group)
     ]
     return lines(by_degrees)
@@ -115,7 +116,7 @@ def _has_points(table: pd.DataFrame) -> bool:
 
 def figure_1c(runs: Sequence[Run]) -> Picture | None:
     """Draw the test error against the share of labels drawn at random."""
-    known = label_noise(runs)
+    known = label_noise(runs, outcome_settings)
     if not known:
         return None
     shown = known[:MOST_LINES]

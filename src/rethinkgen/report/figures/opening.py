@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from rethinkgen.report.figures.drawing import draw_curves, handle, legend_under, limits_percent, panels, steps_of
 from rethinkgen.report.figures.levels import MOST_LINES, draw_test_errors, label_noise, markers_of
 from rethinkgen.report.figures.picture import Picture
-from rethinkgen.report.figures.series import Line, curve, finished, settings
+from rethinkgen.report.figures.series import Line, curve, finished, outcome_settings, settings
 from rethinkgen.report.figures.words import sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import BLACK, BLUE, DASH_DOT, DASHED, SOLID, VERMILLION, Look, drawing
@@ -25,7 +25,7 @@ def learnt_then_memorised(runs: Sequence[Run]) -> Picture | None:
     group = _shown_group(runs)
     if not group:
         return None
-    errors = label_noise(runs)[:MOST_LINES]
+    errors = label_noise(runs, outcome_settings)[:MOST_LINES]
     with drawing():
         figure, axes = panels(1, 2 if errors else 1, width=3.7, height=3.3)
         handles, data = draw_wrong_examples(axes[0][0], group)
@@ -84,7 +84,9 @@ def _shown_group(runs: Sequence[Run]) -> list[Run]:
         key=lambda group: (
             bool(group[0].regularizers),
             not finished(group),
-            round(abs(_wrong_share(group[0]) - SHOWN_NOISE), 3),
+            round(abs(_wrong_share(group[0]) - SHOWN_NOISE), 2),
+            # What rises early is seen by who looks often.
+            group[0].key("evaluate_every") or 0,
         ),
         default=[],
     )

@@ -19,6 +19,8 @@ LABEL_NOISE = ("none", "partial_labels", "random_labels")
 KINDS = ("none", "random_labels", "shuffled_pixels", "random_pixels", "gaussian")
 """The five of Figure 1(a)."""
 
+HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
+"""Keys that change nothing about the network in the end, where training ends with its budget."""
 STILL_OPEN = ("running", "interrupted", "failed", "waiting")
 
 
@@ -37,6 +39,19 @@ def settings(runs: Iterable[Run], *but_for: str) -> list[list[Run]]:
     for run in runs:
         groups[run.setting(*SEEDS, *but_for)].append(run)
     return sorted(groups.values(), key=lambda group: _place(group[0]))
+
+
+def outcome_settings(runs: Iterable[Run], *but_for: str) -> list[list[Run]]:
+    """Group as ``settings`` does runs of which only the end is told: how often they were looked at is no difference."""
+    runs = list(runs)
+    of_budget = [run for run in runs if _ends_with_its_budget(run)]
+    others = [run for run in runs if not _ends_with_its_budget(run)]
+    groups = [*settings(of_budget, *HOW_OFTEN_LOOKED_AT, *but_for), *settings(others, *but_for)]
+    return sorted(groups, key=lambda group: _place(group[0]))
+
+
+def _ends_with_its_budget(run: Run) -> bool:
+    return not run.key("until_fit") and "early_stopping" not in run.regularizers
 
 
 def lines(groups: Sequence[Sequence[Run]]) -> list[Line]:
@@ -137,6 +152,8 @@ def trained(runs: Iterable[Run]) -> list[Run]:
 def at_level(runs: Iterable[Run]) -> dict[float, list[Run]]:
     """Return level of corruption -> finished runs, each seed once: ``none`` and probability 0 are one run twice.
 
+    So are two that differ in how often they were looked at; settings that differ otherwise are groups of their own.
+
     A level that was asked for and has no finished run yet is there, empty.
     """
     levels: dict[float, dict[str, Run]] = defaultdict(dict)
@@ -144,7 +161,7 @@ def at_level(runs: Iterable[Run]) -> dict[float, list[Run]]:
         if run.level is not None:
             group = levels[run.level]
             if run.state == "done":
-                group.setdefault(run.setting("data.corruption"), run)
+                group.setdefault(run.setting("data.corruption", *HOW_OFTEN_LOOKED_AT), run)
     return {level: list(levels[level].values()) for level in sorted(levels)}
 
 
