@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.data.image_listing import Listing, describe, digest, folder_at, head, labelled, list_folder
+from rethinkgen.data.streamed_source import ImageFiles
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +113,8 @@ class Source(Protocol):
     def prepare(self) -> None:
         """Get what is not there yet. Called before any ``load``, perhaps by many processes at a time."""
 
-    def load(self) -> Images:
-        """Read everything into memory."""
+    def load(self) -> Images | ImageFiles:
+        """Read everything into memory, or list what will be streamed."""
 
     def fingerprint(self) -> str | None:
         """Name the content, fast and without torch; ``None`` if it cannot be known yet.
