@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -213,21 +214,25 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
     Raises:
         UnreadableImageError: a file cannot be decoded.
     """
-    loader = DataLoader(
-        reader,
-        batch_size=None,
-        sampler=requests,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        # PyTorch's default on Linux; other ways to start a process would import torch in each, and the user's script.
-        multiprocessing_context="fork" if num_workers else None,
-        prefetch_factor=BATCHES_AHEAD if num_workers else None,
-        worker_init_fn=_begin_worker,
-        # Else every start of workers would draw from torch's generator, and dropout after it would differ.
-        generator=torch.Generator(),
-    )
-    for batch in loader:
+    with warnings.catch_warnings():
+        # Whoever asks for more workers than cores may wait for a disk.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            reader,
+            batch_size=None,
+            sampler=requests,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            # PyTorch's default on Linux; other ways to start a process import torch in each, and the user's script.
+            multiprocessing_context="fork" if num_workers else None,
+            prefetch_factor=BATCHES_AHEAD if num_workers else None,
+            worker_init_fn=_begin_worker,
+            # Else every start of workers would draw from torch's generator, and dropout after it would differ.
+            generator=torch.Generator(),
+        )
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, str):
             raise UnreadableImageError(batch)
         yield batch.to(device)
