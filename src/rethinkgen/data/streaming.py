@@ -7,6 +7,7 @@ position and gets what an undisturbed one would have got.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ Pattern = tuple[Tensor, ...]
 CPU = torch.device("cpu")
 BATCHES_AHEAD = 2
 """That each worker holds ready."""
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h: the signal that a process is sent when its parent is gone."""
 
 
 class UnreadableImageError(ValueError):
@@ -252,7 +255,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin_worker(worker: int) -> None:
-    """Leave signals to the process that trains: it saves, and ends its workers itself."""
+    """Leave signals to the process that trains, which saves and ends its workers itself; but end with it at once.
+
+    PyTorch's own workers notice within five seconds that it is gone. Until then they would hold what they have
+    inherited: the lock on the run's folder, so that the same command could not go on.
+    """
     os.setsid()
     for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
