@@ -86,7 +86,9 @@ def test_each_regularizer_reaches_the_place_where_it_acts() -> None:
     assert datamodule.color_jitter
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)]
+)
 def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
     assert choices("optimizer") == ["adam", "rmsprop", "sgd"]
     config = composed(f"optimizer={name}", "regularizer=[weight_decay]", "model=alexnet", "data=cifar10")

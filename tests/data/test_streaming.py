@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_folder import make_image_folder
 from PIL import Image
 
+from image_folder import make_image_folder
 from rethinkgen.data import streamed_source
 from rethinkgen.data.batches import Batch, Blocks
 from rethinkgen.data.corruption import (
