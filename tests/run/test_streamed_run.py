@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import signal
 import time
@@ -10,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from conftest import TINY, Command, is_running, read_result, wait_until
@@ -44,7 +46,7 @@ def test_killed_at_any_moment(start: Callable[..., BaseProcess], train: Command,
     undisturbed = train(*RUN, f"data.root={images}", "data.source.num_workers=0")
     command = [*RUN, f"data.root={images}", f"results_dir={tmp_path}/killed"]
     moments = random.Random(1)
-    for _ in range(4):
+    for _ in range(3):
         process = start(*command)
         time.sleep(moments.uniform(0.3, 2.0))
         process.kill()
@@ -58,6 +60,19 @@ def test_killed_at_any_moment(start: Callable[..., BaseProcess], train: Command,
     metrics = read_result(undisturbed)["metrics"]
     assert metrics["fit/accuracy"] <= metrics["fit/accuracy_top5"] <= 1
     assert metrics["test/accuracy"] <= metrics["test/accuracy_top5"] <= 1
+
+
+def test_two_processes_train_as_one(train: Command, images: Path, tmp_path: Path) -> None:
+    run = [option for option in RUN if not option.startswith(("regularizer", "max_steps", "trainer"))]
+    run += [f"data.root={images}", "regularizer=[flip,random_crop]", "max_steps=20", "trainer.precision=64-true"]
+    alone = train(*run, "trainer=cpu")
+    together = train(*run, "trainer=ddp_cpu", f"results_dir={tmp_path}/multirun/together")
+    (together,) = (tmp_path / "multirun" / "together").glob("*/*")
+    ours, theirs = outcome(alone), outcome(together)
+    for name, value in ours["weights"].items():
+        torch.testing.assert_close(value, theirs["weights"][name], rtol=0, atol=1e-12)
+    for name, number in ours["result"]["metrics"].items():
+        assert theirs["result"]["metrics"][name] == pytest.approx(number, abs=1e-6), name
 
 
 def workers_of(pid: int) -> list[int]:
@@ -97,5 +112,6 @@ def test_a_broken_image_ends_the_run_with_its_name(
     error = capfd.readouterr().err
     assert "train/class_2/5.png cannot be read" in error
     assert "Traceback" not in error
+    assert not multiprocessing.active_children()
     with pytest.raises(OSError, match="truncated"), Image.open(broken) as image:
         image.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -167,9 +167,9 @@ class CorruptedImages(pl.LightningDataModule):
         """``(C, H, W)`` that the network sees."""
         self.class_names: tuple[str, ...]
         self.num_conflicts: int
-        """Training examples whose input another, with another label, has too; 0 under augmentation."""
+        """Training examples whose input another, with another label, has too; 0 under augmentation or streamed."""
         self.fit_ceiling: float | None
-        """Best training accuracy that equal inputs with other labels allow; ``None`` under augmentation."""
+        """Best training accuracy that equal inputs with other labels allow; ``None`` where not sought."""
         self._statistics: ChannelStatistics | None = None
         self._files: ImageFiles | None = None
         self._stream: TrainingStream | None = None
@@ -467,8 +467,15 @@ class CorruptedImages(pl.LightningDataModule):
             return self._preprocess(self.corrupt_pixels(images, decoded.pattern))
 
     def _open_stream(self, rank: int = 0, world_size: int = 1, num_processes: int = 1) -> None:
-        """Have the training batches of one rank decoded from where it will ask for them."""
+        """Have the training batches of one rank decoded from where it will ask for them.
+
+        ``num_processes`` of this machine share its cores.
+        """
         assert self._files is not None
+        num_workers = num_workers_here(self._files.num_workers, num_processes)
+        for split in self.splits.values():
+            assert isinstance(split.inputs, StreamedInputs)
+            split.inputs = replace(split.inputs, num_workers=num_workers)
         train = self.splits["train"]
         assert isinstance(train.inputs, StreamedInputs)
         self.teardown("fit")
@@ -478,7 +485,7 @@ class CorruptedImages(pl.LightningDataModule):
                 batch[rank::world_size] for batch in epoch_order(len(train), self.batch_size, self.order_seed, epoch)
             ],
             (lambda epoch: crop_seeds(self.order_seed, epoch, len(train))) if self.random_crop else None,
-            num_workers_here(self._files.num_workers, num_processes),
+            num_workers,
             train.inputs.device,
         )
 

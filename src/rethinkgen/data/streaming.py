@@ -235,10 +235,14 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
             generator=torch.Generator(),
         )
         batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, str):
-            raise UnreadableImageError(batch)
-        yield batch.to(device)
+    try:
+        for batch in batches:
+            if isinstance(batch, str):
+                raise UnreadableImageError(batch)
+            yield batch.to(device)
+    finally:
+        # Ends the workers, which the traceback of what was raised would keep otherwise.
+        del batches
 
 
 def num_workers_here(asked: int | None, num_processes: int = 1) -> int:
