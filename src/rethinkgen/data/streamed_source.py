@@ -95,6 +95,8 @@ class StreamedFolder:
         """
         if (kept := self._kept("fingerprint")) is not None:
             return str(kept["fingerprint"])
+        with suppress(ValueError):  # what is wrong is said by load
+            return str(self._list()["fingerprint"])
         try:
             return str(self._list(check=False)["fingerprint"])
         except FileNotFoundError:
