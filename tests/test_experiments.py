@@ -21,9 +21,11 @@ RUNS_ON_DIGITS = {
     "zhang2017/figure_2a": (4, ["model=mlp_1x512"]),
     "zhang2017/figure_2b": (2, []),
     "zhang2017/figure_input_noise": (22, ["model=mlp_1x512"]),
+    "zhang2017/rademacher": (1, []),
     "zhang2017/table_1": (19, []),
     "zhang2017/table_2": (7, ["model=mlp_1x512"]),
     "zhang2017/table_4": (14, []),
+    "zhang2017/theorem_1": (1, []),
 }
 """Experiment: how many runs a seed, and what shortens it."""
 

@@ -16,12 +16,14 @@ from rethinkgen.data.corruption import (
     PartialLabels,
     RandomLabels,
     RandomPixels,
+    RandomSigns,
     ShuffledPixels,
     TrueLabels,
     asymmetric_labels,
     next_class,
     partial_labels,
     random_labels,
+    random_signs,
 )
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split
@@ -99,6 +101,49 @@ def test_asymmetric_labels_draw_nothing_impossible_where_rows_sum_to_1_only_near
     assert (labels[LABELS % 3 == 1] == 1).all()
 
 
+def test_random_signs_are_fair_and_independent_of_class_and_neighbour() -> None:
+    signs = 2 * random_signs(KEYS, "train", 0) - 1
+    assert set(signs.tolist()) == {-1, 1}
+    four_deviations = 4 / np.sqrt(5000)
+    assert abs(signs.mean()) < four_deviations
+    assert abs((signs[1:] * signs[:-1]).mean()) < four_deviations
+    for of_class in (signs[label == LABELS] for label in range(10)):
+        assert abs(of_class.mean()) < 4 / np.sqrt(len(of_class))
+    for split, seed in (("train", 1), ("test", 0)):
+        assert abs((signs * (2 * random_signs(KEYS, split, seed) - 1)).mean()) < four_deviations
+
+
+def test_random_signs_stay_what_they_are_for_ever() -> None:
+    assert random_signs(KEYS[:8], "train", 0).tolist() == [1, 0, 0, 1, 1, 0, 0, 1]
+    assert random_signs(KEYS[:8], "test", 1).tolist() == [1, 0, 1, 1, 1, 0, 0, 1]
+    chosen = make(RandomSigns, num_train=12).splits["train"]
+    assert chosen.index.tolist() == make(TrueLabels, num_train=12).splits["train"].index.tolist()
+
+
+def test_random_signs_make_two_classes_of_every_split_and_call_none_wrong() -> None:
+    datamodule = make(RandomSigns, validation=0.2)
+    assert (datamodule.class_names, datamodule.num_classes, datamodule.num_outputs) == (("-1", "+1"), 2, 1)
+    assert make(TrueLabels).num_outputs == 5
+    streams = {"train": "train", "validation": "train", "test": "test"}
+    for name, split in datamodule.splits.items():
+        expected = random_signs(split.index.numpy().astype(np.uint64), streams[name], 0)
+        assert split.labels.tolist() == expected.tolist()
+        assert torch.equal(split.labels, split.original_labels)
+        assert split.is_drawn.all() == (name != "test")
+        assert not split.is_corrupted.any()
+    assert datamodule.noise == {"noise/probability": 1.0, "noise/realised": 1.0}
+
+
+def test_a_sample_of_random_signs_is_balanced_by_class_and_not_by_sign() -> None:
+    imbalances = []
+    for seed in range(8):
+        signs = make(RandomSigns, num_train=100, seed=seed).splits["train"]
+        true = make(TrueLabels, num_train=100, seed=seed).splits["train"]
+        assert torch.equal(signs.index, true.index)
+        imbalances.append(abs(2 * int(signs.labels.sum()) - 100))
+    assert max(imbalances) > 4
+
+
 # Draws
 
 
@@ -134,9 +179,10 @@ EVERY: list[tuple[type[CorruptedImages], dict[str, Any]]] = [
     (GaussianBlend, {"strength": 0.5}),
     (NoisyInputs, {"fraction": 0.5}),
 ]
+SIGNS: tuple[type[CorruptedImages], dict[str, Any]] = (RandomSigns, {})
 
 
-@pytest.mark.parametrize(("kind", "arguments"), EVERY)
+@pytest.mark.parametrize(("kind", "arguments"), [*EVERY, SIGNS])
 def test_a_subset_and_a_held_out_part_keep_their_corruption(kind: Any, arguments: dict[str, Any]) -> None:
     whole = make(kind, **arguments).splits
     part = make(kind, num_train=60, validation=0.2, **arguments).splits
@@ -152,7 +198,7 @@ def test_a_subset_and_a_held_out_part_keep_their_corruption(kind: Any, arguments
     torch.testing.assert_close(part["test"].inputs, whole["test"].inputs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("kind", "arguments"), EVERY)
+@pytest.mark.parametrize(("kind", "arguments"), [*EVERY, SIGNS])
 def test_examples_in_another_order_keep_their_corruption(kind: Any, arguments: dict[str, Any]) -> None:
     order = np.random.default_rng(1).permutation(200)
     straight, permuted = make(kind, **arguments).splits["train"], make(kind, order, **arguments).splits["train"]
@@ -161,7 +207,7 @@ def test_examples_in_another_order_keep_their_corruption(kind: Any, arguments: d
     torch.testing.assert_close(permuted.inputs, straight.inputs[order], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "arguments"), EVERY[1:])
+@pytest.mark.parametrize(("kind", "arguments"), [*EVERY[1:], SIGNS])
 def test_another_seed_corrupts_otherwise_and_the_same_alike(kind: Any, arguments: dict[str, Any]) -> None:
     first, again = (make(kind, seed=1, **arguments).splits["train"] for _ in range(2))
     other = make(kind, seed=2, **arguments).splits["train"]
@@ -300,6 +346,11 @@ def test_noise_probability_names_the_amount() -> None:
 
 
 # Bad input
+
+
+def test_more_random_signs_than_there_are_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.num_train=201: at most 200 is allowed"):
+        make(RandomSigns, num_train=201)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf"), "0.5", True, None, [0.5]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from rethinkgen.data.batches import Blocks
-from rethinkgen.data.corruption import RandomLabels, TrueLabels
+from rethinkgen.data.corruption import RandomLabels, RandomSigns, TrueLabels
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.measure.evaluation import Evaluation, predict
 from rethinkgen.model.inception import Inception
 from rethinkgen.model.mlp import MLP
 from rethinkgen.model.schedule import exponential
@@ -112,6 +113,52 @@ def test_a_notebook_needs_neither_config_nor_callbacks(make: Callable[..., pl.Li
     ours.fit(model, datamodule=TrueLabels(Digits(), num_train=200, batch_size=100))
     assert model.image_shape == (1, 8, 8)
     assert {"fit/accuracy", "test/accuracy", "train/loss"} <= ours.callback_metrics.keys()
+
+
+def test_one_output_is_trained_with_the_logistic_loss() -> None:
+    torch.manual_seed(0)
+    model = MLP(width=16, image_shape=(1, 8, 8), num_classes=2, num_outputs=1)
+    assert model.num_parameters == 64 * 16 + 16 + 16 + 1
+    theirs = copy.deepcopy(model.network)
+    datamodule = RandomSigns(Digits(), num_train=300, batch_size=100)
+    evaluation = Evaluation(every=100)
+    trainer(12, callbacks=[evaluation]).fit(model, datamodule=datamodule)
+
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
+    losses: list[float] = []
+    for epoch in range(4):
+        for block in Blocks(300, 100, 0, lambda epoch=epoch: epoch, lambda step: math.inf):  # type: ignore[misc]
+            for images, labels, _ in datamodule.batches(block):
+                loss = F.binary_cross_entropy_with_logits(theirs(images)[:, 0], labels.float())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+    seen = [loss_sum / size for loss_sum, _, size in evaluation.window.steps]
+    assert seen == pytest.approx(losses, rel=1e-4)
+    for name, weight in theirs.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+    split = datamodule.splits["train"]
+    predictions = predict(model, split.inputs, split.labels)
+    with torch.no_grad():
+        logits = model.network(split.inputs)[:, 0]
+    expected = F.binary_cross_entropy_with_logits(logits, split.labels.float(), reduction="none")
+    torch.testing.assert_close(predictions.losses, expected)
+    assert torch.equal(predictions.classes, (logits > 0).long())
+
+
+def test_the_datamodule_says_how_many_outputs_a_network_has() -> None:
+    for kind, num_outputs in ((RandomSigns, 1), (TrueLabels, 10)):
+        model = MLP(width=4)
+        trainer(1).fit(model, datamodule=kind(Digits(), num_train=200))
+        assert model.network[-1].out_features == model.num_outputs == num_outputs  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize(("num_classes", "num_outputs"), [(10, 1), (2, 3), (None, 1)])
+def test_outputs_are_as_many_as_classes_or_one_for_two(num_classes: int | None, num_outputs: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_outputs={num_outputs}: .* one for each class; or 1 for 2"):
+        MLP(image_shape=(1, 8, 8), num_classes=num_classes, num_outputs=num_outputs)
 
 
 def test_bf16_trains_in_bfloat16_and_evaluates_in_float32() -> None:

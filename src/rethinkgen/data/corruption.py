@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from rethinkgen.checks import check_probability
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
 from rethinkgen.data.preprocessing import ChannelStatistics
-from rethinkgen.data.source import Source
+from rethinkgen.data.source import Images, Source
+from rethinkgen.data.streamed_source import ImageFiles
 
 Keys = NDArray[np.uint64]
 IntLabels = NDArray[np.int64]
@@ -60,6 +62,14 @@ def asymmetric_labels(labels: IntLabels, keys: Keys, transition: Transition, see
     places = drawn[:, 1] * limits[labels, -1]
     classes = (limits[labels] <= places[:, None]).sum(1)
     return Labels(np.where(is_drawn, classes, labels), is_drawn)
+
+
+def random_signs(keys: Keys, split: str, seed: int) -> IntLabels:
+    """Draw a fair sign for each of ``keys (N,)``: class 0 is -1, class 1 is +1, whatever the source's labels.
+
+    These are the signs of the empirical Rademacher complexity (Zhang et al. 2017, Section 2.2).
+    """
+    return (uniforms("signs", seed, split, keys, 1)[:, 0] >= 0.5).astype(np.int64)
 
 
 def next_class(num_classes: int, probability: float) -> Transition:
@@ -128,6 +138,41 @@ class RandomLabels(CorruptedImages):
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
         """See ``random_labels``."""
         return random_labels(labels, keys, num_classes, self.seed)
+
+
+class RandomSigns(CorruptedImages):
+    """``random_signs`` in place of the labels of all examples: two classes, for a network with one output.
+
+    For functions ``h`` with values -1 and +1, the empirical Rademacher complexity of a sample of ``n`` inputs is the
+    expectation over signs ``s`` of the supremum over ``h`` of ``(1/n) sum_i s_i h(x_i)``. Of the function that training
+    found, this sum is ``2 * fit/accuracy - 1``: a lower bound on the supremum for these signs.
+
+    ``seed`` draws signs and, with ``num_train``, the sample. So a mean over seeds is over samples too: it is a bound on
+    the Rademacher complexity, of which the empirical one is the value for one sample. A smaller sample is part of a
+    larger one, with the same signs. It is balanced by the source's classes, its signs are not.
+
+    Test and validation examples have signs of their own, which nothing can predict: accuracy is 1/2 but for chance.
+    A sign is all the label that an example has: it is its own original, and none is wrong.
+    """
+
+    noise_probability = 1.0
+    num_outputs = 1
+    """The logit of +1; ``Classifier`` puts 0 beside it, which makes of cross-entropy the logistic loss."""
+
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        """See ``random_signs``."""
+        train = replace(images.train, labels=random_signs(images.train.keys, "train", self.seed))
+        test = replace(images.test, labels=random_signs(images.test.keys, "test", self.seed))
+        return replace(images, train=train, test=test, class_names=("-1", "+1"))  # type: ignore[arg-type]
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """Every one was drawn."""
+        return Labels(labels, np.ones(len(labels), dtype=bool))
+
+    @property
+    def noise(self) -> dict[str, float | None]:
+        """Every example was hit, though no sign is wrong."""
+        return {"noise/probability": 1.0, "noise/realised": 1.0}
 
 
 class AsymmetricLabels(CorruptedImages):

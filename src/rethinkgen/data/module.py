@@ -19,7 +19,7 @@ from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes, epoch_order
 from rethinkgen.data.draws import balanced_subset
 from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
-from rethinkgen.data.source import Examples, Source
+from rethinkgen.data.source import Examples, Images, Source
 from rethinkgen.data.streamed_source import Files, ImageFiles
 from rethinkgen.data.streaming import (
     Decoded,
@@ -100,7 +100,7 @@ class CorruptedImages(pl.LightningDataModule):
 
     Args:
         source: one of ``rethinkgen.data.source``, or ``rethinkgen.data.streamed_source.StreamedFolder``.
-        batch_size: of the global batch, over all devices.
+        batch_size: of the global batch, over all devices; ``all``: the whole training set.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
             source's training images (a sample of them if they are streamed), ``signed`` to ``[-1, 1]``, or ``none``,
             which leaves pixels in ``[0, 1]``.
@@ -128,7 +128,7 @@ class CorruptedImages(pl.LightningDataModule):
         self,
         source: Source,
         *,
-        batch_size: int = 128,
+        batch_size: int | str = 128,
         preprocessing: str = "whitening",
         crop: str | int | None = "auto",
         num_train: int | None = None,
@@ -142,7 +142,7 @@ class CorruptedImages(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self.batch_size = check_whole("data.batch_size", batch_size, 1)
+        self._batch_size = None if batch_size == "all" else check_whole("data.batch_size", batch_size, 1)
         if preprocessing not in PREPROCESSINGS:
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
@@ -179,6 +179,13 @@ class CorruptedImages(pl.LightningDataModule):
         self._is_prepared = False
 
     # What a corruption overrides.
+
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        """Return the images with the labels and classes that are to be learnt: the source's own.
+
+        Called once the examples of each split are chosen, so that these are balanced by the source's classes.
+        """
+        return images
 
     def corrupt_labels(self, labels: NDArray[np.int64], keys: NDArray[np.uint64], num_classes: int) -> Labels:
         """Return what training is given for labels ``(N,)`` of training examples; test labels stay true."""
@@ -267,6 +274,16 @@ class CorruptedImages(pl.LightningDataModule):
         return len(self.class_names)
 
     @property
+    def num_outputs(self) -> int:
+        """How many outputs a network needs: one for each class."""
+        return self.num_classes
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a whole batch, over all devices."""
+        return len(self.splits["train"]) if self._batch_size is None else self._batch_size
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
         return len(batch_sizes(len(self.splits["train"]), self.batch_size))
@@ -308,7 +325,6 @@ class CorruptedImages(pl.LightningDataModule):
     def _load(self) -> None:
         images = self.source.load()
         train, test = images.train, images.test
-        self.class_names = images.class_names
         if isinstance(images, ImageFiles):
             self._files = images
             self.image_shape = (3, *self._size_streamed(images.resize))
@@ -323,7 +339,11 @@ class CorruptedImages(pl.LightningDataModule):
         )
 
         training, held_out = self._choose(train)
-        batch_sizes(len(training), self.batch_size)  # an error is better now than when training begins
+        images = self.replace_task(images)
+        train, test, self.class_names = images.train, images.test, images.class_names
+        batch_sizes(
+            len(training), self._batch_size or len(training)
+        )  # an error is better now than when training begins
         given = self.corrupt_labels(train.labels, train.keys, self.num_classes)
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:

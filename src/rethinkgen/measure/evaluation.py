@@ -255,6 +255,9 @@ class Evaluation(pl.Callback):
         self.times_forgotten = torch.empty(0, dtype=torch.int64)
         self.is_right = torch.empty(0, dtype=torch.bool)
         self.losses = torch.empty(0)
+        self.is_closed_form = False
+        self.solved: dict[str, float | None] = {}
+        """``solution/...`` of a model that is solved in closed form."""
         self.best: dict[str, Any] = {}
         """Early stopping: accuracy, step and weights of the best evaluation so far."""
 
@@ -273,6 +276,7 @@ class Evaluation(pl.Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         self.steps_per_epoch: int = datamodule.steps_per_epoch
         self.total_steps: int = pl_module.total_steps  # type: ignore[assignment]
+        self.is_closed_form = bool(pl_module.is_closed_form)
         datamodule.next_stop = self.next_evaluation
         if self.evaluated and self._should_stop():
             trainer.should_stop = True
@@ -302,6 +306,10 @@ class Evaluation(pl.Callback):
                 if is_due and step == trainer.global_step:
                     row |= self.evaluate(trainer, pl_module)
                 self._log(trainer, row, step)
+        if self.is_closed_form:
+            row = {"epoch": trainer.global_step / self.steps_per_epoch, **self.evaluate(trainer, pl_module)}
+            self.solved = dict(pl_module.solution_metrics)  # type: ignore[arg-type]
+            self._log(trainer, row | {name: value for name, value in self.solved.items() if value is not None}, 1)
         if is_due and self._should_stop():
             trainer.should_stop = True
 
@@ -325,8 +333,9 @@ class Evaluation(pl.Callback):
             "test": test_metrics,
         }
         metrics: Metrics = {}
-        loss, accuracy = self.window.mean(self.steps_per_epoch)
-        metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
+        if self.window.steps:
+            loss, accuracy = self.window.mean(self.steps_per_epoch)
+            metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
         for name, split in splits.items():
             predictions = predict(pl_module, split.inputs, judged_by(name, split), is_shared=True)
             metrics |= compute[name](predictions, split)
@@ -351,7 +360,7 @@ class Evaluation(pl.Callback):
 
         Needs no more than the state kept in a checkpoint, so that a run resumed after its last step gives the same.
         """
-        metrics: dict[str, Any] = {**self.latest, **self.evaluated}
+        metrics: dict[str, Any] = {**self.latest, **self.evaluated, **self.solved}
         del metrics["step"]
         splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
         train = splits["train"]
@@ -386,6 +395,8 @@ class Evaluation(pl.Callback):
     def reason(self, trainer: pl.Trainer) -> str:
         """Say in words why training ended, and why without a fit where there was none."""
         step = trainer.global_step
+        if self.is_closed_form:
+            return "solved in closed form"
         if self.patience is not None and self.best.get("num_evaluations_since", 0) >= self.patience:
             return f"early stopping at step {step}: best validation accuracy at step {self.best['step']}"
         if self.until_fit and self.fitted:

@@ -35,12 +35,16 @@ class Classifier(pl.LightningModule, ABC):
     A subclass says only how its network is built (``build``). The shape of the images and the number of classes are
     taken from the datamodule at the start of ``fit``, or given here; until then ``network`` does not exist.
 
+    Where the datamodule asks for one output (``random_signs``), the network's is the logit of class 1 and that of class
+    0 is zero: cross-entropy on the two is the logistic loss on the one.
+
     Lightning's cost of about 0.3 ms a step is more than half of a small network's own, so a Lightning "batch" is a
     block of batches (``rethinkgen.data.batches.Blocks``) and each block's optimizer steps are taken here, by manual
     optimization. ``trainer.global_step`` still counts optimizer steps.
 
     Args:
         image_shape: ``(channels, height, width)``.
+        num_outputs: of the network: one for each class, or one for two classes. ``None``: ``num_classes``.
         learning_rate: of the default optimizer, SGD with momentum 0.9. With ``optimizer`` given it is not used.
         dropout: probability of zeroing a unit, where the architecture has a place for it.
         label_smoothing: share of the target spread evenly over all classes, in ``[0, 1)``.
@@ -50,11 +54,15 @@ class Classifier(pl.LightningModule, ABC):
         channels_last: memory format of images and weights; convolutions are faster in it. Numbers differ by rounding.
     """
 
+    is_closed_form = False
+    """Whether the whole run is one solve (``rethinkgen.model.closed_form``) instead of gradient steps."""
+
     def __init__(
         self,
         *,
         image_shape: tuple[int, int, int] | None = None,
         num_classes: int | None = None,
+        num_outputs: int | None = None,
         learning_rate: float = 0.01,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
@@ -66,6 +74,9 @@ class Classifier(pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.image_shape = image_shape
         self.num_classes = num_classes
+        self.num_outputs = num_classes if num_outputs is None else num_outputs
+        if self.num_outputs != num_classes and (self.num_outputs, num_classes) != (1, 2):
+            raise ValueError(f"num_outputs={num_outputs}: {num_classes} are needed, one for each class; or 1 for 2.")
         self.learning_rate = check_positive("model.learning_rate", learning_rate)
         self.dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
         self.label_smoothing = check_between("regularizer.label_smoothing", label_smoothing, 0, 1, below=True)
@@ -79,7 +90,7 @@ class Classifier(pl.LightningModule, ABC):
 
     @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Build the network: images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+        """Build the network: images ``(N, C, H, W)`` to logits ``(N, num_classes)``, or one for two classes.
 
         Raises:
             ValueError: the images are too small for the architecture; the message names the least size.
@@ -91,8 +102,8 @@ class Classifier(pl.LightningModule, ABC):
 
     def _build(self) -> nn.Module:
         assert self.image_shape is not None
-        assert self.num_classes is not None
-        network = self.build(self.image_shape, self.num_classes)
+        assert self.num_outputs is not None
+        network = self.build(self.image_shape, self.num_outputs)
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
         return network
@@ -107,7 +118,7 @@ class Classifier(pl.LightningModule, ABC):
                 f"{type(self).__name__}: give image_shape and num_classes, or fit it with a datamodule that has them."
             )
         self.image_shape = tuple(datamodule.image_shape)
-        self.num_classes = datamodule.num_classes
+        self.num_classes, self.num_outputs = datamodule.num_classes, datamodule.num_outputs
         self.network = self._build()
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -121,7 +132,7 @@ class Classifier(pl.LightningModule, ABC):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
-        return logits
+        return logits if self.num_outputs == self.num_classes else F.pad(logits, (1, 0))
 
     @property
     def num_parameters(self) -> int:

@@ -9,6 +9,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+# Of a run's identity, and for what is looked at without torch (``rethinkgen.run.identity``).
+NOT_PASSED_ON = ("protocol", "closed_form")
+
 # A config is data, possibly somebody else's: it may name our classes and these libraries', and nothing more.
 ALLOWED_TARGETS = ["rethinkgen.*", "torch.*", "torchvision.*", "pytorch_lightning.*", "wandb.*"]
 
@@ -16,12 +19,13 @@ ALLOWED_TARGETS = ["rethinkgen.*", "torch.*", "torchvision.*", "pytorch_lightnin
 def build(config: DictConfig, /, **keywords: Any) -> Any:
     """Make the object that ``config`` describes, with ``keywords`` added to its arguments.
 
-    ``protocol`` is for the run's identity alone and is not passed on.
+    ``protocol`` and ``closed_form`` are for the run's identity alone and are not passed on.
 
     Raises:
         ValueError: what the object's own constructor said about a value, or that a key or target is not allowed.
     """
-    arguments = {key: node for key, node in OmegaConf.to_container(config, resolve=True).items() if key != "protocol"}  # type: ignore[union-attr]
+    container = OmegaConf.to_container(config, resolve=True)
+    arguments = {key: node for key, node in container.items() if key not in NOT_PASSED_ON}  # type: ignore[union-attr]
     if clash := sorted(map(str, arguments.keys() & keywords.keys())):
         raise ValueError(f"{', '.join(clash)} of {arguments.get('_target_')}: not set here, but by keys of their own.")
     try:

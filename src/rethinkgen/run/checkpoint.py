@@ -130,7 +130,8 @@ class ExactCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
                     logger.save()
-            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+            if not pl_module.is_closed_form:  # of which there is nothing to go on with
+                trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
             self.saved_at = time.monotonic()
         if number and not is_last:
             raise Interrupted(number)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,21 @@ VOLATILE = (
 )
 # Keys that came when there were results already, with the value that leaves a run as it was before.
 ADDED_LATER = {"regularizer.color_jitter": False, "data.color_jitter": False}
+# Keys that cannot change the result of a model that is solved in closed form.
+INERT_IN_CLOSED_FORM = (
+    "max_steps",
+    "max_epochs",
+    "until_fit",
+    "evaluate_every",
+    "log_every",
+    "optimizer",
+    "schedule",
+    "data.batch_size",
+    "data.order_seed",
+    "model.learning_rate",
+    "trainer.precision",
+    "trainer.sync_batchnorm",
+)
 HASH_LENGTH = 12
 
 
@@ -65,7 +81,7 @@ def resolved_config(root: DictConfig) -> dict[str, Any]:
 def identifying(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that identifies a run; paths give way to the data's fingerprint."""
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=_plain_number)
-    for key in VOLATILE:
+    for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
         node, name = _place(kept, key)
         node.pop(name, None)
     for key, neutral in ADDED_LATER.items():
@@ -86,6 +102,11 @@ def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """Return the node that holds a dotted key, and the key's last part."""
     *parents, name = key.split(".")
     return functools.reduce(lambda node, parent: node.get(parent) or {}, parents, config), name
+
+
+def is_closed_form(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a config is solved for instead of trained step by step."""
+    return bool(config.get("model", {}).get("closed_form"))
 
 
 def _plain_number(text: str) -> float:
@@ -116,6 +137,8 @@ def choices(config: dict[str, Any], runtime_choices: dict[str, Any]) -> dict[str
     """Return group -> choice for the groups that describe a run, regularizers as a list."""
     groups = ("data", "data.corruption", "model", "optimizer", "schedule")
     chosen: dict[str, Any] = {group: runtime_choices.get(group) for group in groups}
+    if is_closed_form(config):
+        chosen |= {"optimizer": None, "schedule": None}
     return chosen | {"regularizer": regularizers(config)}
 
 

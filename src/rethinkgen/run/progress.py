@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -86,6 +87,18 @@ class LiveProgress(ProgressBar):
             self._progress.start()
             total = pl_module.total_steps
             self._progress.add_task("starting", total=total, completed=trainer.global_step)  # type: ignore[arg-type]
+        if pl_module.is_closed_form:
+            pl_module.report = self.show_solve  # type: ignore[assignment]
+
+    def show_solve(self, what: str, share: float) -> None:
+        """Show how far a solve is, not too often: a share of the whole, of which the seconds so far tell the rest."""
+        now = time.monotonic()
+        seconds = now - self._started[0]
+        left = f" · {duration(seconds * (1 - share) / share)} left" if share else ""
+        if now - self._status_at >= STATUS_SECONDS and not self._status_has_failed:
+            self._status_at = now
+            self._try_to_write_status(step=0, epoch=share, solving=what)
+        self._show(lambda: f"{what} · {percent(share)} done{left}", share, now)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -103,16 +116,19 @@ class LiveProgress(ProgressBar):
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now
             self._write_status(trainer)
+        if not pl_module.is_closed_form:
+            self._show(lambda: self._text(trainer), trainer.global_step, now)
+
+    def _show(self, text: Callable[[], str], completed: float, now: float) -> None:
         due = REFRESH_SECONDS if self._progress else LINE_SECONDS
         if now - self._shown_at < due:
             return
         self._shown_at = now
-        text = self._text(trainer)
         if self._progress:
-            self._progress.update(self._progress.task_ids[0], completed=trainer.global_step, description=text)
+            self._progress.update(self._progress.task_ids[0], completed=completed, description=text())
             self._progress.refresh()
         else:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text(), highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -151,14 +167,16 @@ class LiveProgress(ProgressBar):
         if not trainer.is_global_zero or self._status_has_failed:
             return
         window = self.evaluation.window
+        self._try_to_write_status(
+            step=trainer.global_step,
+            epoch=trainer.global_step / self.evaluation.steps_per_epoch,
+            accuracy=window.mean(self.evaluation.log_every)[1] if window.steps else None,
+            images_per_second=round(self.throughput.latest),
+        )
+
+    def _try_to_write_status(self, **details: Any) -> None:
         try:
-            self.folder.write_status(
-                "running",
-                step=trainer.global_step,
-                epoch=trainer.global_step / self.evaluation.steps_per_epoch,
-                accuracy=window.mean(self.evaluation.log_every)[1] if window.steps else None,
-                images_per_second=round(self.throughput.latest),
-            )
+            self.folder.write_status("running", **details)
         except OSError as error:
             # A status that cannot be written is no reason to lose the training; a checkpoint that cannot be is.
             self._status_has_failed = True

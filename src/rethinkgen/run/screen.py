@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import is_closed_form
 
 
 @functools.cache
@@ -75,7 +76,7 @@ def _table(result: dict[str, Any]) -> Table:
         "corrected": percent(metrics.get("fit/accuracy_corrected")),
         "steps to fit": f"{metrics['steps_to_fit']:,}" if result["fitted"] else f"> {metrics['steps']:,}",
         "parameters": f"{metrics['num_parameters']:,}",
-        "images/s": f"{result['images_per_second']:,}",
+        "images/s": f"{result['images_per_second']:,}" if result["images_per_second"] else "-",
         "time": f"{result['seconds']:,.0f} s",
     }
     shown = {name: value for name, value in columns.items() if value != "-"}
@@ -91,11 +92,14 @@ def sentence(result: dict[str, Any]) -> str:
     chance = 1 / result["num_classes"]
     seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
     seen += f" (chance {percent(chance)})"
+    if is_closed_form(result["config"]):
+        return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result['reason']}."
     if not result["fitted"]:
         nearly = metrics["steps_to_fit_0.99"]
         most = f"99 % fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
         return f"{seen}: {most}; {result['reason']}."
-    how = {"random_labels": "memorised", "partial_labels": "wrong labels memorised too"}.get(corruption, "fitted")
+    memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
+    how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")
     return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
 
 

@@ -38,6 +38,7 @@ from rethinkgen.run.checkpoint import (
 )
 from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.run.folder import RunFolder, now, write_atomically
+from rethinkgen.run.identity import INERT_IN_CLOSED_FORM, is_closed_form
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
@@ -82,6 +83,10 @@ class Training:
         self.identity = identity
         self.console = console
         check_keys_that_act(config, identity["overrides"])
+        self.is_closed_form = is_closed_form(config)
+        if self.is_closed_form:
+            check_acts_in_closed_form(config, identity)
+            self._tell_inert_keys(identity)
         share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
         torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
@@ -89,11 +94,9 @@ class Training:
         # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         pl.seed_everything(check_whole("seed", config.seed, 0), verbose=False)
-        self.datamodule = build_datamodule(config.data)
+        self.datamodule = build_datamodule(config.data, **({"batch_size": "all"} if self.is_closed_form else {}))
         check_between("regularizer.weight_decay", config.regularizer.weight_decay, 0, math.inf, below=True)
-        optimizer, schedule = build(config.optimizer), build(config.schedule)
-        self.model: Classifier = build(config.model, optimizer=optimizer, schedule=schedule)
-        check_optimizer(optimizer, config.optimizer)
+        self.model = self._build_model(config)
         self.evaluation = Evaluation(
             every=config.evaluate_every,
             fit_threshold=config.fit_threshold,
@@ -110,8 +113,34 @@ class Training:
         self.loggers: list[Logger] = [build(node) for node in config.logger.values()] if self.ranks.is_leading else []
         self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
+        if self.is_closed_form:
+            self.budget = {"max_steps": 1, "max_epochs": None}
         self.trainer_config = config.trainer
         self.schedule_config = config.schedule
+
+    def _build_model(self, config: DictConfig) -> Classifier:
+        if self.is_closed_form:
+            model: Classifier = build(config.model)
+        else:
+            optimizer, schedule = build(config.optimizer), build(config.schedule)
+            model = build(config.model, optimizer=optimizer, schedule=schedule)
+            check_optimizer(optimizer, config.optimizer)
+        if model.is_closed_form is not self.is_closed_form:
+            raise ValueError(
+                f"model.closed_form={self.is_closed_form}: for {type(model).__name__} it is {model.is_closed_form}. "
+                "Leave the key as the model's own file has it."
+            )
+        return model
+
+    def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
+        given = [override for override in identity["overrides"] if _key(override).startswith(INERT_IN_CLOSED_FORM)]
+        if given:
+            self.console.print(
+                f"No effect on {identity['choices']['model']}, which is solved in closed form: {' '.join(given)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
     def prepare(self) -> None:
         """Load and corrupt the data and build the network: whatever is wrong with the config shows here."""
@@ -142,6 +171,8 @@ class Training:
             logging.getLogger(name).setLevel(logging.WARNING)
         trainer_config = self.trainer_config.copy()
         OmegaConf.set_struct(trainer_config, False)
+        if self.is_closed_form:
+            trainer_config.precision = "32-true"  # what its data come in; it says itself in which precision it solves
         if trainer_config.accelerator == "auto":
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -272,11 +303,12 @@ def default_threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else DEFAULT_THREADS
 
 
-def build_datamodule(config: DictConfig) -> CorruptedImages:
-    """Build the corrupted images around their source from the ``data`` node."""
+def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:
+    """Build the corrupted images around their source from the ``data`` node, ``keywords`` taking precedence."""
     arguments = {
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
+    arguments |= keywords
     datamodule: CorruptedImages = build(config.corruption, source=build(config.source), **arguments)
     return datamodule
 
@@ -302,7 +334,9 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
             raise ValueError(
                 f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
             )
-    given = {override.lstrip("+").split("=")[0] for override in overrides}
+    if is_closed_form(config):
+        return  # what follows is about keys that have no effect there
+    given = {_key(override) for override in overrides}
     if "model.learning_rate" in given and config.optimizer.lr != config.model.learning_rate:
         raise ValueError(
             f"model.learning_rate={config.model.learning_rate!r} is not what this optimizer takes: set optimizer.lr "
@@ -310,6 +344,25 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
         )
     if {"max_steps", "max_epochs"} <= given and config.max_epochs is not None:
         raise ValueError(f"max_steps={config.max_steps!r} max_epochs={config.max_epochs!r}: give one of them.")
+
+
+def check_acts_in_closed_form(config: DictConfig, identity: dict[str, Any]) -> None:
+    """Refuse what would be taken for a part of the run and is none of a model that is solved in closed form.
+
+    Raises:
+        ValueError: a regularizer is in force.
+    """
+    if identity["choices"]["regularizer"]:
+        names = ", ".join(identity["choices"]["regularizer"])
+        instead = " model.l2=... is its regularizer." if "l2" in config.model else ""
+        raise ValueError(
+            f"regularizer=[{names}]: {identity['choices']['model']} is solved in closed form, where these do not act: "
+            f"set regularizer=[].{instead}"
+        )
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
 
 
 def check_trainer(trainer: pl.Trainer, ranks: Ranks) -> None:

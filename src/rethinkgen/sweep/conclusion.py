@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, write_atomically
-from rethinkgen.run.identity import identifying
+from rethinkgen.run.identity import identifying, is_closed_form
 from rethinkgen.run.screen import percent, stdout
 from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
 
@@ -142,14 +142,20 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
         line = f"{what}{runs}: fit {percent(statistics.mean(fits))}, "
         line += f"test {percent(statistics.mean(tests))} (chance {percent(chance)})"
         if all(result["fitted"] for result in group):
-            how = "memorised" if _kind(group[0]) == "random_labels" else "fitted"
-            line += f": {how} in {_steps(group, true_steps)}"
+            line += f": {_how(group, true_steps)}"
         else:
             line += f": {sum(not result['fitted'] for result in group)} of {len(group)} not fitted"
         lines.append(line)
     if len(lines) > MOST_SENTENCES:
         return [*lines[:MOST_SENTENCES], f"... and {len(lines) - MOST_SENTENCES} more."]
     return lines
+
+
+def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
+    if any(is_closed_form(result["config"]) for result in group):
+        return "fitted, solved in closed form"
+    how = "memorised" if _kind(group[0]) in ("random_labels", "random_signs") else "fitted"
+    return f"{how} in {_steps(group, true_steps)}"
 
 
 def _steps(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
