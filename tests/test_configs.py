@@ -65,9 +65,10 @@ def test_models(name: str) -> None:
     if is_closed_form(config):  # type: ignore[arg-type]
         assert isinstance(build(config.model), ClosedForm)
         return
-    model = build(config.model, image_shape=[3, 28, 28], num_classes=10)
+    side = 75 if name == "inception_v3" else 28
+    model = build(config.model, image_shape=[3, side, side], num_classes=10)
     assert isinstance(model, Classifier)
-    published = 0.1 if name.startswith("inception") else 0.01
+    published = 0.1 if name.startswith("inception") or name == "resnet50" else 0.01
     assert model.learning_rate == published
 
 
@@ -83,20 +84,23 @@ def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:
 
 
 def test_each_regularizer_reaches_the_place_where_it_acts() -> None:
-    config = composed("regularizer=[weight_decay,dropout,random_crop,flip,rotation,label_smoothing]")
+    config = composed("regularizer=[weight_decay,dropout,random_crop,flip,rotation,color_jitter,label_smoothing]")
     assert (config.optimizer.weight_decay, config.model.dropout, config.model.label_smoothing) == (5e-4, 0.5, 0.1)
     datamodule = build_datamodule(config.data)
     assert (datamodule.random_crop, datamodule.flip, datamodule.rotation) == (True, True, 25.0)
+    assert datamodule.color_jitter
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)]
+)
 def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    assert choices("optimizer") == ["adam", "sgd"]
+    assert choices("optimizer") == ["adam", "rmsprop", "sgd"]
     config = composed(f"optimizer={name}", "regularizer=[weight_decay]", "model=alexnet", "data=cifar10")
     optimizer = build(config.optimizer)([{"params": [torch.nn.Parameter(torch.ones(1))]}])
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["weight_decay"] == 5e-4
-    assert optimizer.param_groups[0]["lr"] == {"sgd": 0.01, "adam": 1e-3}[name]
+    assert optimizer.param_groups[0]["lr"] == {"sgd": 0.01, "adam": 1e-3, "rmsprop": 0.01}[name]
 
 
 @pytest.mark.parametrize("name", choices("schedule"))
@@ -114,6 +118,13 @@ def test_trainers(name: str) -> None:
             build(composed(f"trainer={name}").trainer, logger=False)
         return
     assert isinstance(build(composed(f"trainer={name}").trainer, logger=False), pl.Trainer)
+
+
+def test_imagenet_has_values_of_its_own() -> None:
+    config = composed("data=imagenet", "model=inception_v3", "regularizer=[weight_decay,dropout]")
+    assert (config.evaluate_every, config.checkpoint_seconds, config.data.batch_size) == (5, 300, 32)
+    assert (config.data.crop, config.data.preprocessing, config.data.source.resize) == (299, "signed", 342)
+    assert (config.regularizer.weight_decay, config.regularizer.dropout, config.optimizer.lr) == (4e-5, 0.2, 0.1)
 
 
 def test_defaults_are_those_of_the_issue_and_the_paper() -> None:

@@ -18,10 +18,12 @@ RUNS_ON_DIGITS = {
     "zhang2017/figure_1a": (5, []),
     "zhang2017/figure_1b": (4, ["data.corruption.probability=0,1", "model=inception,mlp_1x512"]),
     "zhang2017/figure_1c": (1, ["data.corruption.probability=0.5", "model=mlp_1x512"]),
+    "zhang2017/figure_2a": (4, ["model=mlp_1x512"]),
     "zhang2017/figure_2b": (2, []),
     "zhang2017/figure_input_noise": (22, ["model=mlp_1x512"]),
     "zhang2017/rademacher": (1, []),
     "zhang2017/table_1": (19, []),
+    "zhang2017/table_2": (7, ["model=mlp_1x512"]),
     "zhang2017/table_4": (14, []),
     "zhang2017/theorem_1": (1, []),
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 import math
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision
 
-from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws, flip, random_crop, rotate, rotation
+from rethinkgen.data.augmentation import (
+    Augmentation,
+    center_crop,
+    color_jitter,
+    epoch_draws,
+    flip,
+    random_crop,
+    rotate,
+    rotation,
+)
 
 DRAWS = epoch_draws(0, 0, 64)
 
@@ -119,3 +129,35 @@ def test_draws_are_a_function_of_seed_and_epoch_and_begin_alike_for_more_example
     assert not torch.equal(epoch_draws(0, 1, 10), epoch_draws(0, 2, 10))
     assert not torch.equal(epoch_draws(0, 1, 10), epoch_draws(1, 1, 10))
     assert DRAWS.dtype == torch.float32
+
+
+def by_hand(image: np.ndarray, draws: list[float]) -> np.ndarray:
+    """Change the colours of ``(3, H, W)`` pixel by pixel with the standard library."""
+    brightness, saturation, hue, contrast = draws[4:]
+    result = np.clip(image + (2 * brightness - 1) * 32 / 255, 0, 1)
+    for y in range(image.shape[1]):
+        for x in range(image.shape[2]):
+            h, s, v = colorsys.rgb_to_hsv(*result[:, y, x].tolist())
+            result[:, y, x] = colorsys.hsv_to_rgb((h + 0.4 * hue - 0.2) % 1, min(1, s * (0.5 + saturation)), v)
+    mean = result.mean((1, 2), keepdims=True)
+    return np.clip((result - mean) * (0.5 + contrast) + mean, 0, 1)
+
+
+def test_colours_are_those_of_the_standard_library() -> None:
+    draws = epoch_draws(0, 0, 64, color=True)
+    assert torch.equal(draws[:, :4], DRAWS), "the other kinds keep their draws"
+    whole = torch.rand(64, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    whole[0] = 0.5  # grey
+    whole[1] = 0
+    whole[2, 1:] = 0  # red
+    for image, changed, drawn in zip(whole, color_jitter(whole, draws), draws.tolist(), strict=True):
+        np.testing.assert_allclose(changed.numpy(), by_hand(image.double().numpy(), drawn), atol=1e-5)
+
+
+def test_grey_images_change_in_brightness_and_contrast_alone() -> None:
+    draws = epoch_draws(0, 0, 64, color=True)
+    whole = torch.rand(64, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    changed = color_jitter(whole, draws)
+    assert changed.shape == whole.shape
+    torch.testing.assert_close(changed, color_jitter(whole.expand(-1, 3, -1, -1), draws)[:, :1], rtol=0, atol=1e-5)
+    assert torch.equal(Augmentation((4, 5), color_jitter=True)(whole, draws), changed)

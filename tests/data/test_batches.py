@@ -42,7 +42,7 @@ def train(blocks: Blocks, clock: Clock, seconds_per_batch: float, lookahead: int
 
 def batches(blocks: Blocks) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield each batch's indices and global size."""
-    for indices, sizes, global_sizes, _ in blocks:
+    for indices, sizes, global_sizes, *_ in blocks:
         assert len(indices) == sum(sizes)
         yield from zip(indices.split(sizes), global_sizes, strict=True)
 

@@ -62,6 +62,26 @@ def test_validation_is_judged_by_true_and_by_given_labels() -> None:
     assert test_metrics(predictions, split([0, 0, 0, 0], [0, 0, 0, 0])) == {"test/loss": 1, "test/accuracy": 3 / 4}
 
 
+def test_top5_is_given_of_more_than_ten_classes() -> None:
+    class Table(nn.Module):
+        """Returns the first values of each image as logits."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)
+
+    def predicted(num_classes: int) -> Predictions:
+        logits = torch.arange(num_classes, dtype=torch.float32).expand(num_classes, 1, 1, -1)
+        return predict(Table(), logits, torch.arange(num_classes))
+
+    eleven = predicted(11)
+    assert eleven.is_in_top is not None
+    assert eleven.is_in_top.tolist() == [False] * 6 + [True] * 5
+    labels = list(range(11))
+    assert fit_metrics(eleven, split(labels, labels))["fit/accuracy_top5"] == pytest.approx(5 / 11)
+    assert test_metrics(eleven, split(labels, labels))["test/accuracy_top5"] == pytest.approx(5 / 11)
+    assert predicted(10).is_in_top is None
+
+
 def test_predictions_are_those_of_each_image_alone_in_float32() -> None:
     torch.manual_seed(0)
     model = MLP(width=8, dropout=0.5, image_shape=(1, 2, 2), num_classes=3)

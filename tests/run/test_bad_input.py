@@ -80,7 +80,7 @@ def files_of_runs(tmp_path: Path) -> list[Path]:
         ("data.validation=1.0", "data.validation=1.0: a number from 0 to below 1"),
         ("data.crop=-1", "data.crop=-1: a whole number of at least 1"),
         ("data.crop=9", "data.crop=9: images are 8x8; at most 8"),
-        ("data.preprocessing=black", "data.preprocessing='black': one of whitening, normalization, none"),
+        ("data.preprocessing=black", "data.preprocessing='black': one of whitening, normalization, signed, none"),
         ("data.seed=abc", "data.seed='abc': a whole number of at least 0"),
         ("data.source._target_=os.system", "os.system"),
         ("+data.source.colour=red", "takes no arguments"),

@@ -46,6 +46,13 @@ def test_the_bare_command_keeps_its_hash(run_id: RunId) -> None:
     assert run_id() == "913764b8f774"
 
 
+def test_keys_that_came_later_leave_runs_without_them_as_they_were() -> None:
+    config = {"regularizer": {"flip": True}, "data": {"source": {"_target_": "rethinkgen.data.source.Digits"}}}
+    later = {"regularizer": {"flip": True, "color_jitter": False}, "data": {**config["data"], "color_jitter": False}}
+    assert identity.run_id(config) == identity.run_id(later)
+    assert identity.run_id(config) != identity.run_id({**later, "regularizer": {"flip": True, "color_jitter": True}})
+
+
 @pytest.mark.parametrize(
     "same",
     [

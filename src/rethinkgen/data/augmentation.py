@@ -1,6 +1,6 @@
-"""Random geometry, batched on the device: crop, then flip, then rotation.
+"""Random geometry and colour, batched on the device: crop, then flip, then rotation, then colour.
 
-Which image gets which geometry is decided by numbers handed in, not by torch's generator, so that it is a
+Which image gets which of them is decided by numbers handed in, not by torch's generator, so that it is a
 function of (order seed, epoch, example): the same on every rank, in blocks of any length, and after a resume.
 """
 
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from rethinkgen.data.draws import generator
 
-CROP_Y, CROP_X, FLIP, ANGLE = range(4)
+CROP_Y, CROP_X, FLIP, ANGLE, BRIGHTNESS, SATURATION, HUE, CONTRAST = range(8)
 Images = TypeVar("Images", Tensor, NDArray[np.uint8])
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which of the three act, and how much.
+    """Which of the four act, and how much.
 
     Zhang et al. 2017, Table 1 crops 28x28 out of 32x32 at random; Table 4 flips and rotates by up to 25
-    degrees. Each draws numbers of its own, so that none changes what another does.
+    degrees; Table 2 changes colours too. Each draws numbers of its own, so that none changes what another does.
     """
 
     size: tuple[int, int]
@@ -36,28 +36,33 @@ class Augmentation:
     flip: bool = False
     rotation: float = 0.0
     """Largest angle in degrees, either way."""
+    color_jitter: bool = False
 
     def __bool__(self) -> bool:
         """Whether anything is random at all."""
-        return self.random_crop or self.flip or self.rotation > 0
+        return self.random_crop or self.flip or self.rotation > 0 or self.color_jitter
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Turn uncropped images ``(n, C, H, W)`` into ``(n, C, *size)`` by uniform ``draws (n, 4)``."""
+        """Turn uncropped images ``(n, C, H, W)`` into ``(n, C, *size)`` by uniform ``draws (n, 4 or 8)``."""
         images = random_crop(images, self.size, draws) if self.random_crop else center_crop(images, self.size)
         if self.flip:
             images = flip(images, draws)
         if self.rotation > 0:
             images = rotation(images, self.rotation, draws)
+        if self.color_jitter:
+            images = color_jitter(images, draws)
         return images
 
 
-def epoch_draws(seed: int, epoch: int, num_examples: int) -> Tensor:
+def epoch_draws(seed: int, epoch: int, num_examples: int, *, color: bool = False) -> Tensor:
     """Draw for each training example of an epoch ``[crop y, crop x, flip, angle]``, uniform in [0, 1).
 
-    Shape ``(num_examples, 4)`` float32.
+    Shape ``(num_examples, 4)`` float32; with ``color`` ``(num_examples, 8)``, ``[brightness, saturation, hue,
+    contrast]`` beside them.
     """
-    drawn = generator("augmentation", seed, "train", epoch).random((num_examples, 4), dtype=np.float32)
-    return torch.from_numpy(drawn)
+    purposes = ("augmentation", "color_jitter") if color else ("augmentation",)
+    drawn = [generator(purpose, seed, "train", epoch).random((num_examples, 4), np.float32) for purpose in purposes]
+    return torch.from_numpy(np.concatenate(drawn, axis=1))
 
 
 def center_crop(images: Images, size: tuple[int, int]) -> Images:
@@ -113,6 +118,51 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
     source_y = sine * x + cosine * y[:, None]
     grid = torch.stack((source_x * (2 / width), source_y * (2 / height)), dim=-1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def color_jitter(images: Tensor, draws: Tensor) -> Tensor:
+    """Change brightness, saturation, hue and contrast of each of ``(n, C, H, W)`` in ``[0, 1]``, in this order.
+
+    What TensorFlow's Inception package does, as we remember it, unverified: added to every value, uniform in -32/255 to
+    32/255; saturation (of HSV) times 0.5 to 1.5; hue turned by -0.2 to 0.2 of the circle; distance to the channel's
+    mean times 0.5 to 1.5; the result limited to ``[0, 1]``. Grey images have neither saturation nor hue.
+    """
+    brightness, saturation, hue, contrast = (
+        low + (high - low) * draws[:, column, None, None, None]
+        for column, low, high in (
+            (BRIGHTNESS, -32 / 255, 32 / 255),
+            (SATURATION, 0.5, 1.5),
+            (HUE, -0.2, 0.2),
+            (CONTRAST, 0.5, 1.5),
+        )
+    )
+    images = (images + brightness).clamp(0, 1)
+    if images.shape[1] == 3:
+        hues, saturations, values = _to_hsv(images)
+        images = _from_hsv((hues + hue) % 1, (saturations * saturation).clamp(max=1), values)
+    mean = images.mean((2, 3), keepdim=True)
+    return ((images - mean) * contrast + mean).clamp(0, 1)
+
+
+def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return hue (a share of the circle), saturation and value ``(n, 1, H, W)`` of red, green and blue."""
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    value, least = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    spread = value - least
+    some = torch.where(spread > 0, spread, 1.0)
+    hue = torch.where(
+        value == red,
+        (green - blue) / some,
+        torch.where(value == green, 2 + (blue - red) / some, 4 + (red - green) / some),
+    )
+    return (hue / 6) % 1, spread / torch.where(value > 0, value, 1.0), value
+
+
+def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Undo ``_to_hsv``: each channel is value * (1 - saturation * how far its own hue is, limited to 0 to 1)."""
+    sixths = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1)  # red, green and blue at 5, 3 and 1
+    distance = (sixths + 6 * hue) % 6
+    return value * (1 - saturation * torch.minimum(distance, 4 - distance).clamp(0, 1))
 
 
 def _positions(draws: Tensor, margin: int, length: int) -> Tensor:

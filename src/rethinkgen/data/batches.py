@@ -39,6 +39,8 @@ class Block(NamedTuple):
     global_sizes: list[int]
     """Examples in each batch over all ranks."""
     epoch: int
+    position: int = 0
+    """Of the first batch in its epoch."""
 
 
 def batch_sizes(num_examples: int, batch_size: int) -> list[int]:
@@ -61,6 +63,12 @@ def batch_sizes(num_examples: int, batch_size: int) -> list[int]:
     elif rest > 1:
         sizes.append(rest)
     return sizes
+
+
+def epoch_order(num_examples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Return the positions of the examples of each batch of an epoch, over all ranks: a function of seed and epoch."""
+    order = torch.from_numpy(generator("order", seed, "train", epoch).permutation(num_examples))
+    return list(torch.split(order, batch_sizes(num_examples, batch_size)))
 
 
 class Blocks:
@@ -106,6 +114,7 @@ class Blocks:
                 "data.batch_size or data.num_train."
             )
         self.num_examples = num_examples
+        self.batch_size = batch_size
         self.seed = seed
         self.epoch = epoch
         self.next_stop = next_stop
@@ -124,8 +133,7 @@ class Blocks:
     def __iter__(self) -> Iterator[Block]:
         """Yield the blocks of the current epoch."""
         epoch = self.epoch()
-        order = torch.from_numpy(generator("order", self.seed, "train", epoch).permutation(self.num_examples))
-        batches: list[Tensor] = list(torch.split(order, self.global_sizes))
+        batches = epoch_order(self.num_examples, self.batch_size, self.seed, epoch)
         first_step = epoch * self.steps_per_epoch
         start = position = self.position()
         while position < len(batches) and (position == start or not self.should_pause()):
@@ -135,7 +143,7 @@ class Blocks:
             shares = [batch[self.rank :: self.world_size] for batch in block]
             sizes, global_sizes = ([len(part) for part in parts] for parts in (shares, block))
             fetched = self.clock()
-            yield Block(torch.cat(shares), sizes, global_sizes, epoch)
+            yield Block(torch.cat(shares), sizes, global_sizes, epoch, position)
             if self.world_size > 1:
                 # Not by the clock: ranks must agree, since Lightning and DDP synchronise them once a block.
                 self.batches_per_block = BATCHES_PER_BLOCK_IF_DISTRIBUTED

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from rethinkgen.checks import check_probability
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
 from rethinkgen.data.preprocessing import ChannelStatistics
-from rethinkgen.data.source import Examples, Images, Source
+from rethinkgen.data.source import Images, Source
+from rethinkgen.data.streamed_source import ImageFiles
 
 Keys = NDArray[np.uint64]
 IntLabels = NDArray[np.int64]
@@ -157,13 +159,11 @@ class RandomSigns(CorruptedImages):
     num_outputs = 1
     """The logit of +1; ``Classifier`` puts 0 beside it, which makes of cross-entropy the logistic loss."""
 
-    def replace_task(self, images: Images) -> Images:
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """See ``random_signs``."""
-        train, test = (
-            Examples(examples.images, random_signs(examples.keys, split, self.seed), examples.keys)
-            for split, examples in (("train", images.train), ("test", images.test))
-        )
-        return Images(train, test, ("-1", "+1"))
+        train = replace(images.train, labels=random_signs(images.train.keys, "train", self.seed))
+        test = replace(images.test, labels=random_signs(images.test.keys, "test", self.seed))
+        return replace(images, train=train, test=test, class_names=("-1", "+1"))  # type: ignore[arg-type]
 
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
         """Every one was drawn."""

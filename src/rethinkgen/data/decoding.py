@@ -54,6 +54,12 @@ def _pixels(path: str) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
+def decode_colour(path: str) -> NDArray[np.uint8]:
+    """Read one image, grey or not, into ``(height, width, 3)``."""
+    pixels = _pixels(path)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
 def _decode_chunk(paths: Sequence[str], start: int) -> _Chunk:
     """Read ``paths``, which stand at positions ``start``, ``start + 1``, ... of the whole list."""
     images: list[NDArray[np.uint8]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,17 +16,32 @@ from torch import Tensor
 
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
-from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes
+from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes, epoch_order
 from rethinkgen.data.draws import balanced_subset
-from rethinkgen.data.preprocessing import channel_statistics, normalization, whitening
+from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
 from rethinkgen.data.source import Examples, Images, Source
+from rethinkgen.data.streamed_source import Files, ImageFiles
+from rethinkgen.data.streaming import (
+    Decoded,
+    Inputs,
+    Reader,
+    StreamedInputs,
+    TrainingStream,
+    View,
+    crop_seeds,
+    in_parts,
+    num_workers_here,
+)
 
 SplitName = Literal["train", "validation", "test"]
 Pattern = tuple[Tensor, ...]
 """What was drawn once for each of N examples: tensors whose first dimension is N."""
-PREPROCESSINGS = ("whitening", "normalization", "none")
+PREPROCESSINGS = ("whitening", "normalization", "signed", "none")
 CHUNK = 1024
 """Images preprocessed at once: few, for memory's sake, but on a busy machine every operation's threads wait."""
+_STREAMED_CHUNK = 64
+SAMPLE = 10_000
+"""Streamed training images that the statistics of channels are taken from, where there are more."""
 
 
 class Labels(NamedTuple):
@@ -42,7 +57,7 @@ class Labels(NamedTuple):
 class Split:
     """One part of the data, as the network sees it without augmentation."""
 
-    inputs: Tensor
+    inputs: Inputs
     """``(N, C, H, W)`` float32: cropped at the centre, corrupted, preprocessed"""
     labels: Tensor
     """``(N,)`` int64, as given to training; of the test split the true ones"""
@@ -74,27 +89,32 @@ class Conflicts(NamedTuple):
 
 
 class CorruptedImages(pl.LightningDataModule):
-    """Images in memory on the training device, corrupted in a way that is fixed for the run.
+    """Images in memory on the training device, or streamed from files, corrupted in a way that is fixed for the run.
 
     A corruption is a subclass that overrides ``corrupt_labels``, or ``pixel_pattern`` and ``corrupt_pixels``.
     The order is that of Zhang et al. 2017: labels once; geometry (crop, flip, rotation), then pixels, then
-    ``preprocessing``. Without augmentation it is all computed once.
+    ``preprocessing``. Without augmentation it is all computed once; of streamed images every time, to the same
+    numbers. Colours are changed before the pixels: noise is no photograph, and would be limited to ``[0, 1]``.
 
     ``setup`` may be called by hand, without a trainer: ``splits`` is then on the CPU.
 
     Args:
-        source: one of ``rethinkgen.data.source``.
+        source: one of ``rethinkgen.data.source``, or ``rethinkgen.data.streamed_source.StreamedFolder``.
         batch_size: of the global batch, over all devices; ``all``: the whole training set.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
-            source's training images, or ``none``, which leaves pixels in ``[0, 1]``.
-        crop: side of the centre crop, ``auto`` (28 if images are 32x32, else none) or ``None``.
+            source's training images (a sample of them if they are streamed), ``signed`` to ``[-1, 1]``, or ``none``,
+            which leaves pixels in ``[0, 1]``.
+        crop: side of the centre crop, ``auto`` (28 if images are 32x32, else none) or ``None``. Streamed images
+            need a number.
         num_train: train on so many examples, balanced by original label; smaller subsets are part of larger.
         validation: share of the training examples that is held out, balanced by original label.
         seed: of the corruption and the subsets.
         order_seed: of the order of batches and the augmentation; ``None``: ``seed``.
-        random_crop: crop at random, see ``rethinkgen.data.augmentation``.
+        random_crop: crop at random, see ``rethinkgen.data.augmentation``; streamed images as torchvision's
+            ``RandomResizedCrop`` does.
         flip: mirror left to right with probability 1/2.
         rotation: largest random angle in degrees.
+        color_jitter: change colours at random, see ``rethinkgen.data.augmentation``.
 
     Raises:
         ValueError: a value is not allowed; the message names its config key. From ``setup``: a value does not
@@ -118,6 +138,7 @@ class CorruptedImages(pl.LightningDataModule):
         random_crop: bool = False,
         flip: bool = False,
         rotation: float = 0.0,
+        color_jitter: bool = False,
     ) -> None:
         super().__init__()
         self.source = source
@@ -134,6 +155,7 @@ class CorruptedImages(pl.LightningDataModule):
         self.random_crop = check_switch("regularizer.random_crop", random_crop)
         self.flip = check_switch("regularizer.flip", flip)
         self.rotation = check_between("regularizer.rotation", rotation, 0, 180)
+        self.color_jitter = check_switch("regularizer.color_jitter", color_jitter)
 
         self.should_pause: Callable[[], bool] = _no
         """Whether what Lightning takes for an epoch should end now, so that a checkpoint can be saved."""
@@ -145,9 +167,12 @@ class CorruptedImages(pl.LightningDataModule):
         """``(C, H, W)`` that the network sees."""
         self.class_names: tuple[str, ...]
         self.num_conflicts: int
-        """Training examples whose input another, with another label, has too; 0 under augmentation."""
+        """Training examples whose input another, with another label, has too; 0 under augmentation or streamed."""
         self.fit_ceiling: float | None
-        """Best training accuracy that equal inputs with other labels allow; ``None`` under augmentation."""
+        """Best training accuracy that equal inputs with other labels allow; ``None`` where not sought."""
+        self._statistics: ChannelStatistics | None = None
+        self._files: ImageFiles | None = None
+        self._stream: TrainingStream | None = None
         self._uncropped: Tensor | None = None
         self._pattern: Pattern = ()
         self._epoch_draws: tuple[int, Tensor] | None = None
@@ -155,7 +180,7 @@ class CorruptedImages(pl.LightningDataModule):
 
     # What a corruption overrides.
 
-    def replace_task(self, images: Images) -> Images:
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """Return the images with the labels and classes that are to be learnt: the source's own.
 
         Called once the examples of each split are chosen, so that these are balanced by the source's classes.
@@ -198,6 +223,8 @@ class CorruptedImages(pl.LightningDataModule):
         """Return the order of the examples, in blocks of batches."""
         trainer = self.trainer
         assert trainer is not None
+        if self._files is not None:
+            self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
         return Blocks(
             len(self.splits["train"]),
             self.batch_size,
@@ -211,6 +238,15 @@ class CorruptedImages(pl.LightningDataModule):
             should_pause=lambda: self.should_pause(),
         )
 
+    def teardown(self, stage: str) -> None:
+        """End the processes that decode."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the processes that decode."""
+        self.teardown("fit")
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Turn a ``Block`` on the device into an iterator over its ``Batch``es."""
         return self.batches(batch) if isinstance(batch, Block) else batch
@@ -219,10 +255,15 @@ class CorruptedImages(pl.LightningDataModule):
         """Gather, and if asked to augment, the batches of ``block``, each when it is asked for."""
         train = self.splits["train"]
         start = 0
-        for size, global_size in zip(block.sizes, block.global_sizes, strict=True):
+        for number, (size, global_size) in enumerate(zip(block.sizes, block.global_sizes, strict=True)):
             index = block.indices[start : start + size]
             start += size
-            images = self._augmented(index, block.epoch) if self.augmentation else train.inputs.index_select(0, index)
+            if not isinstance(train.inputs, Tensor):
+                images = self._streamed(index, block.epoch, block.position + number)
+            elif self.augmentation:
+                images = self._augmented(index, block.epoch)
+            else:
+                images = train.inputs.index_select(0, index)
             yield Batch(images, train.labels.index_select(0, index), global_size)
 
     # Known after ``setup``.
@@ -258,16 +299,44 @@ class CorruptedImages(pl.LightningDataModule):
         realised = float(hit.cpu().double().mean())
         return {"noise/probability": self.noise_probability, "noise/realised": realised}
 
+    @property
+    def statistics(self) -> ChannelStatistics:
+        """Of the source's training images in ``[0, 1]``, cropped at the centre; of streamed ones once they are needed.
+
+        If there are more than ``SAMPLE`` of those, of the ones with the smallest keys, which are hashes of their paths.
+        """
+        if self._statistics is None:
+            assert self._files is not None
+            train = self._files.train
+            sample = np.sort(np.argsort(train.keys, kind="stable")[:SAMPLE])
+            inputs = StreamedInputs(
+                self._reader("train", train, sample, is_corrupted=False),
+                lambda decoded: decoded.images,
+                torch.Size((len(sample), *self.image_shape)),
+                num_workers_here(self._files.num_workers),
+            )
+            parts = [slice(start, start + _STREAMED_CHUNK) for start in range(0, len(sample), _STREAMED_CHUNK)]
+            found = channel_statistics(images.numpy() for images in in_parts(inputs, parts))
+            self._statistics = found.to(self.splits["train"].labels.device)
+        return self._statistics
+
     # How it is computed.
 
     def _load(self) -> None:
         images = self.source.load()
         train, test = images.train, images.test
-        channels, height, width = train.images.shape[1:]
-        size = self._size_seen(height, width)
-        self.image_shape = (channels, *size)
-        self.augmentation = Augmentation(size, self.random_crop, self.flip, self.rotation)
-        self.statistics = channel_statistics(self._crops(train, np.arange(len(train))))
+        if isinstance(images, ImageFiles):
+            self._files = images
+            self.image_shape = (3, *self._size_streamed(images.resize))
+        else:
+            channels, height, width = images.train.images.shape[1:]
+            self.image_shape = (channels, *self._size_seen(height, width))
+            self._statistics = channel_statistics(self._crops(images.train, np.arange(len(train))))
+        # Streamed images are cropped where they are decoded.
+        is_cropped_here = self.random_crop and self._files is None
+        self.augmentation = Augmentation(
+            self.image_shape[1:], is_cropped_here, self.flip, self.rotation, self.color_jitter
+        )
 
         training, held_out = self._choose(train)
         images = self.replace_task(images)
@@ -279,7 +348,7 @@ class CorruptedImages(pl.LightningDataModule):
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:
             splits["validation"] = self._split("validation", train, given, held_out)
-        if self.augmentation:
+        if self.augmentation and isinstance(train, Examples):
             self._uncropped = torch.from_numpy(train.images[training])
             self._pattern = self.pixel_pattern("train", train.keys[training])
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
@@ -287,8 +356,9 @@ class CorruptedImages(pl.LightningDataModule):
         splits["test"] = self._split("test", test, true, np.arange(len(test)))
 
         self.num_conflicts, self.fit_ceiling = 0, None
-        if not self.augmentation:
-            self.num_conflicts, self.fit_ceiling = find_conflicts(splits["train"].inputs, splits["train"].labels)
+        inputs = splits["train"].inputs
+        if not self.augmentation and isinstance(inputs, Tensor):
+            self.num_conflicts, self.fit_ceiling = find_conflicts(inputs, splits["train"].labels)
         self.splits = splits
 
     def _size_seen(self, height: int, width: int) -> tuple[int, int]:
@@ -300,7 +370,15 @@ class CorruptedImages(pl.LightningDataModule):
             raise ValueError(f"data.crop={self.crop}: images are {height}x{width}; at most {min(height, width)} fits.")
         return self.crop, self.crop
 
-    def _choose(self, train: Examples) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def _size_streamed(self, resize: int) -> tuple[int, int]:
+        if not isinstance(self.crop, int) or self.crop > resize:
+            raise ValueError(
+                f"data.crop={self.crop!r}: streamed images, whose shorter side is resized to data.source.resize="
+                f"{resize}, are cropped to a number of pixels, at most {resize}."
+            )
+        return self.crop, self.crop
+
+    def _choose(self, train: Examples | Files) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the positions, ascending, of training and of held-out examples."""
         total = len(train)
         num_held_out = round(self.validation * total)
@@ -324,7 +402,18 @@ class CorruptedImages(pl.LightningDataModule):
             training = training[balanced_subset("subset", self.seed, labels, keys, self.num_train)]
         return training, held_out
 
-    def _split(self, name: SplitName, examples: Examples, given: Labels, index: NDArray[np.intp]) -> Split:
+    def _split(self, name: SplitName, examples: Examples | Files, given: Labels, index: NDArray[np.intp]) -> Split:
+        keys = examples.keys[index]
+        inputs: Inputs
+        if isinstance(examples, Examples):
+            inputs = self._inputs(name, examples, index)
+        else:
+            inputs = self._streamed_inputs(name, examples, index)
+        labels, original = torch.from_numpy(given.labels[index]), torch.from_numpy(examples.labels[index])
+        is_drawn = torch.from_numpy(given.is_drawn[index] | self.drawn_pixels(name, keys))
+        return Split(inputs, labels, original, is_drawn, labels != original, torch.from_numpy(index).long())
+
+    def _inputs(self, name: SplitName, examples: Examples, index: NDArray[np.intp]) -> Tensor:
         keys = examples.keys[index]
         inputs = torch.empty(len(index), *self.image_shape)
         start = 0
@@ -334,9 +423,22 @@ class CorruptedImages(pl.LightningDataModule):
             pixels = self.corrupt_pixels(pixels, self.pixel_pattern(name, keys[start:stop]))
             inputs[start:stop] = self._preprocess(pixels)
             start = stop
-        labels, original = torch.from_numpy(given.labels[index]), torch.from_numpy(examples.labels[index])
-        is_drawn = torch.from_numpy(given.is_drawn[index] | self.drawn_pixels(name, keys))
-        return Split(inputs, labels, original, is_drawn, labels != original, torch.from_numpy(index).long())
+        return inputs
+
+    def _streamed_inputs(self, name: SplitName, files: Files, index: NDArray[np.intp]) -> StreamedInputs:
+        assert self._files is not None
+        return StreamedInputs(
+            self._reader(name, files, index),
+            self._finished,
+            torch.Size((len(index), *self.image_shape)),
+            num_workers_here(self._files.num_workers),
+        )
+
+    def _reader(self, name: SplitName, files: Files, index: NDArray[np.intp], *, is_corrupted: bool = True) -> Reader:
+        assert self._files is not None
+        part = Files(files.names[index], files.labels[index], files.keys[index])
+        view = View(self._files.resize, self.image_shape[1:])
+        return Reader(self._files.root, part, view, lambda keys: self.pixel_pattern(name, keys) if is_corrupted else ())
 
     def _crops(self, examples: Examples, index: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
         """Yield the centre crops of the examples at ``index``, in chunks, in ``[0, 255]``."""
@@ -350,23 +452,66 @@ class CorruptedImages(pl.LightningDataModule):
             return whitening(images)
         if self.preprocessing == "normalization":
             return normalization(images, self.statistics)
+        if self.preprocessing == "signed":
+            return signed(images)
         return images
 
     def _augmented(self, index: Tensor, epoch: int) -> Tensor:
         assert self._uncropped is not None
-        if self._epoch_draws is None or self._epoch_draws[0] != epoch:
-            draws = epoch_draws(self.order_seed, epoch, len(self.splits["train"]))
-            self._epoch_draws = epoch, draws.to(index.device)
-        draws = self._epoch_draws[1].index_select(0, index)
         # Batches are gathered during the training step, so under its autocast, meant for the network alone.
         with torch.autocast(index.device.type, enabled=False):
-            images = self.augmentation(self._uncropped.index_select(0, index).float().div_(255), draws)
+            images = self._uncropped.index_select(0, index).float().div_(255)
+            images = self.augmentation(images, self._draws(index, epoch))
             pattern = tuple(drawn.index_select(0, index) for drawn in self._pattern)
             return self._preprocess(self.corrupt_pixels(images, pattern))
 
+    def _draws(self, index: Tensor, epoch: int) -> Tensor:
+        if self._epoch_draws is None or self._epoch_draws[0] != epoch:
+            draws = epoch_draws(self.order_seed, epoch, len(self.splits["train"]), color=self.color_jitter)
+            self._epoch_draws = epoch, draws.to(index.device)
+        return self._epoch_draws[1].index_select(0, index)
+
+    def _streamed(self, index: Tensor, epoch: int, position: int) -> Tensor:
+        if self._stream is None:
+            self._open_stream()
+        assert self._stream is not None
+        decoded = self._stream.take(epoch, position)
+        return self._finished(decoded, self._draws(index, epoch) if self.augmentation else None)
+
+    def _finished(self, decoded: Decoded, draws: Tensor | None = None) -> Tensor:
+        """Turn cropped images as they were decoded into what the network sees; with ``draws``, augmented."""
+        with torch.autocast(decoded.images.device.type, enabled=False):
+            images = decoded.images.float().div_(255)
+            if draws is not None:
+                images = self.augmentation(images, draws)
+            return self._preprocess(self.corrupt_pixels(images, decoded.pattern))
+
+    def _open_stream(self, rank: int = 0, world_size: int = 1, num_processes: int = 1) -> None:
+        """Have the training batches of one rank decoded from where it will ask for them.
+
+        ``num_processes`` of this machine share its cores.
+        """
+        assert self._files is not None
+        num_workers = num_workers_here(self._files.num_workers, num_processes)
+        for split in self.splits.values():
+            assert isinstance(split.inputs, StreamedInputs)
+            split.inputs = replace(split.inputs, num_workers=num_workers)
+        train = self.splits["train"]
+        assert isinstance(train.inputs, StreamedInputs)
+        self.teardown("fit")
+        self._stream = TrainingStream(
+            train.inputs.reader,
+            lambda epoch: [
+                batch[rank::world_size] for batch in epoch_order(len(train), self.batch_size, self.order_seed, epoch)
+            ],
+            (lambda epoch: crop_seeds(self.order_seed, epoch, len(train))) if self.random_crop else None,
+            num_workers,
+            train.inputs.device,
+        )
+
     def _move(self, device: torch.device) -> None:
         self.splits = {name: split.to(device) for name, split in self.splits.items()}
-        self.statistics = self.statistics.to(device)
+        self._statistics = None if self._statistics is None else self._statistics.to(device)
         self._uncropped = None if self._uncropped is None else self._uncropped.to(device)
         self._pattern = tuple(drawn.to(device) for drawn in self._pattern)
         self._epoch_draws = None

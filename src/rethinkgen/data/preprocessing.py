@@ -46,6 +46,11 @@ def whitening(images: Tensor) -> Tensor:
     return (images - mean) / variance.sqrt().clamp_min(images[0].numel() ** -0.5)
 
 
+def signed(images: Tensor) -> Tensor:
+    """Map ``[0, 1]`` to ``[-1, 1]``, as TensorFlow's Inception package does (as we remember it, unverified)."""
+    return images * 2 - 1
+
+
 def normalization(images: Tensor, statistics: ChannelStatistics) -> Tensor:
     """Standardise each channel of ``(N, C, H, W)`` by the training set's ``statistics``.
 

@@ -29,6 +29,9 @@ from urllib.error import HTTPError
 import numpy as np
 from numpy.typing import NDArray
 
+from rethinkgen.data.image_listing import Listing, describe, digest, folder_at, head, labelled, list_folder
+from rethinkgen.data.streamed_source import ImageFiles
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,8 +113,8 @@ class Source(Protocol):
     def prepare(self) -> None:
         """Get what is not there yet. Called before any ``load``, perhaps by many processes at a time."""
 
-    def load(self) -> Images:
-        """Read everything into memory."""
+    def load(self) -> Images | ImageFiles:
+        """Read everything into memory, or list what will be streamed."""
 
     def fingerprint(self) -> str | None:
         """Name the content, fast and without torch; ``None`` if it cannot be known yet.
@@ -221,7 +224,7 @@ class _WellKnown:
 
     def _download(self) -> str | None:
         """Let torchvision download and unpack; return what went wrong."""
-        _log.info("Downloading %s to %s", self._title, _folder(self.root))
+        _log.info("Downloading %s to %s", self._title, folder_at(self.root))
         try:
             with _impatient_sockets():
                 for split in ("train", "test"):
@@ -244,7 +247,7 @@ class _WellKnown:
         return self._name
 
     def _advice(self, trouble: str) -> str:
-        folder, archives = _folder(self.root), self._archives()
+        folder, archives = folder_at(self.root), self._archives()
         wanted = [f"  {item.path.relative_to(folder)}   from {item.addresses[0]}" for item in archives]
         unpacked = {path for path, _ in self._files()} - {item.path for item in archives}
         if unpacked:
@@ -284,7 +287,7 @@ class MNIST(_WellKnown):
     _name = "mnist"
     _title = "MNIST"
     _class_names: ClassVar[tuple[str, ...]] = _DIGIT_NAMES
-    # Of the published files, by ``_digest``.
+    # Of the published files, by ``digest``.
     _published_digest: ClassVar[str] = "16c21c327970b4e077802fee54ab241bd1a4fc792a64d3ce3d940dc64a832fcf"
 
     def fingerprint(self) -> str:
@@ -298,13 +301,13 @@ class MNIST(_WellKnown):
         files = [path for path, _ in self._files()]
         if not all(path.is_file() for path in files) or self._is_published(files):
             return self._name
-        return f"{self._name}-{_digest(_describe(files))}"
+        return f"{self._name}-{digest(describe(files))}"
 
     def _is_published(self, files: Sequence[Path]) -> bool:
-        return _digest(_describe(files)) == self._published_digest
+        return digest(describe(files)) == self._published_digest
 
     def _raw(self) -> Path:
-        return _folder(self.root) / type(self).__name__ / "raw"
+        return folder_at(self.root) / type(self).__name__ / "raw"
 
     def _files(self) -> list[tuple[Path, str | None]]:
         names = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -318,7 +321,7 @@ class MNIST(_WellKnown):
         ]
 
     def _open(self, split: str, *, download: bool = False) -> Any:
-        return _torchvision(type(self).__name__)(_folder(self.root), train=split == "train", download=download)
+        return _torchvision(type(self).__name__)(folder_at(self.root), train=split == "train", download=download)
 
     def _read(self) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.int64]]], tuple[str, ...]]:
         opened = [self._open(split) for split in ("train", "test")]
@@ -346,7 +349,7 @@ class FashionMNIST(MNIST):
             bytes.fromhex("09000003000207020505000905050709"),
             bytes.fromhex("09020101060104060507040507030401"),
         )
-        return all(_head(path, 24)[8:] == labels for path, labels in zip(files[1::2], first_labels, strict=True))
+        return all(head(path, 24)[8:] == labels for path, labels in zip(files[1::2], first_labels, strict=True))
 
 
 class CIFAR10(_WellKnown):
@@ -362,17 +365,17 @@ class CIFAR10(_WellKnown):
     def _files(self) -> list[tuple[Path, str | None]]:
         kind = _torchvision(type(self).__name__)
         batches = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-        return [(_folder(self.root) / kind.base_folder / name, md5) for name, md5 in batches]
+        return [(folder_at(self.root) / kind.base_folder / name, md5) for name, md5 in batches]
 
     def _archives(self) -> list[_Archive]:
         kind = _torchvision(type(self).__name__)
-        return [_Archive(_folder(self.root) / kind.filename, kind.tgz_md5, [kind.url])]
+        return [_Archive(folder_at(self.root) / kind.filename, kind.tgz_md5, [kind.url])]
 
     def _open(self, split: str, *, download: bool = False) -> Any:
         with warnings.catch_warnings():
             # The published pickles come from a very old numpy: 2.4.0 to 2.4.4 warn of that, no other does.
             warnings.filterwarnings("ignore", r"dtype\(\): align", np.exceptions.VisibleDeprecationWarning)
-            return _torchvision(type(self).__name__)(_folder(self.root), train=split == "train", download=download)
+            return _torchvision(type(self).__name__)(folder_at(self.root), train=split == "train", download=download)
 
     def _read(self) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.int64]]], tuple[str, ...]]:
         opened = [self._open(split) for split in ("train", "test")]
@@ -406,10 +409,10 @@ class SVHN(_WellKnown):
 
     def _archives(self) -> list[_Archive]:
         parts = [_torchvision("SVHN").split_list[split] for split in ("train", "test")]
-        return [_Archive(_folder(self.root) / name, md5, [address]) for address, name, md5 in parts]
+        return [_Archive(folder_at(self.root) / name, md5, [address]) for address, name, md5 in parts]
 
     def _open(self, split: str, *, download: bool = False) -> Any:
-        return _torchvision("SVHN")(_folder(self.root), split=split, download=download)
+        return _torchvision("SVHN")(folder_at(self.root), split=split, download=download)
 
     def _read(self) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.int64]]], tuple[str, ...]]:
         opened = [self._open(split) for split in ("train", "test")]
@@ -421,12 +424,6 @@ def _torchvision(name: str) -> Any:
     import torchvision.datasets
 
     return getattr(torchvision.datasets, name)
-
-
-def _folder(root: str | Path) -> Path:
-    if not isinstance(root, (str, Path)) or not str(root):
-        raise ValueError(f"data.root={root!r}: the path of a folder is needed.")
-    return Path(root).expanduser()
 
 
 def _no_answer(addresses: Sequence[str], seconds: float = 10.0) -> str | None:
@@ -462,7 +459,7 @@ def _no_answer(addresses: Sequence[str], seconds: float = 10.0) -> str | None:
 
 
 def _lock_path(root: str | Path, name: str) -> Path:
-    return _folder(root) / f".rethinkgen-{name}.lock"
+    return folder_at(root) / f".rethinkgen-{name}.lock"
 
 
 @contextmanager
@@ -530,37 +527,6 @@ def _impatient_sockets(seconds: float = 30.0) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-class _File(NamedTuple):
-    """A file as ``_digest`` sees it: ``name`` does not depend on where the data set lies."""
-
-    name: str
-    path: str
-    size: int
-    modified: int
-
-
-def _describe(paths: Sequence[Path]) -> list[_File]:
-    return [_File(path.name, str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-
-
-def _head(path: str | Path, num_bytes: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(num_bytes)
-    except OSError:
-        return b""
-
-
-def _digest(files: Sequence[_File]) -> str:
-    """Hash all names and sizes, and up to 64 KiB of at most 64 evenly spaced files: sha256, 64 hex digits."""
-    state = hashlib.sha256()
-    for file in files:
-        state.update(os.fsencode(f"{file.name}\0{file.size}\n"))
-    for position in np.unique(np.linspace(0, len(files) - 1, 64).astype(np.int64)) if files else ():
-        state.update(hashlib.sha256(_head(files[position].path, 1 << 16)).digest())
-    return state.hexdigest()
-
-
 class ImageFolder:
     """Images as files: ``<root>/train/<class>/*`` beside ``<root>/test/<class>/*`` (if there is none,
     ``val``).
@@ -594,11 +560,11 @@ class ImageFolder:
                 f"data.source.num_workers={self.num_workers!r}: a whole number of at least 1 is needed, or "
                 "null for one process a core."
             )
-        listing = _list_folder(self.root)
-        cache = _cache_path(_folder(self.root), listing)
+        listing = list_folder(self.root)
+        cache = _cache_path(folder_at(self.root), listing)
         found = _read_cache(cache, is_last_word=False)
         if found is None:
-            with _alone(_lock_path(self.root, "image_folder"), f"decodes {_folder(self.root)}"):
+            with _alone(_lock_path(self.root, "image_folder"), f"decodes {folder_at(self.root)}"):
                 found = _read_cache(cache, is_last_word=True)
                 if found is None:
                     found = self._decode(listing)
@@ -611,16 +577,16 @@ class ImageFolder:
         ``None`` if a folder is missing. No other file is opened: 60,000 images take a third of a second.
         """
         try:
-            listing = _list_folder(self.root, check=False)
+            listing = list_folder(self.root, check=False)
         except FileNotFoundError:
             return None
-        return f"image_folder-{_digest([*listing.train, *listing.test])}"
+        return f"image_folder-{digest([*listing.train, *listing.test])}"
 
-    def _decode(self, listing: _Listing) -> Images:
+    def _decode(self, listing: Listing) -> Images:
         from rethinkgen.data.decoding import decode
 
         files = [*listing.train, *listing.test]
-        with _progress_bar(f"Decoding {_folder(self.root)}", len(files)) as advance:
+        with _progress_bar(f"Decoding {folder_at(self.root)}", len(files)) as advance:
             pixels = decode(
                 [file.path for file in files],
                 self.num_workers,
@@ -630,110 +596,10 @@ class ImageFolder:
             )
         num_train = len(listing.train)
         return Images(
-            train=_by_path(pixels[:num_train], listing.train, listing.class_names),
-            test=_by_path(pixels[num_train:], listing.test, listing.class_names),
+            train=Examples(pixels[:num_train], *labelled(listing.train, listing.class_names)),
+            test=Examples(pixels[num_train:], *labelled(listing.test, listing.class_names)),
             class_names=listing.class_names,
         )
-
-
-def _by_path(images: NDArray[np.uint8], files: Sequence[_File], class_names: Sequence[str]) -> Examples:
-    """Make a split of an image folder; keys are hashes of ``<class>/<file>``."""
-    position = {name: label for label, name in enumerate(class_names)}
-    paths = [file.name.split("/", 1)[1] for file in files]
-    labels = np.array([position[path.split("/", 1)[0]] for path in paths], np.int64)
-    hashes = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths]
-    return Examples(images, labels, np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64))
-
-
-class _Listing(NamedTuple):
-    """The files of an image folder, ``<split>/<class>/<file>``, in order."""
-
-    train: list[_File]
-    test: list[_File]
-    class_names: tuple[str, ...]
-
-
-def _list_folder(root: str | Path, *, check: bool = True) -> _Listing:
-    """List an image folder without opening a file.
-
-    Without ``check``, raises ``FileNotFoundError`` if a folder is missing; with it, ``ValueError`` for that
-    and for every layout that cannot be trained on.
-    """
-    folder, where = _folder(root), f"data.root={str(root)!r}"
-    second = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
-    missing = [folder / "train"] if not (folder / "train").is_dir() else []
-    if second is None:
-        missing.append(folder / "test")
-    if missing:
-        absent = ", ".join(map(str, missing)) if folder.is_dir() else str(folder)
-        if not check:
-            raise FileNotFoundError(absent)
-        raise ValueError(
-            f"{where}: there is no folder {absent}. data=image_folder reads <root>/train/<class>/<image> and "
-            "<root>/test/<class>/<image> (or val in place of test)."
-        )
-    splits = {split: _list_split(folder, split, check) for split in ("train", str(second))}
-    if check:
-        _check_classes(where, splits)
-    train, test = ([file for files in classes.values() for file in files] for classes in splits.values())
-    return _Listing(train, test, tuple(splits["train"]))
-
-
-def _list_split(folder: Path, split: str, check: bool) -> dict[str, list[_File]]:
-    """List the images of each class, both sorted by name."""
-    with os.scandir(folder / split) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    classes: dict[str, list[_File]] = {}
-    for name in names:
-        with os.scandir(folder / split / name) as entries:
-            found = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
-        nested = [entry.name for entry in found if entry.is_dir()]
-        if nested and check:
-            raise ValueError(
-                f"data.root={str(folder)!r}: {split}/{name} holds {len(nested)} folders (the first is "
-                f"{nested[0]!r}): images lie directly in the folder of their class."
-            )
-        classes[name] = [_file(entry, f"{split}/{name}/{entry.name}") for entry in found if not entry.is_dir()]
-    return classes
-
-
-def _is_clutter(name: str) -> bool:
-    """Tell what file managers leave behind."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini")
-
-
-def _file(entry: os.DirEntry[str], name: str) -> _File:
-    try:
-        status = entry.stat()
-    except OSError:  # a link to nowhere: named as unreadable when it is its turn
-        return _File(name, entry.path, -1, 0)
-    return _File(name, entry.path, status.st_size, status.st_mtime_ns)
-
-
-def _check_classes(where: str, splits: dict[str, dict[str, list[_File]]]) -> None:
-    for split, classes in splits.items():
-        if not classes:
-            raise ValueError(
-                f"{where}: {split} is empty. It needs one folder a class, with its images: {split}/<class>/*."
-            )
-        empty = [name for name, files in classes.items() if not files]
-        if empty:
-            raise ValueError(f"{where}: no image in {split}/{_some(empty)}. Remove empty folders, or fill them.")
-    (train, in_train), (test, in_test) = ((split, set(classes)) for split, classes in splits.items())
-    if in_train != in_test:
-        only = [
-            f"only in {split}: {_some(sorted(names))}"
-            for split, names in ((train, in_train - in_test), (test, in_test - in_train))
-            if names
-        ]
-        raise ValueError(f"{where}: the classes of {train} and {test} differ; {'; '.join(only)}. Both need the same.")
-    if len(in_train) == 1:
-        raise ValueError(f"{where}: there is one class, {_some(sorted(in_train))}; at least two are needed.")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 @contextmanager
@@ -747,7 +613,7 @@ def _progress_bar(title: str, total: int) -> Iterator[Any]:
         yield lambda count: progress.advance(task, count)
 
 
-def _cache_path(folder: Path, listing: _Listing) -> Path:
+def _cache_path(folder: Path, listing: Listing) -> Path:
     """Name the cache by all that would change with the images, modification times included.
 
     Those do not enter the fingerprint (a copy has its own), but they show an edit that leaves all sizes as

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
-from rethinkgen.collective import num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
+from rethinkgen.collective import greatest_over_ranks, num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
+from rethinkgen.data.streaming import Inputs, in_parts
 from rethinkgen.model.batch_norm import batch_norms
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ NEARLY_FITTED = 0.99
 LOSS_LEVELS = (0.1, 0.01)
 """Levels of the loss on the whole training set whose first step is recorded."""
 PREDICTION_BATCH = 500
+PREDICTION_VALUES = 2**24
+"""Of the inputs that are predicted at once, at most: 500 images up to 105x105, 62 of 299x299, for memory's sake."""
+TOP = 5
+"""``.../accuracy_top5`` counts an example as right whose label is among so many best guesses."""
+FEW_CLASSES = 10
+"""Up to so many classes, it is not given."""
 
 
 class Predictions(NamedTuple):
@@ -39,29 +46,44 @@ class Predictions(NamedTuple):
 
     losses: Tensor
     classes: Tensor
+    is_in_top: Tensor | None = None
+    """``(N,)`` bool: the given label is among the ``TOP`` best guesses; of more than ``FEW_CLASSES`` classes"""
 
 
 @torch.no_grad()
-def predict(network: nn.Module, inputs: Tensor, labels: Tensor, *, is_shared: bool = False) -> Predictions:
-    """Run ``network`` in evaluation mode on inputs ``(N, C, H, W)`` in batches, without autocast.
+def predict(network: nn.Module, inputs: Inputs, labels: Tensor, *, is_shared: bool = False) -> Predictions:
+    """Run ``network`` in evaluation mode on inputs ``(N, C, H, W)``, in memory or not, in batches, without autocast.
 
     No value depends on another example. The mode of every module is put back. ``is_shared``: all ranks call this with
     the same network and examples; each runs its share of the batches, and all return the whole.
     """
     # Whole batches are shared out, so that the numbers are those of one process.
     first, num_shares = (rank(), num_ranks()) if is_shared else (0, 1)
-    losses, classes = inputs.new_zeros(len(labels), dtype=torch.float32), torch.zeros_like(labels)
-    with evaluation_mode(network), torch.autocast(inputs.device.type, enabled=False):
-        for start in range(first * PREDICTION_BATCH, len(labels), num_shares * PREDICTION_BATCH):
-            part = slice(start, start + PREDICTION_BATCH)
-            logits = network(inputs[part]).float()
+    parts = slices(len(labels), min(PREDICTION_BATCH, max(1, PREDICTION_VALUES // math.prod(inputs.shape[1:]))))
+    parts = parts[first::num_shares]
+    losses, classes = labels.new_zeros(len(labels), dtype=torch.float32), torch.zeros_like(labels)
+    is_in_top = torch.zeros_like(labels)
+    num_classes = 0
+    with evaluation_mode(network), torch.autocast(labels.device.type, enabled=False):
+        for part, images in zip(parts, in_parts(inputs, parts), strict=True):
+            logits = network(images).float()
             losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
             classes[part] = logits.argmax(1)
+            num_classes = logits.shape[1]
+            if num_classes > FEW_CLASSES:
+                is_in_top[part] = (logits.topk(TOP).indices == labels[part, None]).any(1).long()
     if is_shared:
-        # Every example is one rank's and zero on the others.
+        # Every example is one rank's and zero on the others. A rank that had no share does not know how many classes.
         sum_over_ranks(losses)
         sum_over_ranks(classes)
-    return Predictions(losses, classes)
+        sum_over_ranks(is_in_top)
+        (num_classes,) = greatest_over_ranks(num_classes, device=labels.device)
+    return Predictions(losses, classes, is_in_top.bool() if num_classes > FEW_CLASSES else None)
+
+
+def slices(total: int, size: int) -> list[slice]:
+    """Cut ``range(total)`` into slices of ``size``, the last of which may be shorter."""
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 @contextmanager
@@ -78,7 +100,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 @torch.no_grad()
-def recalibrated_batch_norm(network: nn.Module, inputs: Tensor, batch_size: int) -> Iterator[None]:
+def recalibrated_batch_norm(network: nn.Module, inputs: Inputs, batch_size: int) -> Iterator[None]:
     """For a while, BatchNorm's running statistics are plain means over one pass through ``inputs``.
 
     The moving average that BatchNorm keeps lags behind weights that still move, so that a network may fit every batch
@@ -92,9 +114,9 @@ def recalibrated_batch_norm(network: nn.Module, inputs: Tensor, batch_size: int)
                 norm.reset_running_stats()
                 norm.momentum = None  # a cumulative mean
                 norm.train()
-            batches = list(torch.split(inputs, batch_size))
-            for batch in batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches:
-                network(batch)
+            parts = slices(len(inputs), batch_size)
+            for images in in_parts(inputs, parts[:-1] if len(parts) > 1 and len(inputs) % batch_size else parts):
+                network(images)
             yield
         finally:
             for norm, (buffers, momentum) in zip(norms, saved, strict=True):
@@ -115,7 +137,7 @@ def fit_metrics(predictions: Predictions, split: Split) -> Metrics:
     ``fit/accuracy_clean`` the accuracy on all others. Without wrong labels only loss and accuracy are given.
     """
     right = predictions.classes == split.labels
-    metrics = {"fit/loss": _mean(predictions.losses), "fit/accuracy": _mean(right)}
+    metrics = {"fit/loss": _mean(predictions.losses), "fit/accuracy": _mean(right), **_top("fit", predictions)}
     wrong = split.is_corrupted
     if bool(wrong.any()):
         metrics["fit/accuracy_corrupted"] = _mean(right[wrong])
@@ -140,7 +162,8 @@ def validation_metrics(predictions: Predictions, split: Split) -> Metrics:
 
 def test_metrics(predictions: Predictions, split: Split) -> Metrics:
     """``test/loss`` and ``test/accuracy``, against true labels."""
-    return {"test/loss": _mean(predictions.losses), "test/accuracy": _mean(predictions.classes == split.labels)}
+    right = predictions.classes == split.labels
+    return {"test/loss": _mean(predictions.losses), "test/accuracy": _mean(right), **_top("test", predictions)}
 
 
 test_metrics.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
@@ -158,6 +181,10 @@ def diverged(what: str, value: float, step: int, model: pl.LightningModule) -> T
         f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
         f"for example optimizer.lr={rate / 10:g}."
     )
+
+
+def _top(name: str, predictions: Predictions) -> Metrics:
+    return {} if predictions.is_in_top is None else {f"{name}/accuracy_top5": _mean(predictions.is_in_top)}
 
 
 def _mean(values: Tensor) -> float:

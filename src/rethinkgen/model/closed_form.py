@@ -91,6 +91,11 @@ class ClosedForm(Classifier):
         self.image_shape = tuple(datamodule.image_shape)
         self.num_classes = datamodule.num_classes
         train = datamodule.splits["train"]
+        if not isinstance(train.inputs, Tensor):
+            raise ValueError(
+                f"data=imagenet: {type(self).__name__} is solved in closed form, from images in memory, and these are "
+                "streamed. Choose data=image_folder, or a network."
+            )
         if not self._is_checked:  # Lightning asks again
             self.check_problem(train.inputs, train.labels, self.num_classes)
             self._is_checked = True

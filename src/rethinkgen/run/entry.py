@@ -285,8 +285,8 @@ def reason_of(error: BaseException) -> str:
 def is_outside_trouble(error: BaseException) -> bool:
     """Whether the message of what ended the training says all, so that no traceback is needed."""
     # By name, as these are defined beside what imports torch.
-    names = ("TrainingDivergedError", "UnsolvableError", "Interrupted", "KeyboardInterrupt", "RankDiedError")
-    return type(error).__name__ in (*names, "JobFailedError") or is_full_disk(error)
+    names = ("TrainingDivergedError", "UnsolvableError", "UnreadableImageError", "Interrupted", "KeyboardInterrupt")
+    return type(error).__name__ in (*names, "RankDiedError", "JobFailedError") or is_full_disk(error)
 
 
 def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:

@@ -37,6 +37,8 @@ VOLATILE = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
+# Keys that came when there were results already, with the value that leaves a run as it was before.
+ADDED_LATER = {"regularizer.color_jitter": False, "data.color_jitter": False}
 # Keys that cannot change the result of a model that is solved in closed form.
 INERT_IN_CLOSED_FORM = (
     "max_steps",
@@ -83,9 +85,12 @@ def identifying(config: dict[str, Any], *, look_at_data: bool = True) -> dict[st
     """
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=_plain_number)
     for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
-        *parents, name = key.split(".")
-        node = functools.reduce(lambda node, parent: node.get(parent) or {}, parents, kept)
+        node, name = _place(kept, key)
         node.pop(name, None)
+    for key, neutral in ADDED_LATER.items():
+        node, name = _place(kept, key)
+        if node.get(name) == neutral:
+            node.pop(name, None)
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
     if kept.get("trainer", {}).get("sync_batchnorm") is True:
@@ -94,6 +99,12 @@ def identifying(config: dict[str, Any], *, look_at_data: bool = True) -> dict[st
     if "data" in config and look_at_data:
         kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
     return kept
+
+
+def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Return the node that holds a dotted key, and the key's last part."""
+    *parents, name = key.split(".")
+    return functools.reduce(lambda node, parent: node.get(parent) or {}, parents, config), name
 
 
 def is_closed_form(config: Mapping[str, Any]) -> bool:

@@ -327,6 +327,7 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
         "random_crop": ("data.random_crop", config.data.random_crop),
         "flip": ("data.flip", config.data.flip),
         "rotation": ("data.rotation", config.data.rotation),
+        "color_jitter": ("data.color_jitter", config.data.color_jitter),
     }
     for name, (key, value) in acting.items():
         if value != config.regularizer[name]:

@@ -1,0 +1,162 @@
+"""What files a data set consists of: the listing of an image folder, and a digest of names, sizes and beginnings.
+
+Nothing here imports torch: a finished run is skipped without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def folder_at(root: str | Path) -> Path:
+    """Return the folder that ``data.root`` names; raise ``ValueError`` if it is no path."""
+    if not isinstance(root, (str, Path)) or not str(root):
+        raise ValueError(f"data.root={root!r}: the path of a folder is needed.")
+    return Path(root).expanduser()
+
+
+class File(NamedTuple):
+    """A file as ``digest`` sees it: ``name`` does not depend on where the data set lies."""
+
+    name: str
+    path: str
+    size: int
+    modified: int
+
+
+def describe(paths: Sequence[Path]) -> list[File]:
+    """Look at files that must be there."""
+    return [File(path.name, str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+def head(path: str | Path, num_bytes: int) -> bytes:
+    """Read the beginning of a file; nothing of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(num_bytes)
+    except OSError:
+        return b""
+
+
+def digest(files: Sequence[File]) -> str:
+    """Hash all names and sizes, and up to 64 KiB of at most 64 evenly spaced files: sha256, 64 hex digits."""
+    state = hashlib.sha256()
+    for file in files:
+        state.update(os.fsencode(f"{file.name}\0{file.size}\n"))
+    for position in np.unique(np.linspace(0, len(files) - 1, 64).astype(np.int64)) if files else ():
+        state.update(hashlib.sha256(head(files[position].path, 1 << 16)).digest())
+    return state.hexdigest()
+
+
+class Listing(NamedTuple):
+    """The files of an image folder, ``<split>/<class>/<file>``, in order."""
+
+    train: list[File]
+    test: list[File]
+    class_names: tuple[str, ...]
+
+
+class Labelled(NamedTuple):
+    """What the paths of an image folder say of its examples: ``labels`` int64 (N,), ``keys`` uint64 (N,)."""
+
+    labels: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+
+
+def list_folder(root: str | Path, *, check: bool = True) -> Listing:
+    """List an image folder without opening a file.
+
+    Without ``check``, raises ``FileNotFoundError`` if a folder is missing; with it, ``ValueError`` for that
+    and for every layout that cannot be trained on.
+    """
+    folder, where = folder_at(root), f"data.root={str(root)!r}"
+    second = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
+    missing = [folder / "train"] if not (folder / "train").is_dir() else []
+    if second is None:
+        missing.append(folder / "test")
+    if missing:
+        absent = ", ".join(map(str, missing)) if folder.is_dir() else str(folder)
+        if not check:
+            raise FileNotFoundError(absent)
+        raise ValueError(
+            f"{where}: there is no folder {absent}. data=image_folder reads <root>/train/<class>/<image> and "
+            "<root>/test/<class>/<image> (or val in place of test)."
+        )
+    splits = {split: _list_split(folder, split, check) for split in ("train", str(second))}
+    if check:
+        _check_classes(where, splits)
+    train, test = ([file for files in classes.values() for file in files] for classes in splits.values())
+    return Listing(train, test, tuple(splits["train"]))
+
+
+def labelled(files: Sequence[File], class_names: Sequence[str]) -> Labelled:
+    """Return the labels and keys of files of one split; keys are hashes of ``<class>/<file>``."""
+    position = {name: label for label, name in enumerate(class_names)}
+    paths = [file.name.split("/", 1)[1] for file in files]
+    labels = np.array([position[path.split("/", 1)[0]] for path in paths], np.int64)
+    hashes = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths]
+    return Labelled(labels, np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64))
+
+
+def _list_split(folder: Path, split: str, check: bool) -> dict[str, list[File]]:
+    """List the images of each class, both sorted by name."""
+    with os.scandir(folder / split) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    classes: dict[str, list[File]] = {}
+    for name in names:
+        with os.scandir(folder / split / name) as entries:
+            found = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
+        nested = [entry.name for entry in found if entry.is_dir()]
+        if nested and check:
+            raise ValueError(
+                f"data.root={str(folder)!r}: {split}/{name} holds {len(nested)} folders (the first is "
+                f"{nested[0]!r}): images lie directly in the folder of their class."
+            )
+        classes[name] = [_file(entry, f"{split}/{name}/{entry.name}") for entry in found if not entry.is_dir()]
+    return classes
+
+
+def _is_clutter(name: str) -> bool:
+    """Tell what file managers leave behind."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini")
+
+
+def _file(entry: os.DirEntry[str], name: str) -> File:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nowhere: named as unreadable when it is its turn
+        return File(name, entry.path, -1, 0)
+    return File(name, entry.path, status.st_size, status.st_mtime_ns)
+
+
+def _check_classes(where: str, splits: dict[str, dict[str, list[File]]]) -> None:
+    for split, classes in splits.items():
+        if not classes:
+            raise ValueError(
+                f"{where}: {split} is empty. It needs one folder a class, with its images: {split}/<class>/*."
+            )
+        empty = [name for name, files in classes.items() if not files]
+        if empty:
+            raise ValueError(f"{where}: no image in {split}/{_some(empty)}. Remove empty folders, or fill them.")
+    (train, in_train), (test, in_test) = ((split, set(classes)) for split, classes in splits.items())
+    if in_train != in_test:
+        only = [
+            f"only in {split}: {_some(sorted(names))}"
+            for split, names in ((train, in_train - in_test), (test, in_test - in_train))
+            if names
+        ]
+        raise ValueError(f"{where}: the classes of {train} and {test} differ; {'; '.join(only)}. Both need the same.")
+    if len(in_train) == 1:
+        raise ValueError(f"{where}: there is one class, {_some(sorted(in_train))}; at least two are needed.")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
