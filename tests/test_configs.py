@@ -17,6 +17,7 @@ from conftest import ROOT
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
 from rethinkgen.model.classifier import Classifier
+from rethinkgen.model.closed_form import ClosedForm
 from rethinkgen.run.build import build
 from rethinkgen.run.training import build_datamodule
 
@@ -60,6 +61,9 @@ def test_sources(name: str) -> None:
 @pytest.mark.parametrize("name", choices("model"))
 def test_models(name: str) -> None:
     config = composed(f"model={name}", "data=cifar10")
+    if config.model.get("closed_form"):
+        assert isinstance(build(config.model), ClosedForm)
+        return
     model = build(config.model, image_shape=[3, 28, 28], num_classes=10)
     assert isinstance(model, Classifier)
     published = 0.1 if name.startswith("inception") else 0.01
