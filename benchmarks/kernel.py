@@ -1,4 +1,4 @@
-"""Time, memory and residual of the exact solve that ``model=kernel_gaussian`` is, on MNIST, each in a process of its own.
+"""Time, memory and residual of the exact solve of ``model=kernel_gaussian`` on MNIST, each in a process of its own.
 
 uv run python benchmarks/kernel.py --root data --num-train 5000 10000 20000
 uv run python benchmarks/kernel.py --root data --num-train 60000 --solver cholesky_float32    # the whole of it: 9 GB

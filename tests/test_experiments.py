@@ -21,7 +21,7 @@ RUNS_ON_DIGITS = {
     "zhang2017/figure_2b": (2, []),
     "zhang2017/figure_input_noise": (22, ["model=mlp_1x512"]),
     "zhang2017/table_1": (19, []),
-    "zhang2017/table_3": (4, ["model.num_filters=64"]),
+    "zhang2017/table_3": (4, []),
     "zhang2017/table_4": (14, []),
 }
 """Experiment: how many runs a seed, and what shortens it."""
