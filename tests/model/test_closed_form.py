@@ -175,7 +175,8 @@ def test_a_kernel_that_tells_nothing_apart_is_refused_with_what_to_do() -> None:
 
 @pytest.mark.parametrize("corruption", ["none", "random_labels"])
 def test_in_a_grid_beside_networks(train: Command, tmp_path: Path, corruption: str) -> None:
-    train("-m", f"model={','.join(MODELS)},mlp_1x512", f"data.corruption={corruption}", *QUICK, "max_steps=20")
+    quick = [*QUICK, "max_steps=20", "hydra/launcher=basic"]
+    train("-m", f"model={','.join(MODELS)},mlp_1x512", f"data.corruption={corruption}", *quick)
     folders = [path.parent for path in tmp_path.glob("multirun/runs/*/result.json")]
     results = {read_result(folder)["choices"]["model"]: (folder, read_result(folder)) for folder in folders}
     assert sorted(results) == sorted([*MODELS, "mlp_1x512"])

@@ -21,8 +21,8 @@ WORST_RESIDUAL = 1e-6
 MOST_REFINEMENTS = 50
 
 LEAST_SINGULAR_VALUE = 1e-6
-"""Share of the largest below which a singular value is taken for rounding: images come in float32, and whitened ones sum
-to zero up to that."""
+"""Share of the largest below which a singular value is taken for rounding: images come in float32, and those that are
+whitened sum to zero up to that."""
 
 Gram = Callable[[slice, slice, torch.dtype], Tensor]
 """Given rows, columns and a precision, a new tensor of these entries of a symmetric matrix."""

@@ -92,7 +92,7 @@ def sentence(result: dict[str, Any]) -> str:
     chance = 1 / result["num_classes"]
     seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
     seen += f" (chance {percent(chance)})"
-    if is_closed_form(result["config"]):
+    if is_closed_form(result.get("config", {})):
         return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result['reason']}."
     if not result["fitted"]:
         nearly = metrics["steps_to_fit_0.99"]

@@ -152,7 +152,7 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
-    if any(is_closed_form(result["config"]) for result in group):
+    if any(is_closed_form(result.get("config", {})) for result in group):
         return "fitted, solved in closed form"
     how = "memorised" if _kind(group[0]) in ("random_labels", "random_signs") else "fitted"
     return f"{how} in {_steps(group, true_steps)}"
