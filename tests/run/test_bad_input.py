@@ -331,3 +331,7 @@ def test_whoever_wants_tracebacks_gets_them(
     with pytest.raises(SystemExit):
         train(*TINY, "data.batch_size=0")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_experiment_with_a_sweep_says_that_it_is_one(refused: Refused) -> None:
+    assert "add -m" in refused("+experiment=zhang2017/table_1", "data=digits")

@@ -85,7 +85,9 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _more(error: Exception, groups: Path) -> str:
-    """Return what Hydra's message leaves out: the reason behind it, and the choices of a group given as a list."""
+    """Return what Hydra's message leaves out: the reason behind it, what to do, or the choices of a group."""
+    if "hydra.mode changed" in str(error):
+        return "\nThis experiment brings a sweep of its own: add -m, as in python train.py -m +experiment=..."
     if isinstance(error, MissingConfigException) and not error.options:
         folder = groups / str(error.missing_cfg_file).rpartition("/")[0]
         choices = "\n".join(f"\t{path.stem}" for path in sorted(folder.glob("*.yaml")))
