@@ -9,6 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 
 @dataclass
@@ -52,7 +53,18 @@ class GridSweeper(BasicSweeper):
                     f"{override.input_line}: a grid needs values, for example {override.get_key_element()}=0.01,0.1. "
                     "To have the best of a range looked for: hydra/sweeper=optuna."
                 )
+        self._check_data_is_known(arguments)
         cells = self.split_arguments(in_common, None)[0]
         if grids:
             cells = chosen_cells(cells, [cell for grid in grids for cell in self.split_arguments(grid, None)[0]])
         return run_grid(self.launcher, self.hydra_context, self.config, cells)
+
+    def _check_data_is_known(self, arguments: list[str]) -> None:
+        """Refuse several data sets for an experiment whose runs depend on them: its values are resolved only once."""
+        several = [argument for argument in arguments if argument.startswith("data=") and "," in argument]
+        assert self.config is not None
+        own = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
+        if several and "${for_data" in str(own):
+            raise ValueError(
+                f"{several[0]}: this experiment has other values for other data. Give one data set a command."
+            )

@@ -23,6 +23,7 @@ class TuningConf(OptunaSweeperConf):
     n_jobs: Any = "auto"
     max_failure_rate: float = 1.0
     retry_failed: bool = False
+    grids: Any = None
 
 
 # The import above has stored the plugin's own under this name, in whichever order Hydra finds the two.
@@ -44,7 +45,14 @@ class TuningSweeper(OptunaSweeper):
         sampler, custom_search_space, params: as in Hydra's plugin.
     """
 
-    def __init__(self, *, sampler: Any, objective: Any, retry_failed: bool, **plugin_keys: Any) -> None:
+    def __init__(
+        self, *, sampler: Any, objective: Any, retry_failed: bool, grids: Any = None, **plugin_keys: Any
+    ) -> None:
+        if grids:
+            raise ValueError(
+                "hydra/sweeper=optuna: this experiment lists its runs in hydra.sweeper.grids, which leaves nothing to "
+                "look for. Add hydra.sweeper.grids=null and give the ranges to tune."
+            )
         # Not the plugin's own, which makes the sampler before the study is known.
         from rethinkgen.sweep.tuning import Tuning
 

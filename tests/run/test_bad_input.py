@@ -335,3 +335,9 @@ def test_whoever_wants_tracebacks_gets_them(
 
 def test_an_experiment_with_a_sweep_says_that_it_is_one(refused: Refused) -> None:
     assert "add -m" in refused("+experiment=zhang2017/table_1", "data=digits")
+
+
+def test_experiments_refuse_what_their_sweeps_cannot_do(refused: Refused) -> None:
+    assert "one data set a command" in refused("-m", "+experiment=zhang2017/table_4", "data=digits,mnist").lower()
+    tuned = refused("-m", "hydra/sweeper=optuna", "+experiment=zhang2017/table_1", "data=digits")
+    assert "hydra.sweeper.grids=null" in tuned

@@ -44,3 +44,17 @@ def test_an_experiment_brings_its_sweep_and_other_data_have_a_folder_of_their_ow
     assert len(runs) == 3
     assert sum("random_labels" in run for run in runs) == 1
     assert sum("weight_decay" in run for run in runs) == 1
+
+
+def test_a_value_means_the_same_in_any_spelling() -> None:
+    rows = [["regularizer=[random_crop,weight_decay]", "model.l2=0.0"], ["regularizer=[]", "model.l2=10"]]
+    assert len(chosen_cells([["regularizer=[weight_decay,random_crop]"]], rows)) == 1
+    assert len(chosen_cells([["model.l2=0"]], rows)) == 1
+
+
+def test_a_key_of_a_choice_leaves_the_rows_that_have_it() -> None:
+    rows = [["model=kernel_gaussian", "max_steps=1"], ["model=random_features", "model.num_filters=512"]]
+    cells = chosen_cells([["model.num_filters=4096"]], rows)
+    assert cells == [["model=random_features", "model.num_filters=4096"]]
+    # Any other key holds for all.
+    assert len(chosen_cells([["max_steps=2"]], rows)) == 2

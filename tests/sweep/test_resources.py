@@ -97,3 +97,12 @@ def test_gpus_are_counted_without_cuda(tmp_path: Path, monkeypatch: pytest.Monke
     assert visible_gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
+
+
+def test_a_limit_on_memory_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("4096\n")
+    (tmp_path / "memory.current").write_text("1024\n")
+    assert resources._left_of_limit(tmp_path) == 3072
+    (tmp_path / "memory.max").write_text("max\n")
+    assert resources._left_of_limit(tmp_path) is None
+    assert resources._left_of_limit(tmp_path / "elsewhere") is None

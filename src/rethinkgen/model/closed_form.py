@@ -93,8 +93,8 @@ class ClosedForm(Classifier):
         train = datamodule.splits["train"]
         if not isinstance(train.inputs, Tensor):
             raise ValueError(
-                f"data=imagenet: {type(self).__name__} is solved in closed form, from images in memory, and these are "
-                "streamed. Choose data=image_folder, or a network."
+                f"data.source={type(datamodule.source).__name__}: {type(self).__name__} is solved in closed form, from "
+                "images in memory, and these are streamed. Choose data=image_folder, or a network."
             )
         if not self._is_checked:  # Lightning asks again
             self.check_problem(train.inputs, train.labels, self.num_classes)

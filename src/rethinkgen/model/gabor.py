@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rethinkgen.model.least_squares import full_precision
+
 WAVELENGTHS = (4.0, 8.0)
 """In pixels; the envelope's standard deviation is 0.4 of it."""
 NUM_ORIENTATIONS = 8
@@ -49,7 +51,8 @@ class GaborFeatures(nn.Module):
         found = []
         for name in self.banks:
             bank = getattr(self, name)
-            even, odd = F.conv2d(flat, bank, padding=bank.shape[-1] // 2).chunk(2, dim=1)
+            with full_precision():
+                even, odd = F.conv2d(flat, bank, padding=bank.shape[-1] // 2).chunk(2, dim=1)
             found.append(F.adaptive_avg_pool2d(torch.sqrt(even**2 + odd**2), cells))
         return torch.cat(found, dim=1).reshape(len(images), -1)
 

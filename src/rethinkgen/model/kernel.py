@@ -91,7 +91,7 @@ class KernelGaussian(ClosedForm):
             advice += ", or model.solver=cholesky_float32, which takes half"
         check_memory(f"{len(inputs):,} examples, {str(dtype)[6:]}", needed, self.free_bytes(), advice)
         median = median_squared_distance(extractor(_spread(inputs, NUM_FOR_MEDIAN)))
-        if median == 0:
+        if median == 0 and self.bandwidth == "auto":
             raise ValueError("model.bandwidth=auto: most training inputs are equal; give a number.")
         self.median = median
         typical = float(np.exp(-self._bandwidth() * median))
@@ -101,7 +101,7 @@ class KernelGaussian(ClosedForm):
                 "identity and tells nothing about new inputs. model.bandwidth=auto would be %.2g",
                 self._bandwidth(),
                 typical,
-                BANDWIDTH_FACTOR / median,
+                BANDWIDTH_FACTOR / median,  # not zero: then the typical entry is 1
             )
 
     def solve(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Solution:

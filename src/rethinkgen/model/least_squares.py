@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,14 @@ whitened sum to zero up to that."""
 
 Gram = Callable[[slice, slice, torch.dtype], Tensor]
 """Given rows, columns and a precision, a new tensor of these entries of a symmetric matrix."""
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Have convolutions on a GPU compute in float32 proper, where PyTorch's default is TF32, of 10 bits."""
+    manager: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return manager
 
 
 class RefinedSolution(NamedTuple):

@@ -20,6 +20,7 @@ from rethinkgen.model.least_squares import (
     BLOCK,
     cholesky_bytes,
     distinct_rows,
+    full_precision,
     minimum_norm_least_squares,
     solve_positive_definite,
 )
@@ -48,8 +49,6 @@ class RandomFeatures(ClosedForm):
         l2: on the diagonal of the features' Gram matrix.
     """
 
-    advice = "Set model.l2=1e-4, or more filters, model.num_filters=..."
-
     def __init__(self, *, num_filters: int = 512, patch_size: int = 6, l2: float = 0.0, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.num_filters = check_whole("model.num_filters", num_filters, 1)
@@ -68,7 +67,7 @@ class RandomFeatures(ClosedForm):
             needed = 8 * (4 * n * num_features + 5 * num_features**2)
         else:
             share = FILTERS_AT_ONCE * num_features // self.num_filters
-            needed = 8 * n**2 + cholesky_bytes(n, self._precision(n)) + 12 * n * share + 8 * BLOCK * n
+            needed = 8 * n**2 + cholesky_bytes(n, torch.float64) + 12 * n * share + 8 * BLOCK * n
         free = self.free_bytes()
         most = max(1, int(0.95 * n * (free / needed) ** 0.5))
         advice = f"Choose fewer examples, data.num_train={most}"
@@ -85,9 +84,6 @@ class RandomFeatures(ClosedForm):
         metrics["solution/norm"] = float(weights.norm())
         metrics |= {f"solution/norm_output_{k}": float(column.norm()) for k, column in enumerate(weights.T)}
         return Solution(RandomConvolution(filters, weights, pooling), metrics)
-
-    def _precision(self, n: int) -> torch.dtype:
-        return torch.float64 if n <= 20_000 else torch.float32
 
     def _dual(
         self, inputs: Tensor, targets: Tensor, filters: Tensor, pooling: Pooling
@@ -108,11 +104,15 @@ class RandomFeatures(ClosedForm):
                 lambda rows, columns, dtype: gram[rows, columns].to(dtype, copy=True),
                 means,
                 self.l2,
-                self._precision(len(images)),
+                # The condition number grows three- to fivefold with each doubling of the examples: 5e7 at 4,000.
+                torch.float64,
                 lambda what, share: self.report(what, 0.6 + 0.2 * share),
             )
         except UnsolvableError as error:
-            raise UnsolvableError(f"{error}. {self.advice}") from None
+            least = 1e-6 * float(gram.diagonal().mean())
+            raise UnsolvableError(
+                f"{error}. Set model.l2={least:.1g} or larger, or more filters, model.num_filters=..."
+            ) from None
         weights = []
         for number, part in enumerate(_parts(filters)):
             weights.append(all_features(images, part, pooling).double().T @ found.weights)
@@ -210,7 +210,8 @@ def all_features(images: Tensor, filters: Tensor, pooling: Pooling) -> Tensor:
     """Return ``(N, K * 2 * cells)`` float32 for ``images (N, C, H, W)`` and ``filters (K, C, s, s)``."""
     found = []
     for chunk in torch.split(images, IMAGES_AT_ONCE):
-        responses = F.conv2d(chunk, filters)
+        with full_precision():
+            responses = F.conv2d(chunk, filters)
         sides = [pooling(F.relu(sign * responses - THRESHOLD)) for sign in (1, -1)]
         found.append(torch.stack(sides, dim=2).flatten(1))
     return torch.cat(found)

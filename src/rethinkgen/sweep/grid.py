@@ -69,18 +69,22 @@ def chosen_cells(cells: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) 
     """Cross the ``cells`` of the command line and of ``params`` with the ``rows`` that an experiment lists.
 
     Where both give a key, the rows with that value are left. A value that no row has, such as a network of one's own,
-    takes the place of the rows' values.
+    takes the place of the rows' values. A key of a group that rows choose from, such as ``model.num_filters``, leaves
+    the rows that have it: others may have no such key.
 
     Raises:
         ValueError: no row goes with the command line.
     """
     listed = [_by_key(row) for row in rows]
+    keys = {key for row in listed for key in row}
+    of_a_choice = {key for key in keys if any(key.startswith(f"{group}.") for group in keys)}
     joined: dict[tuple[str, ...], list[str]] = {}
     asked: dict[str, str] = {}
     for given in map(_by_key, cells):
-        asked = {key: value for key, value in given.items() if any(row.get(key) == value for row in listed)}
+        asked = {key: value for key, value in given.items() if any(_agree(row, key, value) for row in listed)}
         for row in listed:
-            if all(row.get(key) == value for key, value in asked.items()):
+            has_keys = all(key in row for key in given if key in of_a_choice)
+            if has_keys and all(_agree(row, key, value) for key, value in asked.items()):
                 merged = [f"{key}={value}" for key, value in (row | given).items()]
                 joined.setdefault(tuple(sorted(merged)), merged)
     if not joined:
@@ -90,6 +94,20 @@ def chosen_cells(cells: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) 
             "to the command line what runs."
         )
     return list(joined.values())
+
+
+def _agree(row: dict[str, str], key: str, value: str) -> bool:
+    return key in row and _comparable(row[key]) == _comparable(value)
+
+
+def _comparable(value: str) -> Any:
+    """Return what a value of an override means: 0 is 0.0, and a list of choices has no order."""
+    if value.startswith("["):
+        return sorted(part.strip() for part in value.strip("[]").split(","))
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:

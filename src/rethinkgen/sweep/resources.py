@@ -114,7 +114,21 @@ def num_cores() -> int:
 
 
 def available_bytes() -> int:
-    """Return how much memory is free to be used, as far as the system says."""
+    """Return how much memory is free to be used, as far as the system and the limit of a container or job say."""
+    left = _left_of_limit(Path("/sys/fs/cgroup"))
+    return _free_here() if left is None else min(_free_here(), left)
+
+
+def _left_of_limit(group: Path) -> int | None:
+    """Return what a control group's own limit leaves, if it has one (cgroup v2, as a container sees it)."""
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))
+
+
+def _free_here() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
