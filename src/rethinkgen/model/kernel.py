@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rethinkgen.checks import check_between, check_positive
 from rethinkgen.model.closed_form import ClosedForm, Solution, UnsolvableError, check_memory
-from rethinkgen.model.gabor import GaborFeatures
+from rethinkgen.model.gabor import WAVELENGTHS, GaborFeatures
 from rethinkgen.model.least_squares import (
     BLOCK,
     cholesky_bytes,
@@ -148,6 +148,11 @@ class KernelGaussian(ClosedForm):
         if self.features == "none":
             return Pixels()
         _, channels, height, width = inputs.shape
+        if max(height, width) < WAVELENGTHS[0]:
+            raise ValueError(
+                f"model.features=gabor: images are {height}x{width}, smaller than the shortest wavelength, "
+                f"{WAVELENGTHS[0]:g} pixels. Set model.features=none."
+            )
         return GaborFeatures((channels, height, width)).to(inputs.device)
 
 
