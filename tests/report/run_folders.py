@@ -90,9 +90,13 @@ def write_run(
     state: str = "done",
     keys: dict[str, Any] | None = None,
     curves: str = CURVES,
+    sizes: dict[str, int] | None = None,
     **metrics: Any,
 ) -> Path:
-    """Write a run's folder into ``sweep``; ``keys`` replace values of its config, ``metrics`` those of its end."""
+    """Write a run's folder into ``sweep``; ``keys`` replace values of its config, ``metrics`` those of its end.
+
+    ``sizes``: what is known of the data as they were loaded (``num_classes``, ``num_train``, ``num_test``).
+    """
     keys = copy.deepcopy(keys or {})
     config = config_of(data, corruption, model, regularizers, seed, keys)
     what = "_".join(f"{key}-{value}" for key, value in keys.items())
@@ -129,5 +133,5 @@ def write_run(
         "commit": "0123456",
         "device": "made up",
     }
-    (path / "result.json").write_text(json.dumps(result))
+    (path / "result.json").write_text(json.dumps(result | (sizes or {})))
     return path

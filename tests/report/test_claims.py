@@ -287,15 +287,42 @@ def test_theorem_1_holds_on_any_points(write: Write, verdicts: Judged) -> None:
     assert verdicts()["theorem_1.weights"].verdict == "same trend"
 
 
+IMAGENET_SIZES = {"num_classes": 1000, "num_train": 1_281_167, "num_test": 50_000}
+
+
+def write_imagenet(write: Write, **what: Any) -> None:
+    keys = {"max_steps": 4_003_700, "data.crop": 299} | what.pop("keys", {})
+    write(model="inception_v3", data="imagenet", keys=keys, sizes=what.pop("sizes", IMAGENET_SIZES), **what)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ({"sizes": IMAGENET_SIZES | {"num_classes": 10}}, "num_classes=10, not 1,000"),
+        ({"sizes": IMAGENET_SIZES | {"num_train": 1000}}, "num_examples=1,000, not 1,281,167"),
+        ({"sizes": {"num_classes": 1000}}, "num_examples=null, not 1,281,167"),
+        ({"keys": {"data.num_train": 1000}}, "data.num_train=1,000, not null or 1,281,167"),
+        ({"keys": {"data.crop": 28}}, "data.crop=28, not 299"),
+        ({"keys": {"max_steps": 10}}, "steps=10, not at least 4,003,700"),
+    ],
+)
+def test_not_every_folder_of_images_is_imagenet(
+    write: Write, verdicts: Judged, what: dict[str, Any], reason: str
+) -> None:
+    write_imagenet(write, test=0.598, **what)
+    verdict = verdicts()["table_2.true_labels.none.top1_test"]
+    assert verdict.verdict == "same trend"
+    assert reason in verdict.why
+    assert "reproduced" not in {found.verdict for found in verdicts().values()}
+
+
+def test_imagenet_is_known_by_its_numbers(write: Write, verdicts: Judged) -> None:
+    write_imagenet(write, test=0.598)
+    assert verdicts()["table_2.true_labels.none.top1_test"].verdict == "reproduced"
+
+
 def test_what_is_only_remembered_is_judged_and_not_counted(write: Write, verdicts: Judged) -> None:
-    keys = {"max_steps": 10}
-    write(
-        model="inception_v3",
-        data="imagenet",
-        keys=keys,
-        metrics={"fit/accuracy_top5": 0.9917},
-        regularizers=["random_crop"],
-    )
+    write_imagenet(write, metrics={"fit/accuracy_top5": 0.9917}, regularizers=["random_crop"])
     found = {
         name: verdict for name, verdict in verdicts().items() if name.startswith("table_2.true_labels.augmentation")
     }

@@ -11,6 +11,7 @@ import pytest
 from run_folders import write_run
 
 from conftest import TINY, Command
+from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.report.runs import SEEDS, command_of, read_runs, to_frame
 from rethinkgen.sweep.index import FILE_NAME
 
@@ -31,6 +32,9 @@ def test_a_real_sweep_with_a_cell_that_nobody_began(train: Command, tmp_path: Pa
     assert noisy.metrics["steps"] == 4
     assert noisy.fitted is False
     assert noisy.num_classes == 10
+    assert (property_of(noisy, "num_examples"), num_test(noisy)) == (200, 360)
+    assert noisy.result is not None
+    assert noisy.result["num_test"] == 360
     assert noisy.data == "digits"
     assert runs[0].setting("data.corruption") == noisy.setting("data.corruption")
     assert runs[0].setting(*SEEDS) != noisy.setting(*SEEDS)
@@ -132,8 +136,9 @@ def test_a_command_has_no_paths_of_its_machine(tmp_path: Path) -> None:
     assert command_of(read_runs([tmp_path])) == "python train.py -m data.root=path/to/mnist a=1,2"
 
 
-def test_image_folders_of_two_paths_are_two_settings(tmp_path: Path) -> None:
-    folders = [{"_target_": "rethinkgen.data.source.ImageFolder", "root": root} for root in ("a", "b")]
+@pytest.mark.parametrize("source", ["source.ImageFolder", "streamed_source.StreamedFolder"])
+def test_image_folders_of_two_paths_are_two_settings(source: str, tmp_path: Path) -> None:
+    folders = [{"_target_": f"rethinkgen.data.{source}", "root": root} for root in ("a", "b")]
     for folder in folders:
         write_run(tmp_path / folder["root"], data="image_folder", keys={"data.source": folder})
     first, second = read_runs([tmp_path / "a", tmp_path / "b"])

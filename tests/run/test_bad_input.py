@@ -295,6 +295,8 @@ def test_our_own_bug_shows_its_traceback(
     [
         (["model.dropout=0.5"], "set regularizer.dropout=0.5 instead"),
         (["data.flip=true"], "set regularizer.flip=True instead"),
+        (["data.random_crop=true"], "set regularizer.random_crop=True instead"),
+        (["optimizer.weight_decay=5e-4"], "set regularizer.weight_decay=0.0005 instead"),
         (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
         (["max_steps=3", "max_epochs=1"], "give one of them"),
         (["+trainer.max_time=3", "+trainer.logger=false"], "logger of pytorch_lightning.Trainer: not set here"),

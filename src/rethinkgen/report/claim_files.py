@@ -34,8 +34,11 @@ DERIVED = (
     "steps_to_fall",
     "parameters_beyond_2n+d",
 )
-"""Quantities that are computed from a run's numbers; see ``rethinkgen.report.claims.observe``."""
-SELECTABLE = ("data.corruption", "level", "steps", "until_fit", "evaluate_every", "fit_threshold", "log_every")
+"""Quantities that are computed from a run's numbers; see ``rethinkgen.report.quantities.observe``."""
+SELECTABLE = (
+    "data.corruption", "level", "num_classes", "num_examples", "steps", "until_fit", "evaluate_every", "fit_threshold",
+    "log_every",
+)  # fmt: skip
 ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
 Selector = Mapping[str, Any]

@@ -18,6 +18,8 @@ IMAGE_SHAPES = {
     "cifar100": (3, 32, 32),
     "svhn": (3, 32, 32),
 }
+MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
+"""Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""
 FALLEN = 0.9
 """Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
 
@@ -73,7 +75,9 @@ def matches(run: Run, selector: Mapping[str, Any]) -> bool:
 
 
 def property_of(run: Run, key: str) -> Any:
-    """Return a choice, a key of the config, the ``level`` of the corruption, or the ``steps`` of the budget."""
+    """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, or of a
+    finished run ``num_classes`` and ``num_examples``, those that it trained on.
+    """
     if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
         own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
         return own.get(key, run.choices.get(key))
@@ -83,13 +87,17 @@ def property_of(run: Run, key: str) -> Any:
         return run.level
     if key == "steps":
         return run.metrics.get("steps", run.key("max_steps"))
+    if key in MEASURED:
+        return (run.result or {}).get(MEASURED[key])
     return run.key(key)
 
 
 def deviations(run: Run, protocol: Mapping[str, Any]) -> list[str]:
-    """Return what of a run is not the paper's, a text each."""
+    """Return what of a run is not the paper's, a text each; of an unfinished one, as far as its config tells."""
     found = []
     for key, allowed in protocol.items():
+        if key in MEASURED and run.state != "done":
+            continue
         if isinstance(allowed, dict) and "by_model" in allowed:
             if run.model not in allowed["by_model"]:
                 continue

@@ -24,6 +24,8 @@ SEEDS = ("seed", "data.seed", "data.order_seed")
 """What differs between repetitions of a run: ``run.setting(*SEEDS)`` is the same in all of them."""
 LEVELS = ("probability", "strength", "fraction")
 """The key of a corruption that says how much of it there is."""
+FOLDERS = (".ImageFolder", ".StreamedFolder")
+"""Sources that are whatever lies at their path."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ class Run:
         if not self.config:
             return {"run": self.path.name}
         kept = flatten(identifying(self.config, look_at_data=False))
-        if str(self.key("data.source._target_")).endswith(".ImageFolder"):
+        if str(self.key("data.source._target_")).endswith(FOLDERS):
             kept["data.source.root"] = self.key("data.source.root")
         return kept
 

@@ -257,6 +257,8 @@ class Training:
             "fitted": self.evaluation.fitted,
             "reason": self.evaluation.reason(self.trainer),
             "num_classes": self.datamodule.num_classes,
+            "num_train": len(self.datamodule.splits["train"]),
+            "num_test": len(self.datamodule.splits["test"]),
             "fit_ceiling": self.datamodule.fit_ceiling,
             "seconds": round(self.checkpoint.seconds, 3),
             "images_per_second": round(self.progress.throughput.mean),
