@@ -11,9 +11,10 @@ from typing import Literal
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
 from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
-from rethinkgen.report.rules import Context, Finding, Samples, Seed
+from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed
 from rethinkgen.report.runs import SEEDS, Run
 from rethinkgen.report.tables import Table
+from rethinkgen.sweep.jobs import State
 
 Answer = Literal["reproduced", "same trend", "not reproduced", "not enough runs"]
 ANSWERS: tuple[Answer, ...] = ("reproduced", "same trend", "not reproduced", "not enough runs")
@@ -28,6 +29,9 @@ CIRCUMSTANCES = {
 """Deviations that are told wherever a number is; all others only in the reasons."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
+UNFINISHED: tuple[State, ...] = ("running", "waiting", "missing", "interrupted")
+"""What may still become a result by itself or by the same command."""
+LABEL_CORRUPTIONS = ("none", "partial_labels", "random_labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +59,37 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Runs that differ in nothing but their seeds and what the claim compares."""
+class Cell:
+    """Runs that differ in nothing but their seeds."""
 
     runs: list[Run]
-    samples: Samples
+    values: dict[Seed, float]
+    """Those of the finished runs, in the claim's unit."""
     deviations: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A cell of each setting: runs that differ in nothing but their seeds and what the claim compares."""
+
+    cells: dict[str, Cell]
+    samples: Samples
     lacking: str
     """What is not there yet for a verdict; empty where all is."""
+    is_awaited: bool
+    """Whether all will be there when the runs have finished that can."""
+    has_failed: bool
+    """Whether all would be there if no run had failed."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all cells, however far they are."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """What of any run is not the paper's."""
+        return tuple(dict.fromkeys(text for cell in self.cells.values() for text in cell.deviations))
 
     @property
     def n(self) -> int:
@@ -140,11 +167,18 @@ def _verdict(claim: Claim, runs: Sequence[Run]) -> Verdict | None:
         return None
     comparisons = _comparisons(claim, bearing)
     right = [comparison for comparison in comparisons if not comparison.deviations]
-    if complete := [comparison for comparison in right if not comparison.lacking]:
-        return _of_the_protocol(claim, complete)
-    others = [comparison for comparison in comparisons if comparison.deviations and not comparison.lacking]
-    if others:
-        return _outside_the_protocol(claim, _nearest(claim, others))
+    complete = [comparison for comparison in right if not comparison.lacking]
+    # What all settings must agree in is not decided by those that are finished first.
+    if awaited := [comparison for comparison in right if comparison.is_awaited]:
+        return _not_enough(claim, awaited, num_complete=len(complete))
+    if complete:
+        return _of_the_protocol(claim, complete, [comparison for comparison in right if comparison.has_failed])
+    if others := [comparison for comparison in comparisons if comparison.deviations and not comparison.lacking]:
+        nearest = _nearest(claim, others)
+        alike = [comparison for comparison in comparisons if comparison.deviations == nearest[0].deviations]
+        if awaited := [comparison for comparison in alike if comparison.is_awaited]:
+            return _not_enough(claim, awaited, num_complete=len(nearest))
+        return _outside_the_protocol(claim, nearest)
     return _not_enough(claim, right or _nearest(claim, comparisons))
 
 
@@ -158,18 +192,29 @@ def _comparisons(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.setting(*SEEDS, *claim.vary)].append(run)
-    return [_comparison(claim, group) for group in groups.values()]
+    return [comparison for group in groups.values() for comparison in _comparisons_within(claim, group)]
 
 
-def _comparison(claim: Claim, runs: list[Run]) -> Comparison:
-    by_setting = _by_setting(claim, runs)
-    samples = {name: _values(claim, group) for name, group in by_setting.items()}
-    lacking = _lacking(claim, samples, by_setting)
-    if claim.across:
-        # A level that is still being repeated waits; the others do not wait for it.
-        samples = {name: values for name, values in samples.items() if len(values) >= claim.seeds} or samples
-    odd = dict.fromkeys(text for run in runs for text in deviations(run, claim.protocol))
-    return Comparison(runs, samples, tuple(odd), lacking)
+def _comparisons_within(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
+    """Return every choice of one cell for each setting: what may vary need not be the same in all runs of a setting."""
+    by_setting = {name: _cells(claim, group) for name, group in _by_setting(claim, runs).items()}
+    choices = itertools.product(*(cells or [Cell([], {}, ())] for cells in by_setting.values()))
+    return [_comparison(claim, dict(zip(by_setting, cells, strict=True))) for cells in choices]
+
+
+def _comparison(claim: Claim, cells: dict[str, Cell]) -> Comparison:
+    finished = {name: set(cell.values) for name, cell in cells.items()}
+    coming = {name: seeds | _seeds_of(cells[name], UNFINISHED) for name, seeds in finished.items()}
+    begun = {name: seeds | _seeds_of(cells[name], ("failed",)) for name, seeds in coming.items()}
+    lacking = _lacking(claim, finished, cells)
+    is_awaited = bool(lacking) and not _lacking(claim, coming, cells)
+    has_failed = bool(lacking) and not is_awaited and not _lacking(claim, begun, cells)
+    common = _common(claim, finished)
+    samples = {
+        name: {seed: value for seed, value in cell.values.items() if seed in common[name]}
+        for name, cell in cells.items()
+    }
+    return Comparison(cells, samples, lacking, is_awaited, has_failed)
 
 
 def _by_setting(claim: Claim, runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -183,34 +228,70 @@ def _by_setting(claim: Claim, runs: Iterable[Run]) -> dict[str, list[Run]]:
     return {"all": runs}
 
 
-def _values(claim: Claim, runs: Iterable[Run]) -> dict[Seed, float]:
+def _cells(claim: Claim, runs: Iterable[Run]) -> list[Cell]:
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_identity(run)].append(run)
+    return [_cell(claim, group) for group in groups.values()]
+
+
+def _identity(run: Run) -> tuple[str, ...]:
+    """Return the same for repetitions of a run, and for true or random labels under each of their names."""
+    if run.corruption in LABEL_CORRUPTIONS and run.level in (0.0, 1.0):
+        return run.setting(*SEEDS, "data.corruption"), f"{run.level:g}"
+    return (run.setting(*SEEDS),)
+
+
+def _cell(claim: Claim, runs: list[Run]) -> Cell:
     scale = 100.0 if claim.unit == "%" else 1.0
     observed = ((run, observe(run, claim.metric)) for run in runs)
-    return {tuple(map(run.key, SEEDS)): scale * value for run, value in observed if value is not None}
+    values = {_seed_of(run): scale * value for run, value in observed if value is not None}
+    return Cell(runs, values, tuple(dict.fromkeys(text for run in runs for text in deviations(run, claim.protocol))))
 
 
-def _lacking(claim: Claim, samples: Samples, by_setting: Mapping[str, Sequence[Run]]) -> str:
-    short = {name: values for name, values in samples.items() if len(values) < claim.seeds}
+def _seed_of(run: Run) -> Seed:
+    return tuple(map(run.key, SEEDS))
+
+
+def _seeds_of(cell: Cell, states: Sequence[State]) -> set[Seed]:
+    return {_seed_of(run) for run in cell.runs if run.state in states}
+
+
+def _common(claim: Claim, seeds: Mapping[str, set[Seed]]) -> Mapping[str, set[Seed]]:
+    """Return the seeds that count: where a rule compares run for run, those that all settings have."""
+    if claim.rule.kind not in PAIRED or not seeds:
+        return seeds
+    return dict.fromkeys(seeds, set.intersection(*seeds.values()))
+
+
+def _lacking(claim: Claim, seeds: Mapping[str, set[Seed]], cells: Mapping[str, Cell]) -> str:
+    """Say what a verdict needs besides these seeds of every setting; nothing where they are enough."""
+    counted = {name: len(found) for name, found in _common(claim, seeds).items()}
+    short = {name: number for name, number in counted.items() if number < claim.seeds}
     if claim.across:
-        enough = [name for name in samples if name not in short]
+        enough = [name for name in counted if name not in short]
         needed = [f"{value:g}" for value in claim.across.get("including", ())]
         absent = [name for name in needed if name not in enough]
         least = int(claim.across.get("at_least", 2))
-        if len(enough) >= least and not absent:
-            return ""
-        key = claim.across["key"]
-        also = f", among them {', '.join(absent)}" if absent else ""
-        return f"{len(enough)} values of {key} have {claim.seeds} seeds, {least} are needed{also}"
+        if len(enough) < least or absent:
+            also = f", among them {', '.join(absent)}" if absent else ""
+            found = f"{len(enough)} values of {claim.across['key']} have {claim.seeds} seeds"
+            return f"{found}, {least} are needed{also}{_states(cells.values())}"
     if not short:
         return ""
-    name, values = min(short.items(), key=lambda item: len(item[1]))
-    where = "" if name == "all" else f" of {name}"
-    waiting = Counter(run.state for run in by_setting[name] if run.state != "done")
-    states = "".join(f", {number} {state}" for state, number in waiting.items())
-    return f"{len(values)} of {claim.seeds} seeds{where} finished{states}"
+    if claim.rule.kind in PAIRED:
+        return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{_states(cells.values())}"
+    name = min(short, key=lambda name: short[name])
+    where = "" if name == "all" else f" of {claim.across['key']}={name}" if claim.across else f" of {name}"
+    return f"{short[name]} of {claim.seeds} seeds{where} finished{_states([cells[name]])}"
 
 
-def _of_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdict:
+def _states(cells: Iterable[Cell]) -> str:
+    waiting = Counter(run.state for cell in cells for run in cell.runs if run.state != "done")
+    return "".join(f", {number} {state}" for state, number in waiting.items())
+
+
+def _of_the_protocol(claim: Claim, comparisons: list[Comparison], failed: Sequence[Comparison]) -> Verdict:
     findings = [_apply(claim.rule, claim, comparison) for comparison in comparisons]
     answers: list[Answer] = []
     reasons = []
@@ -225,6 +306,7 @@ def _of_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdict:
         answers.append("same trend" if weaker and weaker.holds else "not reproduced")
         reasons.append(f"{finding.why}; {_trend_text(weaker)}")
     answer: Answer = answers[0] if len(set(answers)) == 1 else "same trend"
+    reasons += [f"not judged: {comparison.lacking}" for comparison in failed]
     return _told(claim, answer, comparisons, findings, reasons)
 
 
@@ -249,23 +331,24 @@ def _outside_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdic
     return _told(claim, answer, comparisons, findings, [f"outside the paper's protocol ({odd})", *reasons])
 
 
-def _not_enough(claim: Claim, comparisons: list[Comparison]) -> Verdict:
+def _not_enough(claim: Claim, comparisons: list[Comparison], num_complete: int = 0) -> Verdict:
     nearest = max(comparisons, key=lambda comparison: comparison.n)
     means = {
-        name: shown_summary(summarise(list(values.values())), claim.unit)
-        for name, values in nearest.samples.items()
-        if values
+        name: shown_summary(summarise(list(cell.values.values())), claim.unit)
+        for name, cell in nearest.cells.items()
+        if cell.values
     }
     told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
     ours = f"{told}{_circumstances(nearest)}" if told else DASH
     odd = f"outside the paper's protocol ({'; '.join(nearest.deviations)}); " if nearest.deviations else ""
-    return Verdict(claim, "not enough runs", ours, nearest.n, f"{odd}{nearest.lacking}", nearest.runs)
+    besides = f"; finished elsewhere: {num_complete}, all count" if num_complete else ""
+    return Verdict(claim, "not enough runs", ours, nearest.n, f"{odd}{nearest.lacking}{besides}", nearest.runs)
 
 
 def _told(
     claim: Claim, answer: Answer, comparisons: list[Comparison], findings: list[Finding], reasons: list[str]
 ) -> Verdict:
-    names = tell_apart([comparison.runs[0] for comparison in comparisons])
+    names = _names(claim, comparisons)
     if len({finding.ours for finding in findings}) == 1:
         names = [""]
     texts = [
@@ -273,9 +356,19 @@ def _told(
     ]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
     ours = "; ".join([*texts[:MOST_UNITS], *more]) + _circumstances(comparisons[0])
-    runs = list(itertools.chain.from_iterable(comparison.runs for comparison in comparisons))
+    runs = list(dict.fromkeys(run for comparison in comparisons for run in comparison.runs))
     why = "; ".join(dict.fromkeys(reasons))
     return Verdict(claim, answer, ours, min(comparison.n for comparison in comparisons), why, runs)
+
+
+def _names(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
+    """Name each comparison by what tells its cells from those of the others."""
+    if claim.across:
+        return tell_apart([comparison.runs[0] for comparison in comparisons])
+    apart = [
+        tell_apart([comparison.cells[name].runs[0] for comparison in comparisons]) for name in comparisons[0].cells
+    ]
+    return [", ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*apart, strict=True)]
 
 
 def _circumstances(comparison: Comparison) -> str:
@@ -298,8 +391,8 @@ def _apply(rule: Rule, claim: Claim, comparison: Comparison) -> Finding:
 def _not_given(claim: Claim, comparison: Comparison) -> str:
     """Say what the runs have not reached without which their numbers are not what the claim is about."""
     for metric, bound in claim.given.items():
-        for name, runs in _by_setting(claim, comparison.runs).items():
-            found = [100.0 * value for run in runs if (value := observe(run, metric)) is not None]
+        for name, cell in comparison.cells.items():
+            found = [100.0 * value for run in cell.runs if (value := observe(run, metric)) is not None]
             if found and summarise(found).mean < bound:
                 where = "" if name == "all" else f" at {name}"
                 reached = shown_summary(summarise(found), "%")

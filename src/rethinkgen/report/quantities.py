@@ -183,7 +183,8 @@ def _steps_to_fall(run: Run) -> float | None:
 
 
 def _parameters_beyond(run: Run) -> float | None:
-    shape, num_train = IMAGE_SHAPES.get(run.data), run.key("data.num_train")
+    # Held-out examples are not built for; results from before it was noted have none.
+    shape, num_train = IMAGE_SHAPES.get(run.data), (run.result or {}).get("num_train") or run.key("data.num_train")
     count = run.metrics.get("num_parameters")
     if shape is None or num_train is None or count is None:
         return None

@@ -165,6 +165,10 @@ RULES: dict[str, Callable[..., Finding]] = {
 }
 
 
+PAIRED = ("ratio", "difference")
+"""Rules that compare run for run of the same seed: they are given the seeds that all settings have."""
+
+
 def parameters(rule: Callable[..., Finding]) -> dict[str, bool]:
     """Return the names of a rule's own parameters, and whether each must be given."""
     return {
