@@ -61,6 +61,13 @@ def test_table_1_has_the_papers_rows_in_its_order(tmp_path: Path, made: Made) ->
     assert raw["n"] == 3
 
 
+def test_repetitions_are_counted_by_any_of_their_seeds(tmp_path: Path, made: Made) -> None:
+    for order_seed in range(3):
+        write_run(tmp_path, keys={"data.order_seed": order_seed}, **{"test/accuracy": 0.5})
+    row = made()["table_1"].rows[17]
+    assert (row[9], row[-1]) == ("50.0 ± 0", "3")
+
+
 def test_crop_rows_show_running_and_final_training_accuracy(tmp_path: Path, made: Made) -> None:
     numbers = {"fit/accuracy": 0.97, "train/accuracy_epoch": 0.91, "train/accuracy": 0.9, "test/accuracy": 0.8}
     write_run(tmp_path, model="alexnet", regularizers=["random_crop"], **numbers)
@@ -104,6 +111,14 @@ def test_other_data_have_tables_of_their_own_and_no_difference(tmp_path: Path, m
     assert [row[10] for row in found["table_1_2"].rows] == 19 * ["–"]
     # Of 360 test images.
     assert found["table_1_2"].rows[-1][11] == "2.64"
+
+
+def test_cifar100_is_not_cifar10(tmp_path: Path, made: Made) -> None:
+    for model in ("inception", "inception_no_bn", "alexnet", "mlp_3x512", "mlp_1x512"):
+        write_run(tmp_path, data="cifar100", model=model)
+        assert "table_1" not in made()
+        write_run(tmp_path, data="cifar100", model=model, corruption="random_labels")
+    assert [row[10] for row in made()["table_1"].rows] == 19 * ["–"]
 
 
 def test_a_small_sweep_on_other_data_is_a_grid(tmp_path: Path, made: Made) -> None:
@@ -161,6 +176,14 @@ def test_table_4_takes_running_accuracy_where_images_are_augmented(tmp_path: Pat
     crop = next(row for row in rows if "random crop" in str(row[0]))
     assert crop[2:] == ["99.93 % (second-hand)", "99.50 ± – %", "-0.43", "1"]
     assert next(row for row in rows if "AlexNet" in str(row[0]))[2:4] == ["failed to converge (second-hand)", "missing"]
+
+
+def test_table_3_is_shown_for_either_data_set(tmp_path: Path, made: Made) -> None:
+    keys = {"data.preprocessing": "none", "data.crop": None, "model.l2": 0.0}
+    write_run(tmp_path, model="random_features", keys=keys, **{"test/accuracy": 0.83})
+    table = made()["table_3"]
+    row = rows_of(table)["CIFAR-10, random convolutional features; test error"]
+    assert (row["ours"], row["difference"]) == ("17.0 ± – %", "+0.00")
 
 
 def test_theory_has_its_tables(tmp_path: Path, made: Made) -> None:

@@ -10,7 +10,16 @@ from typing import Literal
 
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
 from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
-from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
+from rethinkgen.report.quantities import (
+    chance,
+    deviations,
+    is_kindred,
+    matches,
+    num_test,
+    observe,
+    property_of,
+    tell_apart,
+)
 from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed
 from rethinkgen.report.runs import SEEDS, Run
 from rethinkgen.report.tables import Table
@@ -411,8 +420,7 @@ def _nearest(claim: Claim, comparisons: Sequence[Comparison]) -> list[Comparison
     wanted = str(claim.protocol.get("data", ""))
 
     def distance(comparison: Comparison) -> tuple[int, bool, int]:
-        is_kindred = bool(wanted) and comparison.runs[0].data.startswith(wanted)
-        return len(comparison.deviations), not is_kindred, -comparison.n
+        return len(comparison.deviations), not is_kindred(comparison.runs[0].data, wanted), -comparison.n
 
     nearest = min(comparisons, key=distance)
     return [comparison for comparison in comparisons if comparison.deviations == nearest.deviations]

@@ -62,6 +62,11 @@ def num_test(run: Run) -> int | None:
     return None if found is None else int(found)
 
 
+def is_kindred(data: str, wanted: str) -> bool:
+    """Whether this is the data set that is wanted, or its images as JPEG."""
+    return data in (wanted, f"{wanted}_jpeg")
+
+
 def chance(run: Run, metric: str) -> float | None:
     """Return what guessing gives of an accuracy or of the test error, in [0, 1]."""
     if not run.num_classes or not metric.startswith(("test/", "fit/", "train/")):

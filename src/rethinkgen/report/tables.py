@@ -13,7 +13,7 @@ import pandas as pd
 
 from rethinkgen.report.claim_files import Claim, load_claims
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
-from rethinkgen.report.quantities import matches, num_test, observe, tell_apart
+from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
 from rethinkgen.report.runs import SEEDS, Run
 
 PAPER = "Zhang et al. 2017"
@@ -196,7 +196,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
                     _bare(_cell(accuracy, group)),
                     _difference(accuracy, test, group),
                     _binomial(accuracy, group),
-                    str(len({run.seed for run in group if run.state == "done"})),
+                    _repetitions(group),
                 ]
             )
             shared = {"row": name.removesuffix(".train"), "setting": label.strip(" ()")}
@@ -213,7 +213,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
         "a dash where n is 1. Train, ours: the final network on the whole training set, without augmentation; running: "
         "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the test set's size."
     )
-    if not _is_worth_a_table([bool(_groups(runs, claims[name])) for name in trains], used, claims[trains[0]]):
+    if not _is_worth_a_table(runs, [claims[name] for name in trains]):
         return None, []
     return Table("table_1", f"{PAPER}, Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
@@ -272,11 +272,11 @@ def _claim_table(
                     published + mark,
                     _cell(summary, group, claim.unit),
                     _difference(summary, claim, group),
-                    str(len({run.seed for run in group if run.state == "done"})),
+                    _repetitions(group),
                 ]
             )
             raw.append(_raw({"row": claim.id, "setting": label}, claim.metric, summary, claim, group))
-    if not _is_worth_a_table([bool(_groups(runs, claim)) for claim in claims], used, claims[0]):
+    if not _is_worth_a_table(runs, claims):
         return None, []
     columns = ["what", "setting", "published", "ours", "difference", "n"]
     note = f"{note} Mean and sample standard deviation over n seeds, a dash where n is 1."
@@ -307,7 +307,7 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
                 _cell(parameters, group, "", plain=True),
                 _cell(fit, group, "%", plain=True),
                 *(_cell(value, group, "", plain=True) for value in worst),
-                str(len({run.seed for run in group if run.state == "done"})),
+                _repetitions(group),
             ]
         )
         raw.append(
@@ -336,7 +336,7 @@ def _rademacher(runs: Sequence[Run]) -> Made:
         run, bound, accuracy = group[0], _of(group, "rademacher", ""), _of(group, "test/accuracy")
         name = f"{run.model} ({apart})" if apart else run.model
         size = shown(run.key("data.num_train")) if run.key("data.num_train") else "all"
-        draws = str(len({run.seed for run in group if run.state == "done"}))
+        draws = _repetitions(group)
         rows.append([name, size, _cell(bound, group, ""), _cell(accuracy, group), draws])
         told = {"model": run.model, "setting": apart, "num_train": run.key("data.num_train")}
         told |= {
@@ -404,7 +404,7 @@ def _grids(runs: Sequence[Run]) -> list[Table]:
 
 def _grid_cells(group: Sequence[Run]) -> list[Cell]:
     cells: list[Cell] = [_cell(_of(group, metric, unit), group, unit) for metric, unit in _QUANTITIES.values()]
-    return [*cells, str(len({run.seed for run in group if run.state == "done"}))]
+    return [*cells, _repetitions(group)]
 
 
 def _pivot_cell(group: Sequence[Run], metric: str, unit: str) -> str:
@@ -473,6 +473,11 @@ def _of(
     return summarise(scaled) if extreme is None else Summary(extreme(scaled), None, len(scaled))
 
 
+def _repetitions(group: Sequence[Run]) -> str:
+    """Return how many of a setting are finished: they may differ in any of the seeds."""
+    return str(len({run.setting() for run in group if run.state == "done"}))
+
+
 def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, plain: bool = False) -> str:
     """Return mean and spread; in place of a number that is not there, how far the runs are."""
     if summary is None:
@@ -530,15 +535,17 @@ def _raw(
 
 def _is_of_its_data(claim: Claim, group: Sequence[Run]) -> bool:
     wanted = claim.protocol.get("data")
-    return wanted is None or any(run.data.startswith(str(wanted)) for run in group)
+    return wanted is None or any(is_kindred(run.data, str(wanted)) for run in group)
 
 
-def _is_worth_a_table(has_runs: Sequence[bool], used: Sequence[Run], claim: Claim) -> bool:
+def _is_worth_a_table(runs: Sequence[Run], claims: Sequence[Claim]) -> bool:
     """Whether the paper's table is shown: with any run on its own data, on other data with runs for half of its rows.
 
     A first sweep on the digits shares two rows with Table 1 and is better read as a grid.
     """
-    return any(has_runs) and (_is_of_its_data(claim, used) or 2 * sum(has_runs) >= len(has_runs))
+    bearing = [[run for run in runs if matches(run, claim.runs)] for claim in claims]
+    is_on_its_data = any(found and _is_of_its_data(claim, found) for claim, found in zip(claims, bearing, strict=True))
+    return is_on_its_data or 2 * sum(map(bool, bearing)) >= len(claims)
 
 
 def _regularizers(claim: Claim) -> list[str]:
