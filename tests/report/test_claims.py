@@ -318,9 +318,39 @@ def test_a_ratio_is_of_the_same_seeds(tmp_path: Path, verdicts: Judged) -> None:
 KERNEL = {"data.preprocessing": "none", "data.crop": None, "model.features": "none", "model.l2": 0.0}
 
 
-def write_kernel(folder: Path, error: float, **keys: Any) -> None:
-    named = {f"model.{key}": value for key, value in keys.items()}
-    write_run(folder, data="mnist", model="kernel_gaussian", keys=KERNEL | named, **{"test/accuracy": 1 - error})
+def write_kernel(folder: Path, error: float, fit: float = 1.0, **keys: Any) -> None:
+    of_data = ("crop", "num_train", "validation")
+    named = {f"{'data' if key in of_data else 'model'}.{key}": value for key, value in keys.items()}
+    numbers = {"test/accuracy": 1 - error, "fit/accuracy": fit}
+    write_run(folder, data="mnist", model="kernel_gaussian", keys=KERNEL | named, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("keys", "fit", "expected", "reason"),
+    [
+        ({"bandwidth": 0.02}, 1.0, "reproduced", "+0.00 points"),
+        ({"bandwidth": 0.02}, 0.99, "not reproduced", "fit/accuracy is only 99.0 %"),
+        ({"bandwidth": 0.02, "crop": 20}, 1.0, "same trend", "data.crop=20, not null or auto"),
+        ({"bandwidth": 0.02, "num_train": 2000}, 1.0, "same trend", "data.num_train=2,000"),
+        ({"bandwidth": 0.02, "validation": 0.1}, 1.0, "same trend", "data.validation=0.1"),
+    ],
+)
+def test_table_3_is_of_whole_images_and_interpolants(
+    tmp_path: Path, verdicts: Judged, keys: dict[str, Any], fit: float, expected: str, reason: str
+) -> None:
+    write_kernel(tmp_path, 0.012, fit=fit, **keys)
+    verdict = verdicts()["table_3.mnist.raw"]
+    assert verdict.verdict == expected
+    assert reason in verdict.why
+
+
+@pytest.mark.parametrize("keys", [{"data.crop": "auto"}, {"data.preprocessing": "whitening"}])
+def test_random_features_are_of_whole_images_in_0_to_1(tmp_path: Path, verdicts: Judged, keys: dict[str, Any]) -> None:
+    recipe = {"data.crop": None, "data.preprocessing": "none", "model.l2": 0.0, "model.num_filters": 32_000}
+    write_run(tmp_path, model="random_features", keys=recipe | keys, **{"test/accuracy": 0.83})
+    assert verdicts()["table_3.cifar10.random_features"].verdict == "same trend"
+    write_run(tmp_path, model="random_features", keys=recipe, **{"test/accuracy": 0.83})
+    assert verdicts()["table_3.cifar10.random_features"].verdict == "reproduced"
 
 
 def test_every_strength_of_l2_counts(tmp_path: Path, verdicts: Judged) -> None:
