@@ -15,6 +15,8 @@ import pytest
 
 from conftest import ROOT, TINY
 from rethinkgen.report.entry import main
+from rethinkgen.report.page import write_report
+from rethinkgen.report.runs import read_runs
 from unfinished import leave_unfinished
 
 
@@ -119,6 +121,31 @@ def test_what_cannot_be_meant_is_refused(
     for part in said:
         assert part in printed.err, printed.err
     assert sorted(Path().rglob("*")) == before
+
+
+def test_somebody_elses_page_is_left_alone(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = Path("docs/tables")
+    tables.mkdir(parents=True)
+    (tables / "precious.csv").write_text("mine")
+    # Not even UTF-8.
+    page = b'<html>caf\xe9 <a href="tables/precious.csv">mine</a></html>'
+    Path("docs/index.html").write_bytes(page)
+    before = sorted(Path().rglob("*"))
+    assert main([str(sweep), "out=docs"]) == 2
+    assert "out=docs: the index.html there is none of ours" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+    assert Path("docs/index.html").read_bytes() == page
+    with pytest.raises(ValueError, match=r"docs/index\.html is no report of ours"):
+        write_report(read_runs([sweep]), Path("docs"), command="python report.py")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_report_of_ours_is_replaced(sweep: Path) -> None:
+    assert main([str(sweep), "out=docs"]) == 0
+    page = Path("docs/index.html")
+    page.write_bytes(page.read_bytes() + b"<!-- caf\xe9 -->")
+    assert main([str(sweep), "out=docs"]) == 0
+    assert b"caf\xe9" not in page.read_bytes()
 
 
 def test_a_run_that_cannot_be_read(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,8 @@ is missing is shown as missing, and the same command later writes the report ane
 """
 PUBLISHERS = ("wandb",)
 KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
+GENERATOR = '<meta name="generator" content="rethinkgen report">'
+"""What a page of ours, and no other, has in its head."""
 EXIT_USERS_MISTAKE = 2
 
 
@@ -80,7 +82,8 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     """Read a command line: paths, and ``key=value`` in any order.
 
     Raises:
-        ValueError: an unknown key or value, a key given twice, no path, or one where no folder is.
+        ValueError: an unknown key or value, a key given twice, no path, one where no folder is, or a folder for the
+            report that has somebody else's page.
     """
     sweeps: list[Path] = []
     values: dict[str, str] = {}
@@ -99,7 +102,17 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
+    if is_foreign(out / "index.html"):
+        raise ValueError(
+            f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
+            "file away."
+        )
     return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"))
+
+
+def is_foreign(index: Path) -> bool:
+    """Whether a page lies there that no ``report.py`` wrote."""
+    return index.exists() and not (index.is_file() and GENERATOR in index.read_text(errors="replace"))
 
 
 def _check_key(key: str, value: str) -> None:

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from rethinkgen.report.claims import Verdict, published
 from rethinkgen.report.contents import Report, gather, shown_commands, without_machine_paths
+from rethinkgen.report.entry import is_foreign
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.runs import Run
 from rethinkgen.run.folder import now, write_atomically
@@ -34,11 +35,16 @@ def write(report: Report, folder: Path) -> Path:
     """Write ``index.html``, ``tables/`` and ``figures/`` into ``folder`` and return the page's path.
 
     Each file is replaced in one go and the page last: who reads the report while it is written anew sees no half of it.
+
+    Raises:
+        ValueError: ``folder`` has an ``index.html`` that is no report of ours.
     """
     index = folder / "index.html"
+    if is_foreign(index):
+        raise ValueError(f"{index} is no report of ours. Name another folder, or take the file away.")
     drawings = {picture.name: picture.to_svg() for picture in report.pictures}
     page = render(report, drawings)
-    old_files = _files_of(index.read_text()) if index.exists() else set()
+    old_files = _files_of(index.read_text(errors="replace")) if index.exists() else set()
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     all_tables = [*report.tables, *([report.main_table] if report.main_table else [])]
