@@ -312,7 +312,19 @@ def test_a_ratio_is_of_the_same_seeds(tmp_path: Path, verdicts: Judged) -> None:
             steps = {"steps_to_fit_0.99": 1000 + 2000 * level}
             write_run(tmp_path, keys=keys, **other, **steps)  # type: ignore[arg-type]
     assert verdicts()["figure_1b.mlp_1x512.ratio"].verdict == "not enough runs"
-    assert verdicts()["figure_1b.mlp_1x512.rising"].verdict == "reproduced"
+    assert verdicts()["figure_1b.mlp_1x512.rising"].verdict == "not enough runs"
+
+
+def test_longer_is_relative_to_true_labels(tmp_path: Path, verdicts: Judged) -> None:
+    # Of digits, which are fitted within an epoch of CIFAR-10.
+    for level, steps in zip(LEVELS, (84, 470, 80, 470, 190), strict=True):
+        keys = {"data.corruption.probability": level}
+        for seed in range(3):
+            numbers = {"steps_to_fit_0.99": steps}
+            write_run(tmp_path, data="digits", corruption="partial_labels", seed=seed, keys=keys, **numbers)
+    verdict = verdicts()["figure_1b.mlp_1x512.rising"]
+    assert verdict.verdict == "not reproduced"
+    assert "falls from 0.2 to 0.5 by 4.643" in verdict.why
 
 
 KERNEL = {"data.preprocessing": "none", "data.crop": None, "model.features": "none", "model.l2": 0.0}
@@ -354,7 +366,7 @@ def test_random_features_are_of_whole_images_in_0_to_1(tmp_path: Path, verdicts:
 
 
 def test_every_strength_of_l2_counts(tmp_path: Path, verdicts: Judged) -> None:
-    row = "table_3.mnist.l2_does_not_help"
+    row = "table_3.mnist.raw.l2_does_not_help"
     write_kernel(tmp_path, 0.012)
     write_kernel(tmp_path, 0.1, l2=10.0)
     assert verdicts()[row].verdict == "reproduced"
@@ -454,6 +466,12 @@ def test_not_every_folder_of_images_is_imagenet(
     assert verdict.verdict == "same trend"
     assert reason in verdict.why
     assert "reproduced" not in {found.verdict for found in verdicts().values()}
+
+
+def test_top_5_of_ten_classes_is_half_by_chance(write: Write, verdicts: Judged) -> None:
+    accuracies = {"test/accuracy_top5": 0.5, "fit/accuracy_top5": 0.5}
+    write_imagenet(write, sizes={"num_classes": 10, "num_train": 1000}, metrics=accuracies)
+    assert verdicts()["table_2.true_labels.none.top5_test"].verdict == "not reproduced"
 
 
 def test_imagenet_is_known_by_its_numbers(write: Write, verdicts: Judged) -> None:

@@ -6,11 +6,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import ROOT, command_line
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import judge
-from rethinkgen.report.quantities import deviations, matches
+from rethinkgen.report.quantities import deviations, matches, property_of
 from rethinkgen.report.runs import Run, read_runs
 from rethinkgen.sweep import grid
 from rethinkgen.sweep.index import latest_entries
@@ -18,12 +19,7 @@ from rethinkgen.sweep.index import latest_entries
 CLAIMED = sorted({claim.command.rpartition("=")[2] for claim in load_claims()})
 SAME_RUNS = {"zhang2017/figure_1c": "zhang2017/figure_1b", "zhang2017/figure_2a": "zhang2017/table_2"}
 """Figures that another experiment's runs are drawn from."""
-EXPERIMENTS = [
-    name for name in CLAIMED if name not in SAME_RUNS and (ROOT / "conf/experiment" / f"{name}.yaml").exists()
-]
-BEYOND = ("table_3.mnist.l2_does_not_help", "section_2.same_hyperparameters")
-"""Claims that other experiments, or runs of one's own, bear on besides."""
-
+EXPERIMENTS = [name for name in CLAIMED if name not in SAME_RUNS]
 SEVERAL = ("table_1.", "table_4.", "theorem_1.", "table_2.random_labels.regularized")
 """Claims about all of several settings: what the paper leaves open, or says of any."""
 
@@ -37,6 +33,11 @@ def cells_of(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return read_runs([sweep for sweep in sorted(folder.glob("zhang2017-*")) if latest_entries(sweep)])
 
 
+def seeds_of(experiment: str) -> list[str]:
+    config = yaml.safe_load((ROOT / "conf/experiment" / f"{experiment}.yaml").read_text())
+    return str(config["hydra"]["sweeper"]["params"]["seed"]).split(",")
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -44,14 +45,20 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
     runs = cells_of(experiment, tmp_path, monkeypatch)
     assert {run.state for run in runs} == {"missing"}
     drawn = [experiment, *(figure for figure, drawn_from in SAME_RUNS.items() if drawn_from == experiment)]
-    claims = [claim for claim in load_claims() if claim.command.rpartition("=")[2] in drawn and claim.id not in BEYOND]
+    claims = [claim for claim in load_claims() if claim.command.rpartition("=")[2] in drawn]
     assert claims
+    num_seeds = len(seeds_of(experiment))
     for claim in claims:
         bearing = [run for run in runs if matches(run, claim.runs)]
         assert bearing, claim.id
         assert [text for run in bearing for text in deviations(run, claim.protocol)] == [], claim.id
         for name, setting in claim.settings.items():
             assert any(matches(run, setting) for run in bearing), (claim.id, name)
+        if claim.across:
+            levels = {property_of(run, claim.across["key"]) for run in bearing}
+            assert levels >= set(claim.across["including"]), claim.id
+            assert len(levels) >= claim.across["at_least"], claim.id
+        assert claim.seeds <= num_seeds, claim.id
         groups = {run.setting("seed", "data.seed", "data.order_seed", *claim.vary) for run in bearing}
         assert len(groups) == 1 or claim.id.startswith(SEVERAL), claim.id
     assert {verdict.verdict for verdict in judge(runs)} == {"not enough runs"}

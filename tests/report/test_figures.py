@@ -261,7 +261,7 @@ def test_figure_2a_compares_regularizers_on_imagenet(tmp_path: Path) -> None:
     runs = [made_up_run(tmp_path, data="imagenet", model="inception_v3", regularizers=names) for names in chosen]
     picture = drawn(curves.figure_2a, runs)
     assert set(picture.data["line"]) == {"no regularizer", "weight_decay", "dropout+weight_decay"}
-    elsewhere = [replace(run, path=tmp_path / "zhang2017-figure_2a" / run.path.name) for run in runs]
+    elsewhere = [replace(run, path=tmp_path / "zhang2017-imagenet-digits" / run.path.name) for run in runs]
     for run in elsewhere:
         run.path.mkdir(parents=True)
         runs[0].curves.to_csv(run.path / "metrics.csv", index=False)

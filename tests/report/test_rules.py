@@ -56,6 +56,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, dict[Seed, float]], dict[str, d
     ),
     ("rising", {"slack": 1.0, "rise": 60.0}, {"0": seeds(30), "1": seeds(90)}, {"0": seeds(31), "1": seeds(90)}),
     (
+        "rising_ratio",
+        {"slack": 0.1, "rise": 0.1},
+        {"0": seeds(100, 200), "0.5": seeds(150, 300), "1": seeds(145, 280)},
+        {"0": seeds(100, 200), "0.5": seeds(150, 300), "1": seeds(135, 270)},
+    ),
+    (
         "ratio",
         {"low": 0.9, "high": 4.0},
         {"0": seeds(100, 200), "1": seeds(400, 700)},
@@ -101,6 +107,8 @@ def test_a_step_that_was_never_reached_comes_last() -> None:
     assert not found("within", {"all": seeds(math.inf)}, PERCENT, tolerance=2.0).holds
     assert found("rising", {"0": seeds(100), "1": seeds(math.inf)}, STEPS, slack=1, rise=1).holds
     assert not found("rising", {"0": seeds(math.inf), "1": seeds(math.inf)}, STEPS, slack=1, rise=1).holds
+    assert found("rising_ratio", {"0": seeds(100), "1": seeds(math.inf)}, STEPS, slack=0.1, rise=0.1).holds
+    assert not found("rising_ratio", {"0": seeds(math.inf), "1": seeds(100)}, STEPS, slack=0.1, rise=0.1).holds
     assert not found("difference", {"a": seeds(math.inf), "b": seeds(1)}, STEPS, low=0, high=5).holds
 
 

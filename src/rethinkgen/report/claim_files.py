@@ -217,7 +217,7 @@ def _rule(where: str, node: Any, value: float | None) -> Rule:
 
 
 def _check_settings(where: str, rule: Rule, settings: Mapping[str, Any], across: Any) -> None:
-    if rule.kind in ("rising", "ratio") and across is None and len(settings) < 2:
+    if rule.kind in ("rising", "rising_ratio", "ratio") and across is None and len(settings) < 2:
         raise ValueError(f"{where}: {rule.kind} compares settings; give across, or settings.")
     if rule.kind == "difference" and len(settings) != 2:
         raise ValueError(f"{where}: settings: difference needs two, the second to be taken from the first.")

@@ -71,6 +71,8 @@ def chance(run: Run, metric: str) -> float | None:
     """Return what guessing gives of an accuracy or of the test error, in [0, 1]."""
     if not run.num_classes or not metric.startswith(("test/", "fit/", "train/")):
         return None
+    if metric.endswith("_top5"):
+        return min(1.0, 5 / run.num_classes)
     return 1 - 1 / run.num_classes if metric == "test/error" else 1 / run.num_classes
 
 

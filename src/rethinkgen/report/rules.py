@@ -131,6 +131,16 @@ def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> 
     return Finding(not falls, _listed(samples, context), "; ".join(falls) or steadily)
 
 
+def rising_ratio(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
+    """As ``rising``, of every setting's ratio to the first, run for run of the same seed; slack and rise are ratios."""
+    base = next(iter(samples.values()))
+    ratios = {
+        name: {seed: _ratio(value, base[seed]) for seed, value in values.items() if seed in base}
+        for name, values in samples.items()
+    }
+    return rising(ratios, Context(None, "x", None, context.num_test), slack=slack, rise=rise)
+
+
 def ratio(samples: Samples, context: Context, *, low: float, high: float) -> Finding:
     """Of every setting to the first, run for run of the same seed, the mean ratio lies in the range."""
     names = list(samples)
@@ -161,11 +171,11 @@ def difference(samples: Samples, context: Context, *, low: float, high: float) -
 
 RULES: dict[str, Callable[..., Finding]] = {
     rule.__name__: rule
-    for rule in (within, at_least, at_most, lead_over_chance, at_chance, order, rising, ratio, difference)
+    for rule in (within, at_least, at_most, lead_over_chance, at_chance, order, rising, rising_ratio, ratio, difference)
 }
 
 
-PAIRED = ("ratio", "difference")
+PAIRED = ("ratio", "rising_ratio", "difference")
 """Rules that compare run for run of the same seed: they are given the seeds that all settings have."""
 
 

@@ -69,9 +69,9 @@ def _windows(runs: Sequence[Run]) -> str:
 
 def figure_2a(runs: Sequence[Run]) -> Picture | None:
     """Draw accuracies on ImageNet while training, with and without regularizers."""
-    wanted = [
-        run for run in runs if run.corruption == "none" and ("imagenet" in run.data or "figure_2a" in run.sweep.name)
-    ]
+    # The experiment's sweep is named so on other data too.
+    of_it = [run for run in runs if "imagenet" in run.data or "zhang2017-imagenet" in run.sweep.name]
+    wanted = [run for run in of_it if run.corruption == "none"]
     title = "Figure 2(a): training and test accuracy with and without regularizers"
     return accuracy_over_training("figure_2a", title, wanted)
 
