@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_folders import write_run
 
+from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import Verdict, count, judge, main_table
-from rethinkgen.report.runs import read_runs
+from rethinkgen.report.quantities import MEASURED, deviations
+from rethinkgen.report.runs import Run, read_runs
 
 LEVELS = (0.0, 0.2, 0.5, 0.8, 1.0)
 ROW = "table_1.mlp_1x512.none.test"
@@ -73,6 +76,50 @@ def test_no_run_outside_the_protocol_reproduces_anything(
     assert reason in verdict.why
     assert verdict.ours.startswith("50.5 ± 0 %")
     assert "reproduced" not in {found.verdict for found in verdicts().values()}
+
+
+def run_with(properties: dict[str, Any]) -> Run:
+    """Return a finished run of which nothing but these properties is known."""
+    choices, config, result = {}, {}, {"metrics": {"steps": properties.get("steps")}}  # type: ignore[var-annotated]
+    for key, value in properties.items():
+        if key in ("data", "model", "optimizer", "schedule"):
+            choices[key] = value
+        elif key in MEASURED:
+            result[MEASURED[key]] = value
+        else:
+            *parents, name = key.split(".")
+            node = config
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[name] = value
+    return Run(Path("made-up"), "done", "", choices, config, [], 0, result)
+
+
+def of_model(protocol: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return a protocol as it is for one model."""
+    by_model = {
+        key: bound["by_model"] for key, bound in protocol.items() if isinstance(bound, dict) and "by_model" in bound
+    }
+    others = {key: bound for key, bound in protocol.items() if key not in by_model}
+    return others | {key: bounds[model] for key, bounds in by_model.items() if model in bounds}
+
+
+@pytest.mark.parametrize("model", ["inception", "inception_no_bn", "alexnet", "mlp_3x512", "mlp_1x512"])
+def test_every_key_of_every_protocol_is_looked_at(model: str) -> None:
+    protocols = {json.dumps(claim.protocol): claim.protocol for claim in load_claims() if claim.protocol}
+    assert len(protocols) >= 8
+    for protocol in protocols.values():
+        bounds = of_model(protocol, model)
+        right = {key: bound[0] if isinstance(bound, list) else bound for key, bound in bounds.items()}
+        wrong: dict[str, Any] = dict.fromkeys(bounds, "another")
+        for key, bound in bounds.items():
+            if isinstance(bound, dict):
+                ((kind, limit),) = bound.items()
+                right[key], wrong[key] = limit, limit - 1 if kind == "at_least" else limit + 1
+        assert deviations(run_with({"model": model} | right), protocol) == []
+        for key in bounds:
+            found = deviations(run_with({"model": model} | right | {key: wrong[key]}), protocol)
+            assert [text.partition("=")[0] for text in found] == [key]
 
 
 def test_a_number_never_stands_without_its_circumstances(write: Write, verdicts: Judged) -> None:

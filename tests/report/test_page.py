@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from run_folders import write_run
 
 from rethinkgen.report.contents import without_machine_paths
 from rethinkgen.report.figures import Picture
@@ -113,6 +114,14 @@ def test_where_things_lie_on_this_machine_is_not_told(index: Path, small_sweep: 
     for path in index.parent.rglob("*"):
         if path.is_file():
             assert str(tmp_path.parents[1]).encode() not in path.read_bytes(), path
+
+
+def test_marks_of_certainty_are_explained(tmp_path: Path) -> None:
+    write_run(tmp_path / "sweep", corruption="random_labels", regularizers=["weight_decay"])
+    text = write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=COMMAND).read_text()
+    assert "99.21 % (second-hand)" in text
+    assert "“second-hand”, read in somebody&#39;s notes about the paper only." in text
+    assert "“memory”" not in text
 
 
 def test_what_is_missing_is_shown_as_missing(small_sweep: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
@@ -63,7 +63,6 @@ class Rule:
 class Claim:
     """One published number or statement, and what decides whether it is reproduced."""
 
-    paper: str
     id: str
     item: str
     """The table, figure or section."""
@@ -92,7 +91,6 @@ class Claim:
     """What must hold at least for "same trend"."""
     seeds: int
     """Repetitions that a verdict needs."""
-    order: int = field(compare=False)
 
     @property
     def is_counted(self) -> bool:
@@ -143,15 +141,13 @@ OPTIONAL = (
 
 
 def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
-    order = 0
     for item in content["items"]:
         shared = {key: value for key, value in item.items() if key != "claims"}
         for own in item.get("claims", ()):
-            order += 1
-            yield _claim(file, content, {**shared, **own}, order)
+            yield _claim(file, content, {**shared, **own})
 
 
-def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: int) -> Claim:
+def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim:
     where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
     _check_keys(where, node, REQUIRED, OPTIONAL)
     value, unit = node.get("value"), node.get("unit", "%")
@@ -177,7 +173,6 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
     if across is not None:
         _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
     return Claim(
-        paper=content["paper"],
         id=node["id"],
         item=node["item"],
         statement=node["statement"],
@@ -197,7 +192,6 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any], order: i
         rule=rules["rule"],
         trend=rules.get("trend"),
         seeds=node["seeds"],
-        order=order,
     )
 
 

@@ -165,9 +165,10 @@ def published(claim: Claim) -> str:
     return text if claim.certainty == "verified" else f"{text} ({claim.certainty})"
 
 
-def explain_certainty(claim: Claim) -> str:
-    """Return what the mark of a claim means."""
-    return CERTAINTIES[claim.certainty]
+def certainty_marks(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Return what each mark beside a published item means, of those that stand there."""
+    found = {verdict.claim.certainty for verdict in verdicts}
+    return {mark: meaning for mark, meaning in CERTAINTIES.items() if mark in found and mark != "verified"}
 
 
 def _verdict(claim: Claim, runs: Sequence[Run]) -> Verdict | None:

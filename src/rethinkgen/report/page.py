@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from rethinkgen.report.claims import Verdict, published
+from rethinkgen.report.claims import Verdict, certainty_marks, published
 from rethinkgen.report.contents import Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.entry import is_foreign
 from rethinkgen.report.figures import Picture
@@ -90,6 +90,7 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         report=report,
         style=Markup(style),
         items=list(_by_item(report.verdicts)),
+        marks=certainty_marks(report.verdicts),
         tables=[(table, Markup(table.to_html())) for table in report.tables],
         pictures=[
             (picture, Markup(named(drawings[picture.name], picture)), data_text(picture.data))

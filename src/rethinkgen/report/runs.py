@@ -73,11 +73,6 @@ class Run:
         return None if self.result is None else self.result.get("num_classes")
 
     @property
-    def commit(self) -> str | None:
-        """Of our code when the run was finished."""
-        return None if self.result is None else self.result.get("commit")
-
-    @property
     def data(self) -> str:
         """The choice of ``data``."""
         return str(self.choices.get("data") or self.key("data.name") or "unknown")
@@ -260,24 +255,3 @@ def _portable(command: str) -> str:
     command = re.sub(r"^python \S*/(?=\w+\.py)", "python ", command)
     command = re.sub(r" results_dir=\S+", "", command)
     return re.sub(r"=/(?:\S*/)?(?=[^\s/])", "=path/to/", command)
-
-
-def to_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row a run: what ``summary.csv`` has, a column for every choice, value that varies, and metric."""
-    configs = [run.identity for run in runs if run.config]
-    keys = dict.fromkeys(key for config in configs for key in config)
-    varied = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {"run": run.path.name, "state": run.state, "reason": run.reason, "folder": str(run.path)}
-        row |= {"run_id": run.run_id, **run.choices, "seed": run.seed}
-        result = run.result or {}
-        row |= {key: result.get(key) for key in ("fitted", "seconds", "images_per_second", "device", "finished")}
-        row["commit"] = run.commit
-        row |= {key: run.identity.get(key) for key in varied if key not in row} | run.metrics
-        rows.append({key: _joined(value) for key, value in row.items()})
-    return pd.DataFrame(rows)
-
-
-def _joined(value: Any) -> Any:
-    return ("+".join(map(str, value)) or "none") if isinstance(value, list) else value
