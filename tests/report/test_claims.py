@@ -526,6 +526,13 @@ def test_imagenet_is_known_by_its_numbers(write: Write, verdicts: Judged) -> Non
     assert verdicts()["table_2.true_labels.none.top1_test"].verdict == "reproduced"
 
 
+def test_theorem_1_has_no_weights_for_what_is_held_out(write: Write, verdicts: Judged) -> None:
+    keys = {"data.num_train": 1000, "data.validation": 0.1}
+    metrics = {"num_parameters": 2 * 900 + 64}
+    write(data="digits", model="two_layer_relu", keys=keys, metrics=metrics, sizes={"num_train": 900})
+    assert verdicts()["theorem_1.weights"].verdict == "reproduced"
+
+
 def test_what_is_only_remembered_is_judged_and_not_counted(write: Write, verdicts: Judged) -> None:
     write_imagenet(write, metrics={"fit/accuracy_top5": 0.9917}, regularizers=["random_crop"])
     found = {
