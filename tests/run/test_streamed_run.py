@@ -42,13 +42,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_image_folder(tmp_path_factory.mktemp("images"), num_classes=12, suffix=".jpg")
 
 
+def last_checkpoint(results: Path) -> float:
+    return max((path.stat().st_mtime for path in results.glob("*/*/checkpoints/last.ckpt")), default=0.0)
+
+
 def test_killed_at_any_moment(start: Callable[..., BaseProcess], train: Command, images: Path, tmp_path: Path) -> None:
     undisturbed = train(*RUN, f"data.root={images}", "data.source.num_workers=0")
     command = [*RUN, f"data.root={images}", f"results_dir={tmp_path}/killed"]
     moments = random.Random(1)
     for _ in range(3):
+        before = last_checkpoint(tmp_path / "killed")
         process = start(*command)
-        time.sleep(moments.uniform(0.3, 2.0))
+        wait_until(lambda: last_checkpoint(tmp_path / "killed") > before or not process.is_alive(), 120)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.join()
     process = start(*command)
