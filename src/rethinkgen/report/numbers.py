@@ -65,7 +65,9 @@ def shown_published(value: float, unit: str = "") -> str:
 
 
 def shown_summary(summary: Summary, unit: str = "") -> str:
-    """Return ``85.4 ± 0.3 %``; of a single run, no spread."""
+    """Return ``85.4 ± 0.3 %``; of a single run no spread, nor of a count that is the same in all."""
+    if summary.deviation == 0 and unit.startswith("parameters"):
+        return shown(summary.mean, unit)
     if summary.deviation is None or unit not in ("%", "x", "points"):
         return shown(summary.mean, unit) if summary.deviation is None else _with_spread(summary, unit)
     if unit == "%" and (summary.deviation == 0 or round(summary.mean, 2) >= 100):

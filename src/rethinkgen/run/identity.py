@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,8 @@ def _sweep_folder(*, _root_: DictConfig) -> str:
     return str(folder)
 
 
-def _sweep_name(name: str | None = None, *, _root_: DictConfig) -> str:
-    """Return ``name``, or else the experiment's, with the data's where the command line chose it."""
+def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_: DictConfig) -> str:
+    """Return ``name``, or else the experiment's, with the data's where these were chosen and are not ``own_data``."""
     # Inside the job Hydra's node is no longer part of the config.
     hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
     choices = hydra.runtime.choices
@@ -190,7 +190,7 @@ def _sweep_name(name: str | None = None, *, _root_: DictConfig) -> str:
         return "runs"
     name = name or str(choices["experiment"]).replace("/", "-")
     has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
-    return f"{name}-{choices['data']}" if has_own_data else name
+    return f"{name}-{choices['data']}" if has_own_data and choices["data"] not in own_data else name
 
 
 def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:
