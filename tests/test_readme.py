@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from conftest import ROOT, Command, command_line
 
@@ -21,6 +22,12 @@ def test_command(command: str, train: Command, capsys: pytest.CaptureFixture[str
     words = shlex.split(command)
     if words == ["--help"]:
         pytest.skip("tests/run/test_entry.py runs it")
+    if any(word.startswith("+experiment=zhang2017") for word in words):
+        # tests/test_experiments.py runs them: here the first cell of what the command adds is composed.
+        own = [word.split(",")[0] for word in words if word != "-m" and not word.startswith("hydra")]
+        with initialize_config_dir(str(ROOT / "conf")):
+            assert compose("train", overrides=own).model
+        return
     if any(word.startswith(("data=", "hydra/launcher=slurm")) or word == "trainer=ddp" for word in words):
         # Other data than the embedded, GPUs, or a cluster: composed, not run, and of a grid the first cell.
         command_line(*(word.split(",")[0] for word in words if word != "-m"), "--cfg", "job")
