@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from every_corruption import EVERY
 from in_memory import InMemory
 
 from rethinkgen.data import corruption
@@ -168,17 +169,6 @@ def test_what_is_corrupted_at_20_percent_is_so_at_40_and_in_the_same_way(at: Any
     assert torch.equal(less.inputs[less.is_drawn], more.inputs[less.is_drawn])
 
 
-EVERY: list[tuple[type[CorruptedImages], dict[str, Any]]] = [
-    (TrueLabels, {}),
-    (PartialLabels, {"probability": 0.5}),
-    (RandomLabels, {}),
-    (AsymmetricLabels, {"probability": 0.5}),
-    (ShuffledPixels, {}),
-    (RandomPixels, {}),
-    (Gaussian, {}),
-    (GaussianBlend, {"strength": 0.5}),
-    (NoisyInputs, {"fraction": 0.5}),
-]
 SIGNS: tuple[type[CorruptedImages], dict[str, Any]] = (RandomSigns, {})
 
 

@@ -11,19 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from every_corruption import EVERY
 from PIL import Image
 
 from image_folder import make_image_folder
 from rethinkgen.data import streamed_source
 from rethinkgen.data.batches import Batch, Blocks
 from rethinkgen.data.corruption import (
-    AsymmetricLabels,
-    Gaussian,
     GaussianBlend,
-    NoisyInputs,
-    PartialLabels,
     RandomLabels,
-    RandomPixels,
     ShuffledPixels,
     TrueLabels,
 )
@@ -34,18 +30,6 @@ from rethinkgen.data.streamed_source import StreamedFolder
 from rethinkgen.data.streaming import UnreadableImageError, View, crop_seeds, in_parts
 from rethinkgen.measure.evaluation import predict, recalibrated_batch_norm, slices
 from rethinkgen.model.inception import Inception
-
-CORRUPTIONS: list[tuple[type[CorruptedImages], dict[str, Any]]] = [
-    (TrueLabels, {}),
-    (PartialLabels, {"probability": 0.5}),
-    (RandomLabels, {}),
-    (AsymmetricLabels, {"probability": 0.5}),
-    (ShuffledPixels, {}),
-    (RandomPixels, {}),
-    (Gaussian, {}),
-    (GaussianBlend, {"strength": 0.3}),
-    (NoisyInputs, {"fraction": 0.5}),
-]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +86,7 @@ def all_inputs(datamodule: CorruptedImages, name: Any) -> torch.Tensor:
 # As in memory
 
 
-@pytest.mark.parametrize(("kind", "arguments"), CORRUPTIONS)
+@pytest.mark.parametrize(("kind", "arguments"), EVERY)
 def test_every_corruption_gives_what_it_gives_in_memory(kind: Any, arguments: dict[str, Any], equal: Path) -> None:
     options = {**arguments, "preprocessing": "none", "validation": 0.25, "num_train": 21}
     ours, theirs = streamed(kind, equal, **options), in_memory(kind, equal, **options)

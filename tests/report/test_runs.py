@@ -11,7 +11,8 @@ from run_folders import write_run
 
 from conftest import TINY, Command
 from rethinkgen.report.quantities import num_test, property_of
-from rethinkgen.report.runs import SEEDS, command_of, read_runs
+from rethinkgen.report.runs import command_of, read_runs
+from rethinkgen.run.identity import SEEDS
 from rethinkgen.sweep.index import FILE_NAME
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rethinkgen.report.numbers import NUM_TEST
-from rethinkgen.report.runs import SEEDS, Run
+from rethinkgen.report.runs import Run
+from rethinkgen.run.identity import SEEDS
 
 IMAGE_SHAPES = {
     "digits": (1, 8, 8),

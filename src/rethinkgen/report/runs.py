@@ -16,14 +16,10 @@ import pandas as pd
 
 from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, RunFolderError
-from rethinkgen.run.identity import identifying
+from rethinkgen.run.identity import LEVELS, identifying
 from rethinkgen.sweep.index import Entry, latest_entries
 from rethinkgen.sweep.jobs import Job, Outcome, State
 
-SEEDS = ("seed", "data.seed", "data.order_seed")
-"""What differs between repetitions of a run: ``run.setting(*SEEDS)`` is the same in all of them."""
-LEVELS = ("probability", "strength", "fraction")
-"""The key of a corruption that says how much of it there is."""
 FOLDERS = (".ImageFolder", ".StreamedFolder")
 """Sources that are whatever lies at their path."""
 

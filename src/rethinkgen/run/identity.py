@@ -55,6 +55,10 @@ INERT_IN_CLOSED_FORM = (
     "trainer.sync_batchnorm",
 )
 HASH_LENGTH = 12
+SEEDS = ("seed", "data.seed", "data.order_seed")
+"""What differs between repetitions of a run."""
+LEVELS = ("probability", "strength", "fraction")
+"""The key of a corruption that says how much of it there is."""
 
 
 def resolved_config(root: DictConfig) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def choices(config: dict[str, Any], runtime_choices: dict[str, Any]) -> dict[str
 def slug(config: dict[str, Any], chosen: dict[str, Any]) -> str:
     """Return a short readable name, such as ``digits-partial_labels_0.4-inception-weight_decay-seed0``."""
     corruption = str(chosen["data.corruption"])
-    for key in ("probability", "strength", "fraction"):
+    for key in LEVELS:
         if (value := config["data"]["corruption"].get(key)) is not None:
             corruption += f"_{value}"
     parts = [str(chosen["data"]), corruption, str(chosen["model"]), *chosen["regularizer"], f"seed{config['seed']}"]

@@ -18,14 +18,13 @@ from rich.text import Text
 
 from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, write_atomically
-from rethinkgen.run.identity import identifying, is_closed_form
+from rethinkgen.run.identity import LEVELS, SEEDS, identifying, is_closed_form
 from rethinkgen.run.screen import percent, stdout
 from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
 MOST_SENTENCES = 12
-SEEDS = ("seed", "data.seed", "data.order_seed")
 
 
 def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
@@ -174,7 +173,7 @@ def _kind(result: dict[str, Any]) -> str:
 
 def _corruption(result: dict[str, Any]) -> str:
     corruption = result["config"]["data"]["corruption"]
-    values = [f"{corruption[key]}" for key in ("probability", "strength", "fraction") if key in corruption]
+    values = [f"{corruption[key]}" for key in LEVELS if key in corruption]
     data = "" if result["choices"]["data"] is None else f"{result['choices']['data']}, "
     return data + " ".join([_kind(result), *values])
 

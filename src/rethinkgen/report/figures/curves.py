@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 
 from rethinkgen.report.figures.drawing import Steps, draw_curves, entry, handle, legend_below, panels, steps_of
 from rethinkgen.report.figures.picture import Picture
-from rethinkgen.report.figures.series import KINDS, Line, curve, lines, names, settings
+from rethinkgen.report.figures.series import KINDS, MOST_LINES, Line, curve, lines, names, settings
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import DASHED, SOLID, Look, drawing
 
 MOST_PANELS = 6
-MOST_LINES = 8
 
 
 def figure_1a(runs: Sequence[Run]) -> Picture | None:

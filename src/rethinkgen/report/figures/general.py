@@ -33,6 +33,7 @@ from rethinkgen.report.figures.levels import FITTED, MILESTONES, label_noise, st
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import (
     LABEL_NOISE,
+    MOST_LINES,
     Line,
     corruption_looks,
     corruption_name,
@@ -48,7 +49,6 @@ from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import GREY, SOLID, Look, drawing, looks_of
 
 MOST_ROWS = 6
-MOST_LINES = 8
 MOST_KINDS = 12
 MOST_NAMED = 6
 """Corruptions in a legend; where there are more, their levels are spaced evenly."""

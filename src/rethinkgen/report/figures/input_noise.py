@@ -17,9 +17,18 @@ from rethinkgen.report.figures.drawing import (
     legend_below,
     panels,
 )
-from rethinkgen.report.figures.levels import MOST_LINES, errors_at_levels, steps_at_levels
+from rethinkgen.report.figures.levels import errors_at_levels, steps_at_levels
 from rethinkgen.report.figures.picture import Picture
-from rethinkgen.report.figures.series import Line, at_level, lines, num_classes, num_levels, settings, statistics
+from rethinkgen.report.figures.series import (
+    MOST_LINES,
+    Line,
+    at_level,
+    lines,
+    num_classes,
+    num_levels,
+    settings,
+    statistics,
+)
 from rethinkgen.report.figures.words import sentences, setup_of, spread_of, unfinished
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import drawing

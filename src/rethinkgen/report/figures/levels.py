@@ -22,6 +22,7 @@ from rethinkgen.report.figures.drawing import (
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import (
     LABEL_NOISE,
+    MOST_LINES,
     Line,
     at_level,
     lines,
@@ -39,7 +40,6 @@ from rethinkgen.report.style import drawing
 NEARLY_FITTED = 0.99
 """Below this share of the training set fitted, a test error is none of a fitted network: an open marker."""
 CIFAR10 = ("cifar10", "cifar10_jpeg")
-MOST_LINES = 8
 MILESTONES = {"steps_to_fit": "fit", "steps_to_fit_0.99": "fit 99 %"}
 FITTED = {"steps_to_fit": "the whole training set", "steps_to_fit_0.99": "99 % of the training set"}
 

@@ -47,12 +47,8 @@ class Picture:
         """Return the drawing as a PDF with its fonts embedded."""
         return self._bytes("pdf", {"CreationDate": None, "Title": self.title})
 
-    def to_png(self, dpi: int = 200) -> bytes:
-        """Return the drawing as pixels on white."""
-        return self._bytes("png", {"Software": None}, dpi=dpi)
-
-    def _bytes(self, kind: str, metadata: dict[str, str | None], *, dpi: int = 200) -> bytes:
+    def _bytes(self, kind: str, metadata: dict[str, str | None]) -> bytes:
         file = io.BytesIO()
         with drawing(salt=self.name):
-            self.figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
+            self.figure.savefig(file, format=kind, dpi=200, metadata=metadata)
         return file.getvalue()

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rethinkgen.report.runs import SEEDS, Run
+from rethinkgen.report.runs import Run
 from rethinkgen.report.style import LOOKS, PALETTE, SOLID, Look, looks_of
+from rethinkgen.run.identity import SEEDS
 
 LABEL_NOISE = ("none", "partial_labels", "random_labels")
 """One axis from 0 to 1: no label drawn at random, some, all."""
@@ -21,7 +22,8 @@ KINDS = ("none", "random_labels", "shuffled_pixels", "random_pixels", "gaussian"
 
 HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
 """Keys that change nothing about the network in the end, where training ends with its budget."""
-STILL_OPEN = ("running", "interrupted", "failed", "waiting")
+MOST_LINES = 8
+"""In a panel: more cannot be told apart."""
 
 
 @dataclass(frozen=True)
