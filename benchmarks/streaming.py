@@ -6,7 +6,8 @@
 Nothing is trained: it is the loaders that are compared, in turn, each with its own workers, which start anew each time
 and are not counted until they have handed over three batches each. ``folder`` transforms Pillow's images, as
 torchvision's own training script does by default; ``tensors`` does so after turning them into tensors. Ratios are
-medians (quartiles) over the repeats. Ours is the whole path of a run but for the network.
+medians (quartiles) over the repeats. Ours is the whole path of a run but for the network; on the CPU it shares
+the cores with its workers.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
+
+from rethinkgen.run.entry import wait_politely
+
+wait_politely()  # before torch is imported, as train.py does
+
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -232,9 +233,12 @@ class ShuffledPixels(_CorruptedPixels):
 
     def corrupt_pixels(self, images: Tensor, pattern: Pattern) -> Tensor:
         """See ``shuffled_pixels``."""
+        return shuffled_pixels(images, self._permutation.to(images.device))
+
+    @cached_property
+    def _permutation(self) -> Tensor:
         _, height, width = self.image_shape
-        permutation = generator("shuffled_pixels", self.seed, "", 0).permutation(height * width)
-        return shuffled_pixels(images, torch.from_numpy(permutation).to(images.device))
+        return torch.from_numpy(generator("shuffled_pixels", self.seed, "", 0).permutation(height * width))
 
 
 class RandomPixels(_CorruptedPixels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -40,6 +41,8 @@ PREPROCESSINGS = ("whitening", "normalization", "signed", "none")
 CHUNK = 1024
 """Images preprocessed at once: few, for memory's sake, but on a busy machine every operation's threads wait."""
 _STREAMED_CHUNK = 64
+VALUES_AT_ONCE = 1 << 20
+"""Values of images (4 MB) that are preprocessed at once on the CPU."""
 SAMPLE = 10_000
 """Streamed training images that the statistics of channels are taken from, where there are more."""
 
@@ -458,12 +461,8 @@ class CorruptedImages(pl.LightningDataModule):
 
     def _augmented(self, index: Tensor, epoch: int) -> Tensor:
         assert self._uncropped is not None
-        # Batches are gathered during the training step, so under its autocast, meant for the network alone.
-        with torch.autocast(index.device.type, enabled=False):
-            images = self._uncropped.index_select(0, index).float().div_(255)
-            images = self.augmentation(images, self._draws(index, epoch))
-            pattern = tuple(drawn.index_select(0, index) for drawn in self._pattern)
-            return self._preprocess(self.corrupt_pixels(images, pattern))
+        pattern = tuple(drawn.index_select(0, index) for drawn in self._pattern)
+        return self._finished(Decoded(self._uncropped.index_select(0, index), pattern), self._draws(index, epoch))
 
     def _draws(self, index: Tensor, epoch: int) -> Tensor:
         if self._epoch_draws is None or self._epoch_draws[0] != epoch:
@@ -479,7 +478,20 @@ class CorruptedImages(pl.LightningDataModule):
         return self._finished(decoded, self._draws(index, epoch) if self.augmentation else None)
 
     def _finished(self, decoded: Decoded, draws: Tensor | None = None) -> Tensor:
-        """Turn cropped images as they were decoded into what the network sees; with ``draws``, augmented."""
+        """Turn images as they were decoded into what the network sees; with ``draws``, augmented."""
+        count = len(decoded.images)
+        if decoded.images.device.type != "cpu":
+            return self._finished_part(decoded, draws)
+        # A few at a time: what lies between the first step and the last stays in the cache.
+        finished = torch.empty((count, *self.image_shape))
+        at_once = max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
+        for part in (slice(start, start + at_once) for start in range(0, count, at_once)):
+            cut = Decoded(decoded.images[part], tuple(drawn[part] for drawn in decoded.pattern))
+            finished[part] = self._finished_part(cut, None if draws is None else draws[part])
+        return finished
+
+    def _finished_part(self, decoded: Decoded, draws: Tensor | None) -> Tensor:
+        # Batches are gathered during the training step, so under its autocast, meant for the network alone.
         with torch.autocast(decoded.images.device.type, enabled=False):
             images = decoded.images.float().div_(255)
             if draws is not None:

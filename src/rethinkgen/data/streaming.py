@@ -119,7 +119,8 @@ class Reader(Dataset[Any]):
                     "file in its place: the same command then goes on. Without this file it is another data set, so "
                     "another run."
                 )
-            images.append(self.view(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), seed))
+            # Channels stay last in memory, which torchvision resizes fastest. A copy, as Pillow's pixels are read-only.
+            images.append(self.view(torch.from_numpy(pixels.copy()).permute(2, 0, 1), seed))
         return Decoded(torch.stack(images), self.draw_pattern(self.keys[request.positions]))
 
 
