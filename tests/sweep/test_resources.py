@@ -74,6 +74,23 @@ def test_a_job_on_the_cpu_takes_no_gpu(machine: pytest.MonkeyPatch) -> None:
     assert share.gpus == []
 
 
+def test_a_job_that_runs_alone_waits_for_all_cores_and_is_given_them(machine: pytest.MonkeyPatch) -> None:
+    machine_resources = Resources("auto", 1, 100, uses_gpus=False)
+    small = machine_resources.take(trainer())
+    assert small is not None
+    assert machine_resources.take(trainer(), runs_alone=True) is None
+    machine_resources.give_back(small)
+    assert machine_resources.take(trainer(), runs_alone=True) == Share(8, threads=1)
+    assert machine_resources.take(trainer()) is None
+
+
+def test_a_job_that_runs_alone_is_one_of_several_where_it_has_a_gpu(machine: pytest.MonkeyPatch) -> None:
+    machine.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    machine_resources = Resources("auto", 1, 100, uses_gpus=True)
+    assert machine_resources.take(trainer(), runs_alone=True) == Share(1, 4, ["0"])
+    assert machine_resources.take(trainer(), runs_alone=True) == Share(1, 4, ["1"])
+
+
 @pytest.mark.parametrize("devices", ["0,1", [0, 1]])
 def test_naming_devices_by_number_is_refused(devices: Any) -> None:
     with pytest.raises(ValueError, match=r"trainer\.devices=.*Say how many"):
@@ -97,12 +114,3 @@ def test_gpus_are_counted_without_cuda(tmp_path: Path, monkeypatch: pytest.Monke
     assert visible_gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
-
-
-def test_a_limit_on_memory_counts(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("4096\n")
-    (tmp_path / "memory.current").write_text("1024\n")
-    assert resources._left_of_limit(tmp_path) == 3072
-    (tmp_path / "memory.max").write_text("max\n")
-    assert resources._left_of_limit(tmp_path) is None
-    assert resources._left_of_limit(tmp_path / "elsewhere") is None

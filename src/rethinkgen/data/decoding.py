@@ -22,6 +22,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rethinkgen.machine import num_cores
+
 _CHUNK = 64
 _GREY = frozenset({"1", "L", "LA"})
 _COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"})
@@ -169,7 +171,7 @@ def decode(
     assert paths, "no images to decode"
     names = paths if names is None else names
     starts = range(0, len(paths), _CHUNK)
-    num_workers = min(_num_cores() if num_workers is None else num_workers, len(starts) // 8)
+    num_workers = min(num_cores() if num_workers is None else num_workers, len(starts) // 8)
     collector = _Collector(len(paths), advance)
     if num_workers <= 1:
         for start in starts:
@@ -186,13 +188,6 @@ def decode(
     _refuse_mixed_sizes(collector.sizes, where, names)
     assert collector.images is not None
     return collector.images
-
-
-def _num_cores() -> int:
-    """Count the cores that this process may use (a cluster job often has fewer than the machine)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _refuse_faults(faults: list[tuple[int, str]], where: str, names: Sequence[str]) -> None:

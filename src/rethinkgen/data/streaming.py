@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.streamed_source import Files
+from rethinkgen.machine import cores_of_run
 
 Pattern = tuple[Tensor, ...]
 CPU = torch.device("cpu")
@@ -247,12 +248,12 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
 
 
 def num_workers_here(asked: int | None, num_processes: int = 1) -> int:
-    """Return how many workers each of ``num_processes`` on this machine has: by default a core for each worker."""
+    """Return how many workers each of a run's ``num_processes`` here has: by default a core for each worker."""
     if asked is not None:
         return asked
     if sys.platform != "linux":  # where forking a process that uses the system's libraries is not safe
         return 0
-    return max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return max(1, cores_of_run() // num_processes)
 
 
 def _as_it_is(batch: Any) -> Any:

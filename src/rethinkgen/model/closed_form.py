@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
+from rethinkgen.machine import available_bytes
 from rethinkgen.model.classifier import Classifier
-from rethinkgen.sweep.resources import available_bytes
 
 Report = Callable[[str, float], None]
 """Told while a solve is under way: what is being computed, and the share of the whole that is done."""

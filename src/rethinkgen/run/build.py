@@ -9,8 +9,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-# Of a run's identity, and for what is looked at without torch (``rethinkgen.run.identity``).
-NOT_PASSED_ON = ("protocol", "closed_form")
+# Of a run's identity, or for what is looked at without torch: by ``rethinkgen.run.identity`` and by a sweep's pool.
+NOT_PASSED_ON = ("protocol", "closed_form", "runs_alone")
 
 # A config is data, possibly somebody else's: it may name our classes and these libraries', and nothing more.
 ALLOWED_TARGETS = ["rethinkgen.*", "torch.*", "torchvision.*", "pytorch_lightning.*", "wandb.*"]
@@ -19,7 +19,7 @@ ALLOWED_TARGETS = ["rethinkgen.*", "torch.*", "torchvision.*", "pytorch_lightnin
 def build(config: DictConfig, /, **keywords: Any) -> Any:
     """Make the object that ``config`` describes, with ``keywords`` added to its arguments.
 
-    ``protocol`` and ``closed_form`` are for the run's identity alone and are not passed on.
+    ``NOT_PASSED_ON`` are not among its arguments.
 
     Raises:
         ValueError: what the object's own constructor said about a value, or that a key or target is not allowed.

@@ -31,6 +31,7 @@ VOLATILE = (
     "data.root",
     "data.source.root",
     "data.source.num_workers",
+    "model.runs_alone",
     "trainer._target_",
     "trainer.accelerator",
     "trainer.devices",

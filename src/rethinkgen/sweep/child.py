@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from rethinkgen.machine import CORES_OF_JOB
 from rethinkgen.run.entry import note_failure, reason_of
 from rethinkgen.run.folder import RunFolder, RunIsHeldError
 from rethinkgen.sweep.resources import Share
@@ -127,7 +128,8 @@ def _redirect_output(folder: RunFolder) -> None:
 
 def _take_share(share: Share) -> None:
     # For torch this comes too late, as it is imported: rethinkgen reads it. For what else it starts it does not.
-    os.environ["OMP_NUM_THREADS"] = str(share.threads * share.num_slots)
+    cores = share.threads * share.num_slots
+    os.environ |= {"OMP_NUM_THREADS": str(cores), CORES_OF_JOB: str(cores)}
     if share.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
 

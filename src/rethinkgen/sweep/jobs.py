@@ -65,6 +65,11 @@ class Job:
         trainer: DictConfig = self.config.trainer
         return trainer
 
+    @property
+    def runs_alone(self) -> bool:
+        """Whether its model takes the memory of a machine, so that nothing fits beside it."""
+        return self.config is not None and bool(self.config.get("model", {}).get("runs_alone"))
+
     def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
         self._end("failed", reason, **details)

@@ -160,7 +160,7 @@ class Pool:
                 progress.waiting.remove(job)
                 progress.ended.append((job, 0))
                 continue
-            share = self.resources.take(job.trainer)
+            share = self.resources.take(job.trainer, runs_alone=job.runs_alone)
             if share is None:
                 continue
             progress.waiting.remove(job)

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from rethinkgen.checks import check_whole
+from rethinkgen.machine import available_bytes, num_cores
 from rethinkgen.run.ranks import wants_gpu
 
 BYTES_A_JOB = 2 * 2**30
@@ -52,14 +52,18 @@ class Resources:
         self.free = self.num_slots
         self.threads = max(1, cores // max(1, min(self.num_slots, num_waiting)))
 
-    def take(self, trainer: DictConfig) -> Share | None:
-        """Return a share for a job that wants this trainer, or nothing while there is no room."""
+    def take(self, trainer: DictConfig, *, runs_alone: bool = False) -> Share | None:
+        """Return a share for a job that wants this trainer, or nothing while there is no room.
+
+        Without a GPU a job that ``runs_alone`` is given all cores, once nothing else runs.
+        """
         num_devices = wanted_devices(trainer, len(self.gpus))
-        num_slots = min(num_devices, self.num_slots)
+        on_gpu = bool(self.gpus) and wants_gpu(trainer)
+        num_slots = self.num_slots if runs_alone and not on_gpu else min(num_devices, self.num_slots)
         if num_slots > self.free:
             return None
         gpus: list[str] = []
-        if self.gpus and wants_gpu(trainer):
+        if on_gpu:
             # The least busy first. Who wants more than there are gets all, and Lightning's word that they are too few.
             by_load = sorted(self.gpus, key=lambda gpu: self.gpus[gpu])
             gpus = [gpu for gpu in by_load if self.gpus[gpu] < self.jobs_per_gpu][:num_devices]
@@ -104,33 +108,3 @@ def visible_gpus() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     asked = subprocess.run(query, capture_output=True, text=True, check=False)
     return asked.stdout.split() if asked.returncode == 0 else []
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def available_bytes() -> int:
-    """Return how much memory is free to be used, as far as the system and the limit of a container or job say."""
-    left = _left_of_limit(Path("/sys/fs/cgroup"))
-    return _free_here() if left is None else min(_free_here(), left)
-
-
-def _left_of_limit(group: Path) -> int | None:
-    """Return what a control group's own limit leaves, if it has one (cgroup v2, as a container sees it)."""
-    try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return None
-    return None if limit == "max" else max(0, int(limit) - int(used))
-
-
-def _free_here() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
