@@ -234,11 +234,11 @@ def test_state_survives_a_checkpoint() -> None:
     evaluation = Evaluation(patience=1)
     evaluation.best = {"accuracy": 0.5, "step": 3, "weights": {"a": torch.ones(2)}, "num_evaluations_since": 0}
     evaluation.window.steps.append((1.5, 3, 4))
-    evaluation.oracle = math.pi
+    evaluation.oracle = {"test/accuracy_oracle": math.pi}
     other = Evaluation(patience=1)
     other.load_state_dict(evaluation.state_dict())
     assert other.state_dict().keys() == evaluation.state_dict().keys()
-    assert (other.oracle, list(other.window.steps)) == (math.pi, [(1.5, 3, 4)])
+    assert (other.oracle, list(other.window.steps)) == ({"test/accuracy_oracle": math.pi}, [(1.5, 3, 4)])
 
 
 @pytest.mark.parametrize(

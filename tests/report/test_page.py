@@ -93,6 +93,8 @@ def test_the_files_beside_say_what_the_page_says(index: Path) -> None:
     for table in (index.parent / "tables").glob("*.csv"):
         assert len(pd.read_csv(table))
         assert "\\toprule" in table.with_suffix(".tex").read_text()
+        num_lines = len(table.with_suffix(".md").read_text().splitlines())
+        assert num_lines >= 3, "a head, a rule and rows"
     assert all(path.read_bytes().startswith(b"%PDF") for path in index.parent.glob("figures/*.pdf"))
     assert not list(index.parent.rglob("*.tmp"))
 

@@ -125,6 +125,14 @@ def test_a_single_run_is_a_sweep_of_one(tmp_path: Path) -> None:
     assert command_of([run]) == "python train.py model=mlp_1x512 seed=0"
 
 
+def test_a_run_of_an_experiment_is_asked_for_with_m(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    (path / "overrides.yaml").write_text("- +experiment=zhang2017/table_1\n- seed=0\n")
+    result = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_text(json.dumps(result | {"overrides": ["+experiment=zhang2017/table_1", "seed=0"]}))
+    assert command_of(read_runs([path])) == "python train.py -m +experiment=zhang2017/table_1 seed=0"
+
+
 def test_a_command_has_no_paths_of_its_machine(tmp_path: Path) -> None:
     write_run(tmp_path)
     given = "python /home/me/x/train.py -m results_dir=/scratch/me data.root=/home/me/mnist a=1,2"

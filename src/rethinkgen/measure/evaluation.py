@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import greatest_over_ranks, num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
 from rethinkgen.data.streaming import Inputs, in_parts
+from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.model.batch_norm import batch_norms
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 
-NEARLY_FITTED = 0.99
-"""Besides the threshold of the run, the step at which this share is fitted is always recorded."""
 LOSS_LEVELS = (0.1, 0.01)
 """Levels of the loss on the whole training set whose first step is recorded."""
 PREDICTION_BATCH = 500
@@ -37,6 +36,8 @@ PREDICTION_VALUES = 2**24
 """Of the inputs that are predicted at once, at most: 500 images up to 105x105, 62 of 299x299, for memory's sake."""
 TOP = 5
 """``.../accuracy_top5`` counts an example as right whose label is among so many best guesses."""
+ORACLES = {"test/accuracy", "test/accuracy_top5"}
+"""What ``..._oracle`` tells the best of, along training."""
 FEW_CLASSES = 10
 """Up to so many classes, it is not given."""
 
@@ -248,7 +249,8 @@ class Evaluation(pl.Callback):
         self.last_missed_steps: dict[str, int] = {}
         """Milestone -> last evaluated step before that which did not."""
         self.at_fit: Metrics = {}
-        self.oracle: float | None = None
+        self.oracle: Metrics = {}
+        """Each test accuracy at its best so far: a peek."""
         self.rate_exhausted_at: int | None = None
         """First step whose learning rate was below 1 % of the initial one."""
         self.first_fitted = torch.empty(0, dtype=torch.int64)
@@ -344,8 +346,8 @@ class Evaluation(pl.Callback):
         if not math.isfinite(metrics["fit/loss"]):
             raise diverged("loss on the training set", metrics["fit/loss"], step, pl_module)
         self._note_milestones(metrics, step)
-        if self.oracle is None or metrics["test/accuracy"] > self.oracle:
-            self.oracle = metrics["test/accuracy"]
+        for name in ORACLES & metrics.keys():
+            self.oracle[f"{name}_oracle"] = max(metrics[name], self.oracle.get(f"{name}_oracle", 0.0))
         if self.patience is not None and metrics["validation/accuracy_corrupted"] > self.best.get("accuracy", -1):
             weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
             self.best = {"accuracy": metrics["validation/accuracy_corrupted"], "step": step, "weights": weights}
@@ -380,7 +382,7 @@ class Evaluation(pl.Callback):
                 recalibrated = predict(pl_module, train.inputs, train.labels)
             metrics["fit/accuracy_recalibrated"] = fit_metrics(recalibrated, train)["fit/accuracy"]
         metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
-        metrics |= {"test/accuracy_at_fit": self.at_fit.get("test/accuracy"), "test/accuracy_oracle": self.oracle}
+        metrics |= {"test/accuracy_at_fit": self.at_fit.get("test/accuracy"), **self.oracle}
         for milestone, first_step in self.first_steps.items():
             metrics[milestone] = first_step
             metrics[f"{milestone}_last_missed"] = self.last_missed_steps.get(milestone, 0)
@@ -441,7 +443,7 @@ class Evaluation(pl.Callback):
     def _note_milestones(self, metrics: Metrics, step: int) -> None:
         reached = {
             "steps_to_fit": metrics["fit/accuracy"] >= self.fit_threshold,
-            f"steps_to_fit_{NEARLY_FITTED}": metrics["fit/accuracy"] >= NEARLY_FITTED,
+            STEPS_TO_NEARLY_FIT: metrics["fit/accuracy"] >= NEARLY_FITTED,
         }
         for level in LOSS_LEVELS:
             reached[f"steps_to_loss_{level}"] = metrics["fit/loss"] <= level

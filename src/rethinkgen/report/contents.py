@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -34,8 +35,12 @@ class Report:
 
     @cached_property
     def title(self) -> str:
-        """The names of the sweeps."""
-        return " + ".join(dict.fromkeys(run.sweep.name for run in self.runs))
+        """The names of the sweeps; the first part, where all have the same, is said once."""
+        names = list(dict.fromkeys(run.sweep.name for run in self.runs))
+        common = names[0].partition("-")[0]
+        if len(names) == 1 or not all(name.startswith(f"{common}-") for name in names):
+            return " + ".join(names)
+        return f"{common}: {' + '.join(name.removeprefix(f'{common}-') for name in names)}"
 
     @cached_property
     def progress(self) -> str:
@@ -103,7 +108,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     done = [run for run in runs if run.result is not None]
     results = [run.result for run in runs if run.result is not None]
     facts = [
-        ("Data", _listed(_data(run) for run in runs)),
+        ("Data", _listed(_data(run) for run in sorted(runs, key=_size))),
         ("Corruption", _listed(_corruptions(runs))),
         ("Models", _listed(_models(runs))),
         ("Regularizers", _listed(" + ".join(run.regularizers) or "none" for run in runs)),
@@ -122,6 +127,10 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
             ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
         ]
     return [(name, text) for name, text in facts if text]
+
+
+def _size(run: Run) -> tuple[str, float]:
+    return run.data, float(run.key("data.num_train") or math.inf)
 
 
 def _data(run: Run) -> str:

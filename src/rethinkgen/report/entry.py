@@ -25,7 +25,7 @@ A SWEEP is the folder of a sweep, such as multirun/zhang2017-table_1, or of a si
 is missing is shown as missing, and the same command later writes the report anew.
 
   out=FOLDER      where to (default: report/ in the first sweep's folder). FOLDER/index.html is the page, one file that
-                  needs no network; tables/ has CSV and LaTeX, figures/ has PDF, SVG and the CSV of what is drawn
+                  needs no network; tables/ has CSV, LaTeX and Markdown, figures/ PDF, SVG and the CSV of what is drawn
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
 """
 PUBLISHERS = ("wandb",)

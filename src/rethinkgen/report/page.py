@@ -51,6 +51,7 @@ def write(report: Report, folder: Path) -> Path:
     for table in all_tables:
         _replace(folder / "tables" / f"{table.name}.csv", table.csv.to_csv(index=False))
         _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
+        _replace(folder / "tables" / f"{table.name}.md", table.to_markdown())
     for picture in report.pictures:
         _replace(folder / "figures" / f"{picture.name}.svg", drawings[picture.name])
         _replace(folder / "figures" / f"{picture.name}.pdf", picture.to_pdf())

@@ -242,7 +242,9 @@ def command_of(runs: Sequence[Run]) -> str:
             lines = noted.read_text().splitlines()
             commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
         else:
-            commands[_portable(shlex.join(["python", "train.py", *run.overrides]))] = None
+            # An experiment carries a sweep, even where but one of its runs is asked for.
+            multirun = ["-m"] if any(override.startswith("+experiment=") for override in run.overrides) else []
+            commands[_portable(shlex.join(["python", "train.py", *multirun, *run.overrides]))] = None
     return "\n".join(commands)
 
 

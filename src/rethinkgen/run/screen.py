@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import is_closed_form
 
@@ -95,8 +96,10 @@ def sentence(result: dict[str, Any]) -> str:
     if is_closed_form(result.get("config", {})):
         return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result['reason']}."
     if not result["fitted"]:
-        nearly = metrics["steps_to_fit_0.99"]
-        most = f"99 % fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
+        nearly = metrics[STEPS_TO_NEARLY_FIT]
+        most = (
+            f"{percent(NEARLY_FITTED)} fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
+        )
         return f"{seen}: {most}; {result['reason']}."
     memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
     how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")

@@ -6,6 +6,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
+
 Direction = Literal["minimize", "maximize"]
 
 KEY = "hydra.sweeper.objective"
@@ -14,7 +16,7 @@ DIRECTIONS: dict[str, Direction] = {
     "validation/accuracy": "maximize",
     "validation/loss": "minimize",
     "steps_to_fit": "minimize",
-    "steps_to_fit_0.99": "minimize",
+    STEPS_TO_NEARLY_FIT: "minimize",
     "steps_to_loss_0.1": "minimize",
     "steps_to_loss_0.01": "minimize",
     "fit/accuracy": "maximize",

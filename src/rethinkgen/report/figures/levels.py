@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.figures.drawing import (
     ARROW,
@@ -37,11 +38,9 @@ from rethinkgen.report.figures.words import left_out, sentences, setup_of, sprea
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import drawing
 
-NEARLY_FITTED = 0.99
-"""Below this share of the training set fitted, a test error is none of a fitted network: an open marker."""
 CIFAR10 = ("cifar10", "cifar10_jpeg")
-MILESTONES = {"steps_to_fit": "fit", "steps_to_fit_0.99": "fit 99 %"}
-FITTED = {"steps_to_fit": "the whole training set", "steps_to_fit_0.99": "99 % of the training set"}
+MILESTONES = {"steps_to_fit": "fit", STEPS_TO_NEARLY_FIT: "fit 99 %"}
+FITTED = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
 
 
 def label_noise(runs: Sequence[Run], grouped: Callable[..., list[list[Run]]] = settings) -> list[Line]:

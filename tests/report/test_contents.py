@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from run_folders import write_run
+
+from rethinkgen.report.contents import gather
+from rethinkgen.report.runs import read_runs
+
+
+def test_what_all_sweeps_are_called_is_said_once(tmp_path: Path) -> None:
+    sweeps = [tmp_path / name for name in ("zhang2017-table_1", "zhang2017-figure_1c-digits", "mine")]
+    for sweep in sweeps:
+        write_run(sweep, seed=sweeps.index(sweep))
+    assert gather(read_runs(sweeps[:1]), "").title == "zhang2017-table_1"
+    assert gather(read_runs(sweeps[:2]), "").title == "zhang2017: table_1 + figure_1c-digits"
+    assert gather(read_runs(sweeps), "").title == "zhang2017-table_1 + zhang2017-figure_1c-digits + mine"
+
+
+def test_subsets_come_in_order_of_size_the_whole_last(tmp_path: Path) -> None:
+    for seed, size in enumerate((2000, None, 500)):
+        write_run(tmp_path, seed=seed, keys={"data.num_train": size})
+    facts = dict(gather(read_runs([tmp_path]), "").facts)
+    assert facts["Data"] == "cifar10 (500 training examples), cifar10 (2,000 training examples), cifar10"
