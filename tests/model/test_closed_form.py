@@ -126,7 +126,7 @@ def test_random_features_by_hand() -> None:
     images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     filters = 3 * torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     pooling = Pooling(images, 6)
-    assert (pooling.window, pooling.stride, pooling.cells) == ((15, 15), (6, 6), (3, 3))
+    assert (pooling.window, pooling.stride, len(pooling)) == ((15, 15), (6, 6), 9)
     features = all_features(images, filters, pooling)
     assert features.shape == (2, 18 * 3)
     responses = F.conv2d(images, filters)

@@ -29,7 +29,8 @@ NUM_PATCHES = 100_000
 ZCA_OFFSET = 1e-3
 THRESHOLD = 1.0
 FILTERS_AT_ONCE = 128
-IMAGES_AT_ONCE = 250
+IMAGES_AT_ONCE = {"cuda": 250, "cpu": 8}
+"""On the CPU so few that their responses to ``FILTERS_AT_ONCE`` stay in the cache, which is four times as fast."""
 
 
 class RandomFeatures(ClosedForm):
@@ -137,17 +138,20 @@ class Pooling:
         sides = [side - patch_size + 1 for side in images.shape[2:]]
         self.window = tuple(max(1, round(side * 15 / 27)) for side in sides)
         self.stride = tuple(max(1, round(side * 6 / 27)) for side in sides)
-        self.cells = tuple(
-            (side - window) // stride + 1 for side, window, stride in zip(sides, self.window, self.stride, strict=True)
+        rows, columns = (
+            F.avg_pool1d(torch.eye(side)[:, None], window, stride)[:, 0]
+            for side, window, stride in zip(sides, self.window, self.stride, strict=True)
         )
+        self.averages = torch.kron(rows, columns)
+        """``(positions, cells)``: what each position counts in each cell. A product is faster than pooling."""
 
     def __len__(self) -> int:
         """Return the number of cells."""
-        return self.cells[0] * self.cells[1]
+        return self.averages.shape[1]
 
     def __call__(self, responses: Tensor) -> Tensor:
-        """Average ``(N, K, H, W)`` over the cells."""
-        return F.avg_pool2d(responses, self.window, self.stride)
+        """Average ``(N, K, positions)`` over the cells: ``(N, K, cells)``."""
+        return responses @ self.averages.to(responses.device)
 
 
 class RandomConvolution(nn.Module):
@@ -208,13 +212,14 @@ def draw_filters(images: Tensor, num_filters: int, patch_size: int, seeded: torc
 
 def all_features(images: Tensor, filters: Tensor, pooling: Pooling) -> Tensor:
     """Return ``(N, K * 2 * cells)`` float32 for ``images (N, C, H, W)`` and ``filters (K, C, s, s)``."""
-    found = []
-    for chunk in torch.split(images, IMAGES_AT_ONCE):
+    features = images.new_empty(len(images), len(filters), 2, len(pooling))
+    at_once = IMAGES_AT_ONCE["cuda" if images.is_cuda else "cpu"]
+    for chunk, found in zip(torch.split(images, at_once), torch.split(features, at_once), strict=True):
         with full_precision():
-            responses = F.conv2d(chunk, filters)
-        sides = [pooling(F.relu(sign * responses - THRESHOLD)) for sign in (1, -1)]
-        found.append(torch.stack(sides, dim=2).flatten(1))
-    return torch.cat(found)
+            responses = F.conv2d(chunk, filters).flatten(2)
+        found[:, :, 0] = pooling((responses - THRESHOLD).clamp_min_(0))
+        found[:, :, 1] = pooling(responses.neg_().sub_(THRESHOLD).clamp_min_(0))
+    return features.flatten(1)
 
 
 def _parts(filters: Tensor) -> Iterator[Tensor]:
