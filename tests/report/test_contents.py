@@ -17,8 +17,8 @@ def test_what_all_sweeps_are_called_is_said_once(tmp_path: Path) -> None:
     assert gather(read_runs(sweeps), "").title == "zhang2017-table_1 + zhang2017-figure_1c-digits + mine"
 
 
-def test_subsets_come_in_order_of_size_the_whole_last(tmp_path: Path) -> None:
+def test_a_data_set_is_named_once_with_its_subsets_in_order(tmp_path: Path) -> None:
     for seed, size in enumerate((2000, None, 500)):
         write_run(tmp_path, seed=seed, keys={"data.num_train": size})
     facts = dict(gather(read_runs([tmp_path]), "").facts)
-    assert facts["Data"] == "cifar10 (500 training examples), cifar10 (2,000 training examples), cifar10"
+    assert facts["Data"] == "cifar10 (500, 2,000, all training examples)"

@@ -108,7 +108,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     done = [run for run in runs if run.result is not None]
     results = [run.result for run in runs if run.result is not None]
     facts = [
-        ("Data", _listed(_data(run) for run in sorted(runs, key=_size))),
+        ("Data", _listed(_data(runs))),
         ("Corruption", _listed(_corruptions(runs))),
         ("Models", _listed(_models(runs))),
         ("Regularizers", _listed(" + ".join(run.regularizers) or "none" for run in runs)),
@@ -129,17 +129,22 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
-def _size(run: Run) -> tuple[str, float]:
-    return run.data, float(run.key("data.num_train") or math.inf)
-
-
-def _data(run: Run) -> str:
-    details = []
-    if run.key("data.num_train") is not None:
-        details.append(f"{int(run.key('data.num_train')):,} training examples")
-    if run.key("data.preprocessing") not in (None, "whitening"):
-        details.append(f"preprocessing {run.key('data.preprocessing')}")
-    return f"{run.data} ({', '.join(details)})" if details else run.data
+def _data(runs: Sequence[Run]) -> list[str]:
+    """Name each data set with the sizes that were taken of it, all of it last, and what was done to its images."""
+    sizes: dict[tuple[str, str], set[float]] = {}
+    for run in runs:
+        preprocessing = str(run.key("data.preprocessing") or "whitening")
+        sizes.setdefault((run.data, preprocessing), set()).add(float(run.key("data.num_train") or math.inf))
+    texts = []
+    for (data, preprocessing), found in sizes.items():
+        details = []
+        if found != {math.inf}:
+            numbers = ["all" if size == math.inf else f"{size:,.0f}" for size in sorted(found)]
+            details.append(f"{', '.join(numbers)} training examples")
+        if preprocessing != "whitening":
+            details.append(f"preprocessing {preprocessing}")
+        texts.append(f"{data} ({'; '.join(details)})" if details else data)
+    return texts
 
 
 def _corruptions(runs: Sequence[Run]) -> list[str]:
