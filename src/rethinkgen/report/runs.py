@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from rethinkgen.run.command import train_command
 from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, RunFolderError
 from rethinkgen.run.identity import LEVELS, identifying
@@ -242,9 +242,7 @@ def command_of(runs: Sequence[Run]) -> str:
             lines = noted.read_text().splitlines()
             commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
         else:
-            # An experiment carries a sweep, even where but one of its runs is asked for.
-            multirun = ["-m"] if any(override.startswith("+experiment=") for override in run.overrides) else []
-            commands[_portable(shlex.join(["python", "train.py", *multirun, *run.overrides]))] = None
+            commands[_portable(train_command(run.overrides))] = None
     return "\n".join(commands)
 
 

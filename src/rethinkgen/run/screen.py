@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
+from rethinkgen.run.command import train_command
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import is_closed_form
 
@@ -110,24 +111,20 @@ def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
     """Return what to try next and the command for it: the same run with one thing changed."""
     corruption = result["choices"]["data.corruption"]
     others = [item for item in result["overrides"] if not item.startswith("data.corruption")]
-    command = " ".join(["python train.py", *(_quoted(item) for item in others)])
+    command = train_command(others)
     if not result["fitted"]:
         has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in others)
         stops_early = "early_stopping" in result["choices"]["regularizer"]
         if has_own_budget or stops_early or result["choices"]["schedule"] != "exponential":
             return None
         steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
-        same = " ".join(["python train.py", *(_quoted(item) for item in result["overrides"])])
-        return "Twice the steps, and a rate that falls more slowly:", f"{same} max_steps={steps} {factor}"
+        same = train_command([*result["overrides"], f"max_steps={steps}", factor])
+        return "Twice the steps, and a rate that falls more slowly:", same
     if corruption == "none":
         return "The same network on labels drawn at random:", f"{command} data.corruption=random_labels"
     if corruption == "random_labels":
         return "The same network on images whose pixels are shuffled:", f"{command} data.corruption=shuffled_pixels"
     return "The same network on true labels and true pixels:", command
-
-
-def _quoted(override: str) -> str:
-    return f"'{override}'" if any(character in override for character in "[]{}()* ") else override
 
 
 def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:

@@ -1,0 +1,13 @@
+"""What one types to have a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+
+def train_command(overrides: Sequence[str]) -> str:
+    """Return the command with these overrides, quoted for a shell."""
+    # An experiment carries a sweep, even where but one of its runs is asked for.
+    multirun = ["-m"] if any(override.startswith("+experiment=") for override in overrides) else []
+    return shlex.join(["python", "train.py", *multirun, *overrides])
