@@ -29,7 +29,7 @@ NUM_PATCHES = 100_000
 ZCA_OFFSET = 1e-3
 THRESHOLD = 1.0
 FILTERS_AT_ONCE = 128
-IMAGES_AT_ONCE = {"cuda": 250, "cpu": 8}
+IMAGES_AT_ONCE = {"cuda": 250, "cpu": 32}
 """On the CPU so few that their responses to ``FILTERS_AT_ONCE`` stay in the cache, which is four times as fast."""
 
 
