@@ -214,11 +214,11 @@ def all_features(images: Tensor, filters: Tensor, pooling: Pooling) -> Tensor:
     """Return ``(N, K * 2 * cells)`` float32 for ``images (N, C, H, W)`` and ``filters (K, C, s, s)``."""
     features = images.new_empty(len(images), len(filters), 2, len(pooling))
     at_once = IMAGES_AT_ONCE["cuda" if images.is_cuda else "cpu"]
-    for chunk, found in zip(torch.split(images, at_once), torch.split(features, at_once), strict=True):
+    for part in (slice(start, start + at_once) for start in range(0, len(images), at_once)):
         with full_precision():
-            responses = F.conv2d(chunk, filters).flatten(2)
-        found[:, :, 0] = pooling((responses - THRESHOLD).clamp_min_(0))
-        found[:, :, 1] = pooling(responses.neg_().sub_(THRESHOLD).clamp_min_(0))
+            responses = F.conv2d(images[part], filters).flatten(2)
+        features[part, :, 0] = pooling((responses - THRESHOLD).clamp_min_(0))
+        features[part, :, 1] = pooling(responses.neg_().sub_(THRESHOLD).clamp_min_(0))
     return features.flatten(1)
 
 
