@@ -432,7 +432,7 @@ class CorruptedImages(pl.LightningDataModule):
         assert self._files is not None
         return StreamedInputs(
             self._reader(name, files, index),
-            self._finished,
+            self._finished_beside_workers,
             torch.Size((len(index), *self.image_shape)),
             num_workers_here(self._files.num_workers),
         )
@@ -475,7 +475,16 @@ class CorruptedImages(pl.LightningDataModule):
             self._open_stream()
         assert self._stream is not None
         decoded = self._stream.take(epoch, position)
-        return self._finished(decoded, self._draws(index, epoch) if self.augmentation else None)
+        return self._finished_beside_workers(decoded, self._draws(index, epoch) if self.augmentation else None)
+
+    def _finished_beside_workers(self, decoded: Decoded, draws: Tensor | None = None) -> Tensor:
+        # In one thread: the cores have workers on them, and threads that wait for each other there wait long.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._finished(decoded, draws)
+        finally:
+            torch.set_num_threads(threads)
 
     def _finished(self, decoded: Decoded, draws: Tensor | None = None) -> Tensor:
         """Turn images as they were decoded into what the network sees; with ``draws``, augmented."""
