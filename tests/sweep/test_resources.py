@@ -84,6 +84,15 @@ def test_a_job_that_runs_alone_waits_for_all_cores_and_is_given_them(machine: py
     assert machine_resources.take(trainer()) is None
 
 
+@pytest.mark.parametrize(("wanted", "alone"), [({}, True), ({"devices": 2, "accelerator": "cpu"}, False)])
+def test_a_last_job_of_several_slots_is_given_each_core_once(
+    machine: pytest.MonkeyPatch, wanted: dict[str, Any], alone: bool
+) -> None:
+    share = Resources("auto", 1, 1, uses_gpus=False).take(trainer(**wanted), runs_alone=alone)
+    assert share is not None
+    assert share.num_slots * share.threads == 8
+
+
 def test_a_job_that_runs_alone_is_one_of_several_where_it_has_a_gpu(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     machine_resources = Resources("auto", 1, 100, uses_gpus=True)

@@ -43,14 +43,14 @@ class Resources:
     def __init__(self, n_jobs: int | str, jobs_per_gpu: int, num_waiting: int, *, uses_gpus: bool) -> None:
         self.jobs_per_gpu = check_whole("hydra.launcher.jobs_per_gpu", jobs_per_gpu, 1)
         self.gpus = dict.fromkeys(visible_gpus() if uses_gpus else [], 0)
-        cores = num_cores()
+        self.cores = num_cores()
         if n_jobs == "auto":
-            on_cpu = max(1, min(cores, available_bytes() // BYTES_A_JOB))
+            on_cpu = max(1, min(self.cores, available_bytes() // BYTES_A_JOB))
             self.num_slots = len(self.gpus) * self.jobs_per_gpu or on_cpu
         else:
             self.num_slots = check_whole("hydra.launcher.n_jobs", n_jobs, 1)
         self.free = self.num_slots
-        self.threads = max(1, cores // max(1, min(self.num_slots, num_waiting)))
+        self.threads = max(1, self.cores // max(1, min(self.num_slots, num_waiting)))
 
     def take(self, trainer: DictConfig, *, runs_alone: bool = False) -> Share | None:
         """Return a share for a job that wants this trainer, or nothing while there is no room.
@@ -72,7 +72,9 @@ class Resources:
             for gpu in gpus:
                 self.gpus[gpu] += 1
         self.free -= num_slots
-        return Share(num_slots, self.threads, sorted(gpus))
+        # However few jobs wait: the threads of all slots of one job are no more than there are cores.
+        threads = min(self.threads, max(1, self.cores // num_slots))
+        return Share(num_slots, threads, sorted(gpus))
 
     def give_back(self, share: Share) -> None:
         """Take back what a job had."""
