@@ -10,8 +10,8 @@ from rethinkgen.report.runs import read_runs
 
 def test_what_all_sweeps_are_called_is_said_once(tmp_path: Path) -> None:
     sweeps = [tmp_path / name for name in ("zhang2017-table_1", "zhang2017-figure_1c-digits", "mine")]
-    for sweep in sweeps:
-        write_run(sweep, seed=sweeps.index(sweep))
+    for seed, sweep in enumerate(sweeps):
+        write_run(sweep, seed=seed)
     assert gather(read_runs(sweeps[:1]), "").title == "zhang2017-table_1"
     assert gather(read_runs(sweeps[:2]), "").title == "zhang2017: table_1 + figure_1c-digits"
     assert gather(read_runs(sweeps), "").title == "zhang2017-table_1 + zhang2017-figure_1c-digits + mine"

@@ -489,11 +489,11 @@ class CorruptedImages(pl.LightningDataModule):
     def _finished(self, decoded: Decoded, draws: Tensor | None = None) -> Tensor:
         """Turn images as they were decoded into what the network sees; with ``draws``, augmented."""
         count = len(decoded.images)
-        if decoded.images.device.type != "cpu":
+        at_once = max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
+        if count <= at_once or decoded.images.device.type != "cpu":
             return self._finished_part(decoded, draws)
         # A few at a time: what lies between the first step and the last stays in the cache.
         finished = torch.empty((count, *self.image_shape))
-        at_once = max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
         for part in (slice(start, start + at_once) for start in range(0, count, at_once)):
             cut = Decoded(decoded.images[part], tuple(drawn[part] for drawn in decoded.pattern))
             finished[part] = self._finished_part(cut, None if draws is None else draws[part])
