@@ -353,6 +353,29 @@ def test_a_run_at_work_is_a_thin_line_with_an_open_end(tmp_path: Path) -> None:
     assert list(own["step"]) == list(range(500, 4001, 500))
 
 
+@pytest.mark.parametrize(("budget", "ends"), [(15_000, [25, 25]), (1_200, [25, 1_200])])
+def test_networks_with_other_budgets_have_their_own_axis(tmp_path: Path, budget: int, ends: list[float]) -> None:
+    short = made_up_run(tmp_path, model="alexnet", steps=range(100, budget + 1, 100), max_steps=budget)
+    picture = drawn(general.learning_curves, [made_up_run(tmp_path), short])
+    left = picture.figure.axes[::2]
+    assert [panel.get_xlim()[1] for panel in left] == ends
+    above, below = (panel.get_xlabel() for panel in left)
+    assert above == ("" if ends == [25, 25] else "training steps (thousands)")
+    assert below == ("training steps (thousands)" if ends == [25, 25] else "training steps")
+
+
+def test_a_network_of_too_many_settings_has_a_row_for_each_regularizer(tmp_path: Path) -> None:
+    levels = [number / 8 for number in range(8)]
+    many = [made_up_run(tmp_path, corruption="partial_labels", level=level, steps=FEW_STEPS) for level in levels]
+    many.append(made_up_run(tmp_path, regularizers=["dropout"], steps=FEW_STEPS))
+    few = [made_up_run(tmp_path, model="alexnet", regularizers=[kind], steps=FEW_STEPS) for kind in ("flip", "dropout")]
+    picture = drawn(general.learning_curves, [*many, *few])
+    rows = [panel.get_ylabel() for panel in picture.figure.axes[::2]]
+    assert rows == [f"{name}\naccuracy (%)" for name in ("inception\n+ dropout", "inception", "alexnet")]
+    assert set(picture.data.loc[picture.data["model"] == "alexnet", "line"]) == {"flip", "dropout"}
+    assert "Not drawn" not in picture.caption
+
+
 def test_runs_that_ended_apart_have_no_mean(tmp_path: Path) -> None:
     ends = [range(100, 1001, 100), range(100, 1501, 100)]
     runs = [made_up_run(tmp_path, seed=seed, steps=steps) for seed, steps in enumerate(ends)]

@@ -117,6 +117,7 @@ class Steps:
     """The axis of optimizer steps, in thousands where there are many."""
 
     def __init__(self, longest: int) -> None:
+        self.longest = longest
         self.unit = 1000 if longest >= THOUSANDS_FROM else 1
         self.label = "training steps (thousands)" if self.unit == 1000 else "training steps"
         self.end = max(longest, 1) / self.unit

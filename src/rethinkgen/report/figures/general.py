@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,9 @@ from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import GREY, SOLID, Look, drawing, looks_of
 
 MOST_ROWS = 6
+MOST_STRETCHED = 3
+"""Rows share an axis of steps where the longest budget is at most so many times the shortest."""
+
 MOST_KINDS = 12
 MOST_NAMED = 6
 """Corruptions in a legend; where there are more, their levels are spaced evenly."""
@@ -59,33 +63,38 @@ def learning_curves(runs: Sequence[Run]) -> Picture | None:
     groups = [group for group in settings(runs) if any(len(curve(run, "test/accuracy")) > 1 for run in group)]
     if not groups:
         return None
-    rows = _by(groups, lambda run: run.model)
-    if max(map(len, rows)) > MOST_LINES:
-        rows = _by(groups, lambda run: (run.model, run.regularizers))
-    are_split = len(rows) > len({row[0][0].model for row in rows})
-    known = [lines(row) for row in rows[:MOST_ROWS]]
-    hidden = [group for row in rows[MOST_ROWS:] for group in row]
+    rows: list[list[list[Run]]] = []
+    for same in _by(groups, lambda run: run.model):
+        rows += _by(same, lambda run: run.regularizers) if len(same) > MOST_LINES else [same]
+    rows_of = Counter(same[0][0].model for same in rows)
+    known = [_named(same) for same in rows[:MOST_ROWS]]
+    hidden = [group for same in rows[MOST_ROWS:] for group in same]
     tables, part = [], []
+    steps = [steps_of([run for line in row for run in line.runs]) for row in known]
+    are_alike = max(axis.longest for axis in steps) <= MOST_STRETCHED * min(axis.longest for axis in steps)
+    if are_alike:
+        steps = [max(steps, key=lambda axis: axis.longest)] * len(steps)
     with drawing():
         height = max(LEGEND_LINE * min(max(map(len, known)), MOST_LINES) + 0.3, 2.0 if len(known) > 1 else 2.5)
+        height += 0.0 if are_alike else 0.35
         beside = legend_width([line.label for row in known for line in row])
-        figure, axes = panels(len(known), 2, width=2.6 + beside / 2, height=height, sharex=True)
-        steps = steps_of([run for row in known for line in row for run in line.runs])
-        for row, (left, right) in zip(known, axes, strict=True):
+        figure, axes = panels(len(known), 2, width=2.6 + beside / 2, height=height, sharex=are_alike or "row")
+        for row, axis, (left, right) in zip(known, steps, axes, strict=True):
             shown = spaced(row, MOST_LINES)
             hidden += [list(line.runs) for line in row if line not in shown]
-            table = draw_accuracies(left, right, shown, steps)
+            table = draw_accuracies(left, right, shown, axis)
             fit_to_accuracies((left, right), table)
+            if row is known[-1] or not are_alike:
+                axis.label_axis(left)
+                axis.label_axis(right)
             first = shown[0].runs[0]
-            what = [first.model, *(first.regularizers if are_split else [])]
+            what = [first.model, *(first.regularizers if rows_of[first.model] > 1 else [])]
             left.set_ylabel("\n+ ".join(what) + "\naccuracy (%)")
             legend_beside(right, [entry(line, dashes=SOLID) for line in shown])
             tables.append(table.assign(model=first.model))
             part += [run for line in shown for run in line.runs]
         axes[0][0].set_title("training set")
         axes[0][1].set_title("test set")
-        for panel in axes[-1]:
-            steps.label_axis(panel)
     data = pd.concat(tables, ignore_index=True)
     caption = sentences(
         f"Left: accuracy {on_training_set(data)}, against the labels as given; right: on the test set.",
@@ -95,6 +104,12 @@ def learning_curves(runs: Sequence[Run]) -> Picture | None:
         left_out(hidden, "settings"),
     )
     return Picture("learning_curves", "Learning curves", caption, figure, data, command_of(part))
+
+
+def _named(row: list[list[Run]]) -> list[Line]:
+    """Name the lines of a row, whose axis names the network: one alone by its corruption."""
+    known = lines(row)
+    return known if len(known) > 1 else [replace(line, label=corruption_name(line.runs[0])) for line in known]
 
 
 def _by(groups: Sequence[list[Run]], key: Any) -> list[list[list[Run]]]:
