@@ -189,6 +189,19 @@ def test_a_network_that_does_not_fit_random_labels_is_no_example_of_one_that_doe
     assert "fit/accuracy is only 20.0 ± 0 %, where 95 % is taken for granted" in verdict.why
 
 
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [({"keys": {"max_steps": 100}}, "not enough runs"), ({"data": "cifar10_jpeg"}, "not reproduced")],
+)
+def test_too_short_a_budget_to_fit_decides_nothing(
+    write: Write, verdicts: Judged, what: dict[str, Any], expected: str
+) -> None:
+    write(corruption="random_labels", test=0.1, metrics={"fit/accuracy": 0.2}, **what)
+    verdict = verdicts()["table_1.mlp_1x512.random_labels.test"]
+    assert verdict.verdict == expected
+    assert "fit/accuracy is only 20.0 ± 0 %" in verdict.why
+
+
 def test_chance_follows_the_size_of_the_test_set(write: Write, verdicts: Judged) -> None:
     row = "table_1.mlp_1x512.random_labels.test"
     # 3 errors of 3 * 360 digits are 2.7 points, of 3 * 10,000 images 0.5.
@@ -554,6 +567,16 @@ def test_only_claims_with_runs_are_judged_in_the_papers_order(write: Write, verd
     found = list(verdicts())
     assert found[:3] == ["table_1.mlp_3x512.parameters", "table_1.mlp_3x512.none.train", "table_1.mlp_3x512.none.test"]
     assert not any("mlp_1x512" in name or "kernel" in name for name in found)
+
+
+def test_the_main_table_has_every_claim_of_the_page(write: Write, verdicts: Judged, tmp_path: Path) -> None:
+    write(test=0.51)
+    write_run(tmp_path, model="alexnet", state="running")
+    found = list(verdicts().values())
+    table = main_table(found)
+    assert len(table.rows) == len(table.csv) == len(found) > sum(verdict.n > 0 for verdict in found)
+    counts = [f"{number} {answer}" for answer, number in count(found).items()]
+    assert table.note == f"Counted: {', '.join(counts)}."
 
 
 def test_the_main_table_says_what_counts(write: Write, verdicts: Judged) -> None:

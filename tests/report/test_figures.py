@@ -17,7 +17,7 @@ from matplotlib.collections import PolyCollection
 
 from conftest import TINY, Command
 from rethinkgen.report.claim_files import load_claims
-from rethinkgen.report.figures import Picture, curves, general, levels, opening, pictures, theory
+from rethinkgen.report.figures import Picture, curves, general, input_noise, levels, opening, pictures, theory
 from rethinkgen.report.figures.levels import relative_steps
 from rethinkgen.report.figures.series import lines, settings
 from rethinkgen.report.runs import Run, read_runs
@@ -267,6 +267,28 @@ def test_figure_2a_compares_regularizers_on_imagenet(tmp_path: Path) -> None:
         runs[0].curves.to_csv(run.path / "metrics.csv", index=False)
     digits = [replace(run, choices=run.choices | {"data": "digits"}) for run in elsewhere]
     assert "figure_2a" in named(digits)
+
+
+def test_noise_in_the_inputs_counts_steps_to_99_percent_where_true_images_are_never_fitted(tmp_path: Path) -> None:
+    runs = [made_up_run(tmp_path, corruption="gaussian_blend", level=level) for level in LEVELS]
+    runs = [with_metrics(run, steps_to_fit=None) for run in runs]
+    picture = drawn(input_noise.figure_input_noise, runs)
+    assert picture.figure.axes[2].get_ylabel() == "steps to fit 99 %"
+    assert "at which 99 % of the training set was fitted" in picture.caption
+    assert not picture.data["is_bound"].any()
+
+
+def test_steps_that_hardly_differ_are_on_a_linear_axis(tmp_path: Path) -> None:
+    def scale(*steps: int) -> str:
+        folder = tmp_path / str(steps)
+        kinds = zip(("none", "gaussian"), steps, strict=True)
+        runs = [made_up_run(folder, corruption=kind, steps_to_fit=number) for kind, number in kinds]
+        (axes,) = drawn(general.steps_to_fit, runs).figure.axes
+        assert axes.get_ylabel().endswith("logarithmic") == (axes.get_yscale() == "log")
+        return axes.get_yscale()
+
+    assert scale(84, 100) == "linear"
+    assert scale(84, 1000) == "log"
 
 
 def test_noise_in_the_inputs_is_drawn_by_degrees(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ from run_folders import write_run
 
 from rethinkgen.report.claims import judge, main_table
 from rethinkgen.report.runs import read_runs
-from rethinkgen.report.tables import Table, tables
+from rethinkgen.report.tables import MOST_ROWS_OF_A_PAGE, Table, tables
 
 Made = Callable[[], dict[str, Table]]
 
@@ -148,7 +149,7 @@ def test_several_models_stand_side_by_side(tmp_path: Path, made: Made) -> None:
     assert list(found) == ["grid_cifar10_fit", "grid_cifar10_test", "grid_cifar10_steps_to_fit"]
     table = found["grid_cifar10_test"]
     assert table.columns == ["corruption", "regularizer", "alexnet", "mlp_1x512"]
-    assert table.rows[0] == ["gaussian", "none", "50.0 ± – % (1)", "missing"]
+    assert table.rows[0] == ["gaussian", "none", "50.0 ± – % (1)", "–"]
     assert rows_of(table)["partial_labels 0.4"]["mlp_1x512"] == "60.0 ± – % (1)"
 
 
@@ -206,6 +207,20 @@ def test_theory_has_its_tables(tmp_path: Path, made: Made) -> None:
     assert "lower bound" in found["rademacher"].note
 
 
+def test_every_model_of_a_grid_is_in_its_tables(tmp_path: Path, made: Made) -> None:
+    keys = {"data.num_train": 500}
+    write_run(tmp_path, data="digits", model="mlp_1x512", keys=keys)
+    write_run(tmp_path, data="digits", model="mlp_1x512", corruption="gaussian", keys=keys)
+    solved = {"model.closed_form": True}
+    write_run(tmp_path, data="digits", model="two_layer_relu", keys=keys | solved, steps_to_fit=1)
+    found = made()
+    assert {"theorem_1", "grid_digits_fit"} <= set(found)
+    table = found["grid_digits_steps_to_fit"]
+    assert table.columns == ["corruption", "regularizer", "mlp_1x512", "two_layer_relu"]
+    by_corruption = {row[0]: row[3] for row in table.rows}
+    assert by_corruption == {"none": "solved", "gaussian": "–"}
+
+
 ODD = Table(
     "odd_table",
     "Ours & theirs, 50 %",
@@ -260,12 +275,14 @@ def test_latex_compiles(tmp_path: Path) -> None:
         write_run(sweep, model=model, corruption="gaussian")
         write_run(sweep, model=model, corruption="random_labels", regularizers=["weight_decay"])
     runs = read_runs([sweep])
-    found = [*tables(runs), main_table(judge(runs)), ODD]
-    assert len(found) > 5
+    claims = main_table(judge(runs))
+    of_several_pages = replace(claims, name="long", rows=4 * claims.rows)
+    found = [*tables(runs), claims, of_several_pages, ODD]
+    assert len(found) > 6
+    assert len(of_several_pages.rows) > MOST_ROWS_OF_A_PAGE
     body = "\n".join(table.to_latex() for table in found)
-    document = (
-        f"\\documentclass{{article}}\n\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
-    )
+    packages = "\\usepackage{array,booktabs,graphicx,longtable}"
+    document = f"\\documentclass{{article}}\n{packages}\n\\begin{{document}}\n{body}\\end{{document}}\n"
     (tmp_path / "all.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -273,3 +290,4 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert (tmp_path / "all.pdf").exists()
     # Nothing leaves the page.
     assert r"Overfull \hbox" not in told.stdout
+    assert "Float too large" not in told.stdout

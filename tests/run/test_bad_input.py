@@ -339,6 +339,13 @@ def test_an_experiment_with_a_sweep_says_that_it_is_one(refused: Refused) -> Non
     assert "add -m" in refused("+experiment=zhang2017/table_1", "data=digits")
 
 
+def test_a_typo_in_an_experiment_lists_those_there_are(refused: Refused) -> None:
+    assert " figure_1b\n" in refused("-m", "+experiment=zhang2017/figure_1x")
+    said = refused("+experiment=tune")
+    assert " tune_learning_rate\n" in said
+    assert " zhang2017/figure_1b\n" in said
+
+
 def test_experiments_refuse_what_their_sweeps_cannot_do(refused: Refused) -> None:
     assert "one data set a command" in refused("-m", "+experiment=zhang2017/table_4", "data=digits,mnist").lower()
     tuned = refused("-m", "hydra/sweeper=optuna", "+experiment=zhang2017/table_1", "data=digits")

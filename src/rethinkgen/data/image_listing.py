@@ -86,7 +86,7 @@ def list_folder(root: str | Path, *, check: bool = True) -> Listing:
         if not check:
             raise FileNotFoundError(absent)
         raise ValueError(
-            f"{where}: there is no folder {absent}. data=image_folder reads <root>/train/<class>/<image> and "
+            f"{where}: there is no folder {absent}. A folder of images has <root>/train/<class>/<image> and "
             "<root>/test/<class>/<image> (or val in place of test)."
         )
     splits = {split: _list_split(folder, split, check) for split in ("train", str(second))}

@@ -72,6 +72,8 @@ class RandomFeatures(ClosedForm):
         free = self.free_bytes()
         most = max(1, int(0.95 * n * (free / needed) ** 0.5))
         advice = f"Choose fewer examples, data.num_train={most}"
+        if num_features < n:
+            advice += f", or fewer than {self.num_filters:,} filters, model.num_filters=..."
         check_memory(f"{n:,} examples and {num_features:,} features", needed, free, advice)
 
     def solve(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Solution:

@@ -120,10 +120,9 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def main_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return README's table: experiment, command, published, ours, n, verdict; of what has any finished run."""
+    """Return README's table: experiment, command, published, ours, n, verdict."""
     from pandas import DataFrame
 
-    told = [verdict for verdict in verdicts if verdict.n]
     columns = ["experiment", "command", "published", "ours", "n", "verdict"]
     rows: list[list[str | float | None]] = [
         [
@@ -134,7 +133,7 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
             str(verdict.n),
             verdict.verdict if verdict.is_counted else f"{verdict.verdict} (not counted: from memory)",
         ]
-        for verdict in told
+        for verdict in verdicts
     ]
     raw = [
         {
@@ -153,9 +152,9 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
             "why": verdict.why,
             "rule": verdict.claim.rule.because,
         }
-        for verdict in told
+        for verdict in verdicts
     ]
-    numbers = count(told)
+    numbers = count(verdicts)
     note = "Counted: " + ", ".join(f"{number} {answer}" for answer, number in numbers.items()) + "."
     return Table("claims", "Published and ours", note, columns, rows, DataFrame(raw))
 
@@ -338,6 +337,8 @@ def _outside_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdic
         findings = [_apply(claim.trend, claim, comparison) for comparison in comparisons]
         reasons = [_trend_text(finding) for finding in findings]
         answer = "same trend" if all(finding.holds for finding in findings) else "not reproduced"
+        if any(_is_too_short(comparison) and _not_given(claim, comparison) for comparison in comparisons):
+            answer = "not enough runs"
     odd = "; ".join(comparisons[0].deviations)
     return _told(claim, answer, comparisons, findings, [f"outside the paper's protocol ({odd})", *reasons])
 
@@ -409,6 +410,11 @@ def _not_given(claim: Claim, comparison: Comparison) -> str:
                 reached = shown_summary(summarise(found), "%")
                 return f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
     return ""
+
+
+def _is_too_short(comparison: Comparison) -> bool:
+    """Whether the runs had not the paper's budget: what they did not reach they might have reached with it."""
+    return any(text.startswith("steps=") for text in comparison.deviations)
 
 
 def _trend_text(finding: Finding | None) -> str:

@@ -14,7 +14,7 @@ from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.tables import Table, tables
 
-MOST_COMMANDS = 12
+MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
 """Lines shown: runs that no sweep started have one each."""
 STATES = ("running", "waiting", "interrupted", "failed", "missing")
 """Of runs without a result, in the order in which they are counted."""
@@ -88,11 +88,12 @@ def gather(runs: Sequence[Run], command: str) -> Report:
     )
 
 
-def shown_commands(commands: str) -> list[str]:
+def shown_commands(commands: str, most: int = MOST_COMMANDS) -> list[str]:
     """Return commands, a line each, as a reader can use them; of very many, the first."""
     lines = [without_machine_paths(line) for line in commands.splitlines()]
-    left_out = len(lines) - MOST_COMMANDS
-    return [*lines[:MOST_COMMANDS], f"# and {left_out:,} more"] if left_out > 1 else lines
+    left_out = len(lines) - most
+    where = " above" if most < MOST_COMMANDS else ""
+    return [*lines[:most], f"# and {left_out:,} more{where}"] if left_out > 1 else lines
 
 
 def without_machine_paths(text: str) -> str:

@@ -158,8 +158,9 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
         console.print(f"Published claims: {', '.join(counts)}{beside}.", highlight=False, markup=False, soft_wrap=True)
     else:
         console.print("No published claim is about these runs.", highlight=False)
-    what = f"{len(report.tables)} tables, {len(report.pictures)} figures, {seconds:.1f} s"
-    console.print(f"{shown(index)}  ({what})", highlight=False, markup=False, soft_wrap=True)
+    numbers = {"table": len(report.tables), "figure": len(report.pictures)}
+    what = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in numbers.items())
+    console.print(f"{shown(index)}  ({what}, {seconds:.1f} s)", highlight=False, markup=False, soft_wrap=True)
 
 
 def publish(report: Report) -> int:

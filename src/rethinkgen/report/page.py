@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.report.claims import Verdict, certainty_marks, published
-from rethinkgen.report.contents import Report, gather, shown_commands, without_machine_paths
+from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.entry import is_foreign
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.runs import Run
 from rethinkgen.run.folder import now, write_atomically
 
-MOST_ROWS_SHOWN = 400
+MOST_ROWS_SHOWN = 5000
 """Rows of a figure's data inside the page; its CSV file beside the page has all."""
 SYMBOLS = {"reproduced": "✓", "same trend": "≈", "not reproduced": "✗", "not enough runs": "…"}
 
@@ -83,7 +84,7 @@ def render(report: Report, drawings: dict[str, str]) -> str:
     environment.globals |= {
         "symbols": SYMBOLS,
         "published": published,
-        "shown_commands": shown_commands,
+        "shown_commands": partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
         "without_machine_paths": without_machine_paths,
     }
     style = environment.get_template("page.css").render()

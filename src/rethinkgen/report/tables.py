@@ -15,16 +15,19 @@ from rethinkgen.report.claim_files import Claim, load_claims
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
 from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
 from rethinkgen.report.runs import Run
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.identity import SEEDS, is_closed_form
 
 PAPER = "Zhang et al. 2017"
 Cell = str | float | None
 MISSING = ("missing", "waiting", "running", "interrupted", "failed")
 """What a cell says in place of a number that is not there yet."""
+SOLVED = "solved"
+"""In place of the steps of what was not trained."""
 AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
+MOST_ROWS_OF_A_PAGE, MOST_CHARACTERS_ABREAST = 40, 22
 MOST_CHARACTERS, LINE = 32, 78
 """On a printed page: longer texts are broken, and a table of longer lines is shrunk to the width of the text."""
-WORDS = (DASH, *MISSING, "not fitted", "not reached", "all")
+WORDS = (DASH, *MISSING, SOLVED, "not fitted", "not reached", "all")
 NUMBER = re.compile(
     r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?x?( (%|points|parameters|steps))?( \(\d+\))?"
 )
@@ -92,10 +95,13 @@ class Table:
         return "".join(cells)
 
     def to_latex(self) -> str:
-        r"""Return a ``table`` environment with caption and label ``tab:<name>``.
+        r"""Return a ``table`` environment with caption and label ``tab:<name>``; of many rows, a ``longtable``.
 
-        It needs ``\usepackage{booktabs}``, and ``\usepackage{graphicx}`` where the table is as wide as the text.
+        It needs ``\usepackage{booktabs}``; where the table is as wide as the text ``\usepackage{graphicx}``, where it
+        is longer than a page ``\usepackage{longtable,array}``.
         """
+        if len(self.rows) > MOST_ROWS_OF_A_PAGE:
+            return self._to_longtable()
         alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
         head = " & ".join(map(self._latex_head, range(len(self.columns)))) + r" \\"
         rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
@@ -110,15 +116,44 @@ class Table:
             r"\end{tabular}",
         ]
         body = [r"\resizebox{\textwidth}{!}{%", *tabular[:-1], tabular[-1] + "}"] if is_wide else tabular
-        caption = f"{_latex(self.title)}. {_latex(self.note)}".strip()
         start = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{caption}}}",
+            rf"\caption{{{self._latex_caption()}}}",
             rf"\label{{tab:{self.name}}}",
             r"\footnotesize",
         ]
         return "\n".join([*start, *body, r"\end{table}", ""])
+
+    def _to_longtable(self) -> str:
+        """Return a table over several pages, whose columns of texts share the width by how long these are."""
+        places = range(len(self.columns))
+        lengths = [min(self._longest(place), MOST_CHARACTERS_ABREAST) for place in places]
+        kinds = [
+            "r"
+            if self._is_numeric(place)
+            else rf">{{\raggedright\arraybackslash}}p{{{0.88 * lengths[place] / sum(lengths):.3f}\textwidth}}"
+            for place in places
+        ]
+        head = " & ".join(map(_latex, self.columns)) + r" \\"
+        rows = [" & ".join(_breakable(_latex(_text(cell))) for cell in row) + r" \\[2pt]" for row in self.rows]
+        return "\n".join(
+            [
+                r"{\scriptsize",
+                r"\setlength{\tabcolsep}{3pt}",
+                rf"\begin{{longtable}}{{{''.join(kinds)}}}",
+                rf"\caption{{{self._latex_caption()}}}\label{{tab:{self.name}}}\\",
+                *(r"\toprule", head, r"\midrule", r"\endhead"),
+                *(r"\bottomrule", r"\endfoot"),
+                *rows,
+                r"\end{longtable}",
+                "}",
+                "",
+            ]
+        )
+
+    def _latex_caption(self) -> str:
+        return f"{_latex(self.title)}. {_latex(self.note)}".strip()
 
     def _latex_head(self, place: int) -> str:
         """Break a head that is longer than all that stands below it."""
@@ -159,8 +194,11 @@ def tables(runs: Sequence[Run]) -> list[Table]:
             if table is not None:
                 found.append(table)
                 used |= {run.run_id for run in of_it}
+    gridded = {run.sweep for run in runs if run.run_id not in used}
+    # What was asked for beside models of a grid is compared with them there.
+    used -= {run.run_id for run in runs if run.model == "two_layer_relu" and run.sweep in gridded}
     rest = [run for run in runs if run.run_id not in used]
-    return [*_named_apart(found), *(table for part in _by_data(rest) for table in _grids(part))]
+    return [*_named_apart(found), *(table for part in _by_data(rest, sizes_apart=True) for table in _grids(part))]
 
 
 Made = tuple[Table | None, list[Run]]
@@ -384,7 +422,8 @@ def _grids(runs: Sequence[Run]) -> list[Table]:
     ]
     data, what = runs[0].data, _what(runs)
     note = (
-        "Mean and sample standard deviation over n seeds, a dash where n is 1; a step that was not reached is named so."
+        "Mean and sample standard deviation over n seeds, a dash where n is 1; what was not reached is named so, "
+        "and what was not asked for is a dash."
     )
     if len(models) == 1:
         body = [[*heads[key], *_grid_cells(by_model[models[0]])] for key, by_model in rows.items()]
@@ -404,13 +443,24 @@ def _grids(runs: Sequence[Run]) -> list[Table]:
 
 
 def _grid_cells(group: Sequence[Run]) -> list[Cell]:
-    cells: list[Cell] = [_cell(_of(group, metric, unit), group, unit) for metric, unit in _QUANTITIES.values()]
+    cells: list[Cell] = [
+        _grid_cell(_of(group, metric, unit), metric, group, unit) for metric, unit in _QUANTITIES.values()
+    ]
     return [*cells, _repetitions(group)]
 
 
 def _pivot_cell(group: Sequence[Run], metric: str, unit: str) -> str:
+    if not group:
+        return DASH
     summary = _of(group, metric, unit)
-    return _cell(summary, group, unit) + (f" ({summary.n})" if summary else "")
+    text = _grid_cell(summary, metric, group, unit)
+    return text if summary is None or text == SOLVED else f"{text} ({summary.n})"
+
+
+def _grid_cell(summary: Summary | None, metric: str, group: Sequence[Run], unit: str) -> str:
+    if metric == "steps_to_fit" and summary is not None and summary.mean == 1 and is_closed_form(group[0].config):
+        return SOLVED
+    return _cell(summary, group, unit)
 
 
 def _raw_numbers(group: Sequence[Run]) -> dict[str, Any]:
@@ -435,11 +485,11 @@ def _corruption(run: Run) -> str:
     return " ".join([run.corruption, *values])
 
 
-def _by_data(runs: Sequence[Run]) -> list[list[Run]]:
-    """Part runs by data set and by how many examples are trained on, unless that is what the runs vary."""
+def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
+    """Part runs by data set and by how many examples are trained on, unless that is what the paper's runs vary."""
     parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
     for run in runs:
-        varies_size = run.corruption == "random_signs" or run.model == "two_layer_relu"
+        varies_size = not sizes_apart and (run.corruption == "random_signs" or run.model == "two_layer_relu")
         parts[(run.data, None if varies_size else run.key("data.num_train"))].append(run)
     return list(parts.values())
 
@@ -588,6 +638,11 @@ def _text(cell: Cell) -> str:
 
 def _latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
+
+
+def _breakable(text: str) -> str:
+    """Let LaTeX break commands and lists of choices where a reader would."""
+    return re.sub(r"([/=+])", r"\1\\allowbreak{}", text)
 
 
 def _markdown(text: str) -> str:

@@ -88,10 +88,13 @@ def _more(error: Exception, groups: Path) -> str:
     """Return what Hydra's message leaves out: the reason behind it, what to do, or the choices of a group."""
     if "hydra.mode changed" in str(error):
         return "\nThis experiment brings a sweep of its own: add -m, as in python train.py -m +experiment=..."
-    if isinstance(error, MissingConfigException) and not error.options:
-        folder = groups / str(error.missing_cfg_file).rpartition("/")[0]
-        choices = "\n".join(f"\t{path.stem}" for path in sorted(folder.glob("*.yaml")))
-        return f"\nAvailable options in '{folder.name}':\n{choices}"
+    if isinstance(error, MissingConfigException):
+        # Hydra lists what lies in a group's own folder alone, and nothing for a folder below it.
+        group = str(error.missing_cfg_file).rpartition("/")[0]
+        files = (groups / group).glob("**/*.yaml" if group == "experiment" else "*.yaml")
+        choices = {path.relative_to(groups / group).with_suffix("").as_posix() for path in files}
+        more = sorted(choices - set(error.options or ()))
+        return "".join([f"\nAvailable options in '{group}':", *(f"\n\t{name}" for name in more)]) if more else ""
     return f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
 
 

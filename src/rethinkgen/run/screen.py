@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import traceback
 from typing import Any
 
@@ -15,11 +16,17 @@ from rethinkgen.run.command import train_command
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import is_closed_form
 
+COLUMNS_OF_A_FILE = 160
+
 
 @functools.cache
 def stdout() -> Console:
     """Return the console for what the user asked for."""
-    return Console()
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # Into a file or a pipe: rich takes 80 columns, too few for the table of a sweep.
+        console.width = COLUMNS_OF_A_FILE
+    return console
 
 
 @functools.cache

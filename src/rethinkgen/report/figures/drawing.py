@@ -53,9 +53,18 @@ def _num_columns(handles: Sequence[Any], width: float) -> int:
     return -(-len(handles) // rows)
 
 
-def plain_logarithmic(axes: Axes, *, vertical: bool = False) -> None:
-    """Make an axis logarithmic, labelled with plain numbers."""
+NARROW = 3.0
+"""An axis whose end is less than so many times its beginning stays linear: a logarithmic one would have one label."""
+
+
+def plain_logarithmic(axes: Axes, *, vertical: bool = False) -> str:
+    """Make an axis logarithmic, with plain numbers, unless it is too short; return what its label says of that."""
     axis: Axis = axes.yaxis if vertical else axes.xaxis
+    numbers = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    low, high = axes.dataLim.intervaly if vertical else axes.dataLim.intervalx
+    if low > 0 and high < NARROW * low:
+        axis.set_major_formatter(numbers)
+        return ""
     if vertical:
         axes.set_yscale("log")
     else:
@@ -64,8 +73,9 @@ def plain_logarithmic(axes: Axes, *, vertical: bool = False) -> None:
     # A decade has room for more labels the fewer there are.
     steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axis.set_major_formatter(numbers)
     axis.set_minor_formatter(NullFormatter())
+    return ", logarithmic"
 
 
 def legend_under(axes: Axes, handles: Sequence[Any], *, columns: int = 2) -> None:
@@ -129,9 +139,8 @@ class Steps:
 
     def label_logarithmic_axis(self, axes: Axes, *, first: float) -> None:
         """Name the axis and have it reach from the first step that is drawn to the budget."""
-        axes.set_xlabel(f"{self.label}, logarithmic")
         axes.set_xlim(first / self.unit, self.end)
-        plain_logarithmic(axes)
+        axes.set_xlabel(f"{self.label}{plain_logarithmic(axes)}")
 
 
 def draw_curves(

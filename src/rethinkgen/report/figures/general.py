@@ -54,7 +54,7 @@ MOST_STRETCHED = 3
 """Rows share an axis of steps where the longest budget is at most so many times the shortest."""
 
 MOST_KINDS = 12
-MOST_NAMED = 6
+MOST_NAMED = 8
 """Corruptions in a legend; where there are more, their levels are spaced evenly."""
 
 
@@ -199,9 +199,8 @@ def steps_to_fit(runs: Sequence[Run]) -> Picture | None:
             look: dict[str, Any] = {"color": line.look.colour, "marker": line.look.marker}
             entries.setdefault(line.label, Line2D([], [], linestyle="none", label=line.label, **look))
         data = pd.concat(tables, ignore_index=True)
-        for panel in axes[0]:
-            plain_logarithmic(panel, vertical=True)
-        axes[0][0].set_ylabel(f"steps to {MILESTONES[milestone]}, logarithmic")
+        scales = [plain_logarithmic(panel, vertical=True) for panel in axes[0]]
+        axes[0][0].set_ylabel(f"steps to {MILESTONES[milestone]}{max(scales)}")
         legend_below(figure, [*entries.values(), *([ARROW] if data["is_bound"].any() else [])])
     caption = sentences(
         f"First evaluated step at which {FITTED[milestone]} was fitted.",

@@ -17,7 +17,7 @@ from rethinkgen.report.figures.drawing import (
     legend_below,
     panels,
 )
-from rethinkgen.report.figures.levels import errors_at_levels, steps_at_levels
+from rethinkgen.report.figures.levels import FITTED, MILESTONES, errors_at_levels, steps_at_levels
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import (
     MOST_LINES,
@@ -44,7 +44,10 @@ def figure_input_noise(runs: Sequence[Run]) -> Picture | None:
         return None
     with drawing():
         figure, axes = panels(len(rows), 3, width=2.45, height=2.2)
-        tables = [_draw_row(places, shown, kind) for places, (kind, shown) in zip(axes, rows.items(), strict=True)]
+        milestone = _milestone([line for shown in rows.values() for line in shown])
+        tables = [
+            _draw_row(places, shown, kind, milestone) for places, (kind, shown) in zip(axes, rows.items(), strict=True)
+        ]
         data = pd.concat(tables, ignore_index=True)
         entries = {line.label: entry(line) for shown in rows.values() for line in shown}
         more = [CHANCE]
@@ -55,6 +58,7 @@ def figure_input_noise(runs: Sequence[Run]) -> Picture | None:
     caption = sentences(
         "Gradual noise in the inputs: gaussian_blend mixes noise into every image, test images too; noisy_inputs"
         " replaces a fraction of the training images by noise. Level 0 are the true images.",
+        f"Steps are counted to the first evaluation at which {FITTED[milestone]} was fitted.",
         "An arrow is a lower bound: what was not fitted counts with its budget." if data["is_bound"].any() else "",
         setup_of(part),
         spread_of(data, "bars"),
@@ -69,12 +73,19 @@ def _lines(runs: Sequence[Run], kind: str) -> list[Line]:
     return lines([group for group in settings(wanted, "data.corruption") if num_levels(group) > 1])[:MOST_LINES]
 
 
-def _draw_row(places: Sequence[Axes], shown: Sequence[Line], kind: str) -> pd.DataFrame:
+def _milestone(shown: Sequence[Line]) -> str:
+    """Return the one that most lines reach on the true images: 99 % count where these are never fitted wholly."""
+    return max(
+        MILESTONES, key=lambda key: sum(not steps_at_levels(line.runs, key)["is_bound"].iloc[0] for line in shown)
+    )
+
+
+def _draw_row(places: Sequence[Axes], shown: Sequence[Line], kind: str, milestone: str) -> pd.DataFrame:
     """Draw fit, test error and steps to fit under one kind of noise into three panels; return the points."""
     fit_panel, error_panel, steps_panel = places
     tables = []
     for line in shown:
-        values = (_fits(line.runs), errors_at_levels(line.runs), steps_at_levels(line.runs))
+        values = (_fits(line.runs), errors_at_levels(line.runs), steps_at_levels(line.runs, milestone))
         for panel, what, table in zip(places, ("fit", "test error", "steps to fit"), values, strict=True):
             draw_points(panel, table, line.look, x="level")
             tables.append(table.assign(corruption=kind, line=line.label, series=what))
@@ -84,7 +95,7 @@ def _draw_row(places: Sequence[Axes], shown: Sequence[Line], kind: str) -> pd.Da
     fit_panel.set(ylabel="fit (%)")
     fit_panel.set_ylim(top=101)
     error_panel.set(ylabel="test error (%)", ylim=(0, 100))
-    steps_panel.set(ylabel="steps to fit")
+    steps_panel.set(ylabel=f"steps to {MILESTONES[milestone]}")
     steps_panel.set_ylim(bottom=0)
     for panel in places:
         panel.set(xlabel=INPUT_NOISE[kind], xlim=(-0.04, 1.04))
