@@ -198,7 +198,9 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     # What was asked for beside models of a grid is compared with them there.
     used -= {run.run_id for run in runs if run.model == "two_layer_relu" and run.sweep in gridded}
     rest = [run for run in runs if run.run_id not in used]
-    return [*_named_apart(found), *(table for part in _by_data(rest, sizes_apart=True) for table in _grids(part))]
+    elsewhere = [run for run in runs if run.run_id in used]
+    grids = [table for part in _by_data(rest, sizes_apart=True) for table in _grids(part, elsewhere)]
+    return [*_named_apart(found), *grids]
 
 
 Made = tuple[Table | None, list[Run]]
@@ -402,11 +404,17 @@ _MODELS = {
 _QUANTITIES = {"fit": ("fit/accuracy", "%"), "test": ("test/accuracy", "%"), "steps to fit": ("steps_to_fit", "")}
 
 
-def _grids(runs: Sequence[Run]) -> list[Table]:
-    """A row for each corruption and regularizer, the models side by side where there are several."""
+def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
+    """A row for each corruption and regularizer, the models side by side where there are several.
+
+    What tells a setting from those in other tables is named, too.
+    """
     models = list(dict.fromkeys(run.model for run in runs))
     settings = _by_setting(runs)
-    rests = {key: rest for model in models for key, rest in _rests([g for g in settings if g[0].model == model])}
+    others = _by_setting([run for run in elsewhere if run.data == runs[0].data])
+    rests = {
+        key: rest for model in models for key, rest in _rests([g for g in [*settings, *others] if g[0].model == model])
+    }
     rows: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(dict)
     for group in settings:
         run = group[0]
