@@ -64,6 +64,15 @@ def test_other_settings_are_not_compared_and_what_is_not_fitted_is_said() -> Non
     ]
 
 
+def test_what_is_fitted_at_the_first_evaluation_has_no_ratio() -> None:
+    true, random = result("none", steps=320), result("random_labels", steps=640)
+    true["metrics"]["steps_to_fit_last_missed"] = 0
+    random["metrics"]["steps_to_fit_last_missed"] = 320
+    first, second = sentences([true, random])
+    assert first.endswith(": fitted in at most 320 steps: at the first evaluation")
+    assert second.endswith(": memorised in 640 steps")
+
+
 def test_a_mean_over_different_questions_says_so() -> None:
     results = [result("none", seed=0), result("none", seed=1), result("none", seed=0), result("none", seed=1)]
     for one in results[2:]:

@@ -123,7 +123,11 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
 
     A ratio of steps is the median over pairs of runs that differ in nothing but the corruption.
     """
-    true_steps = {_setting(result): result["metrics"]["steps_to_fit"] for result in results if _kind(result) == "none"}
+    true_steps = {
+        _setting(result): result["metrics"]["steps_to_fit"]
+        for result in results
+        if _kind(result) == "none" and not _is_fitted_at_once(result)
+    }
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         regularizers = "+".join(result["choices"]["regularizer"]) or "no regularizer"
@@ -158,13 +162,19 @@ def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> 
 
 
 def _steps(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
+    median = f"{statistics.median(result['metrics']['steps_to_fit'] for result in group):,.0f} steps"
+    if any(map(_is_fitted_at_once, group)):
+        return f"at most {median}: at the first evaluation"
     ratios = []
     for result in group:
         if _kind(result) != "none" and (steps := true_steps.get(_setting(result))):
             ratios.append(result["metrics"]["steps_to_fit"] / steps)
-    if ratios:
-        return f"{statistics.median(ratios):.1f}x the steps of true labels"
-    return f"{statistics.median(result['metrics']['steps_to_fit'] for result in group):,.0f} steps"
+    return f"{statistics.median(ratios):.1f}x the steps of true labels" if ratios else median
+
+
+def _is_fitted_at_once(result: dict[str, Any]) -> bool:
+    """Whether no evaluation found it unfitted: then the steps to fit are those between evaluations, and no measure."""
+    return bool(result["metrics"].get("steps_to_fit_last_missed") == 0)
 
 
 def _kind(result: dict[str, Any]) -> str:
