@@ -450,6 +450,18 @@ def test_each_source_of_images_has_its_own_figure(tmp_path: Path) -> None:
     assert found["figure_1c_mnist"].title.endswith("(mnist)")
 
 
+def test_lines_across_corruptions_are_not_named_by_one_of_them(tmp_path: Path) -> None:
+    kept = {1: (0.0, 0.2, 1.0), 0.25: (0.2, 0.4, 1.0)}
+    runs = [
+        made_up_run(tmp_path / str(every), corruption="partial_labels", level=level, config={"evaluate_every": every})
+        for every, found in kept.items()
+        for level in found
+    ]
+    known = levels.label_noise(runs)
+    assert [line.label for line in known] == ["inception, evaluate_every=1", "inception, evaluate_every=0.25"]
+    assert {run.level for run in known[1].runs} == {0.2, 0.4, 1.0}
+
+
 def test_lines_are_named_by_what_differs(tmp_path: Path) -> None:
     runs = [
         made_up_run(tmp_path, model="inception"),

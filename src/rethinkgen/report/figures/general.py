@@ -227,7 +227,7 @@ def _across_kinds(runs: Sequence[Run], noisy: Sequence[Line]) -> list[Line]:
         for group in settings(others, "data.corruption")
         if 1 < len({corruption_name(run) for run in group}) <= MOST_KINDS
     ]
-    return lines(several[:MOST_LINES])
+    return lines(several[:MOST_LINES], across_corruptions=True)
 
 
 def _draw_kinds(panel: Axes, shown: Sequence[Line], kinds: Sequence[str], milestone: str) -> pd.DataFrame:

@@ -70,7 +70,8 @@ def figure_input_noise(runs: Sequence[Run]) -> Picture | None:
 
 def _lines(runs: Sequence[Run], kind: str) -> list[Line]:
     wanted = [run for run in runs if run.corruption in ("none", kind)]
-    return lines([group for group in settings(wanted, "data.corruption") if num_levels(group) > 1])[:MOST_LINES]
+    several = [group for group in settings(wanted, "data.corruption") if num_levels(group) > 1]
+    return lines(several[:MOST_LINES], across_corruptions=True)
 
 
 def _milestone(shown: Sequence[Line]) -> str:

@@ -52,7 +52,7 @@ def label_noise(runs: Sequence[Run], grouped: Callable[..., list[list[Run]]] = s
         for group in grouped(wanted, "data.corruption")
         if num_levels(group) > 1 and any(0 < (run.level or 0) < 1 for run in group)
     ]
-    return lines(by_degrees)
+    return lines(by_degrees, across_corruptions=True)
 
 
 def figure_1b(runs: Sequence[Run]) -> Picture | None:

@@ -56,11 +56,14 @@ def _ends_with_its_budget(run: Run) -> bool:
     return not run.key("until_fit") and "early_stopping" not in run.regularizers
 
 
-def lines(groups: Sequence[Sequence[Run]]) -> list[Line]:
-    """Name each group by what tells it from the others, and give it the look of its model or corruption."""
-    labels = names(groups)
+def lines(groups: Sequence[Sequence[Run]], *, across_corruptions: bool = False) -> list[Line]:
+    """Name each group by what tells it from the others, and give it the look of its model or corruption.
+
+    ``across_corruptions``: a group has runs of several, so that they are no name of it.
+    """
+    labels = names(groups, across_corruptions=across_corruptions)
     firsts = [group[0] for group in groups]
-    corruptions = [corruption_name(run) for run in firsts]
+    corruptions = ["" if across_corruptions else corruption_name(run) for run in firsts]
     if len({run.model for run in firsts}) == 1 and len(set(corruptions)) > 1:
         keys, looks = corruptions, corruption_looks(firsts)
     else:
@@ -87,10 +90,10 @@ def corruption_looks(runs: Sequence[Run]) -> dict[str, Look]:
     return looks_of(list(kinds))
 
 
-def names(groups: Sequence[Sequence[Run]]) -> list[str]:
+def names(groups: Sequence[Sequence[Run]], *, across_corruptions: bool = False) -> list[str]:
     """Return what tells each group from the others: choices that differ, and where these do not, values that do."""
     firsts = [group[0] for group in groups]
-    parts = [_described(run) for run in firsts]
+    parts = [_described(run, "" if across_corruptions else corruption_name(run)) for run in firsts]
     varying = [column for column in range(len(parts[0])) if len({part[column] for part in parts}) > 1] if parts else []
     labels = [", ".join(part[column] for column in varying or [1]) for part in parts]
     for label in [label for label, count in Counter(labels).items() if count > 1]:
@@ -100,8 +103,8 @@ def names(groups: Sequence[Sequence[Run]]) -> list[str]:
     return labels
 
 
-def _described(run: Run) -> tuple[str, str, str, str]:
-    return run.data, run.model, corruption_name(run), "+".join(run.regularizers) or "no regularizer"
+def _described(run: Run, corruption: str) -> tuple[str, str, str, str]:
+    return run.data, run.model, corruption, "+".join(run.regularizers) or "no regularizer"
 
 
 def corruption_name(run: Run) -> str:
