@@ -29,26 +29,26 @@ def check_probability(key: str, value: Any) -> float:
     return check_between(key, value, 0, 1)
 
 
-def check_whole(key: str, value: Any, least: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``.
+def check_whole(key: str, value: Any, least: int, *, or_else: str = "") -> int:
+    """Return ``value`` if it is a whole number of at least ``least``; ``or_else`` names the words allowed besides.
 
     Raises:
         ValueError: it is not.
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
-    raise ValueError(f"{key}={value!r}: a whole number of at least {least} is needed.")
+    raise ValueError(f"{key}={value!r}: a whole number of at least {least}{_besides(or_else)} is needed.")
 
 
-def check_positive(key: str, value: Any) -> float:
-    """Return ``value`` if it is a finite number above 0.
+def check_positive(key: str, value: Any, *, or_else: str = "") -> float:
+    """Return ``value`` if it is a finite number above 0; ``or_else`` names the words allowed besides.
 
     Raises:
         ValueError: it is not.
     """
     if _is_real(value) and 0 < value < float("inf"):
         return float(value)
-    raise ValueError(f"{key}={value!r}: a number above 0 is needed.")
+    raise ValueError(f"{key}={value!r}: a number above 0{_besides(or_else)} is needed.")
 
 
 def check_switch(key: str, value: Any) -> bool:
@@ -60,6 +60,10 @@ def check_switch(key: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError(f"{key}={value!r}: true or false is needed.")
+
+
+def _besides(or_else: str) -> str:
+    return f", or {or_else}," if or_else else ""
 
 
 def _is_real(value: Any) -> bool:

@@ -150,7 +150,8 @@ class CorruptedImages(pl.LightningDataModule):
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
         self.preprocessing = preprocessing
-        self.crop = crop if crop is None or crop == "auto" else check_whole("data.crop", crop, 1)
+        is_size = crop is not None and crop != "auto"
+        self.crop = check_whole("data.crop", crop, 1, or_else="auto or null") if is_size else crop
         self.num_train = None if num_train is None else check_whole("data.num_train", num_train, 1)
         self.validation = check_between("data.validation", validation, 0, 1, below=True)
         self.seed = check_whole("data.seed", seed, 0)

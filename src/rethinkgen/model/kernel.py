@@ -74,7 +74,8 @@ class KernelGaussian(ClosedForm):
     ) -> None:
         super().__init__(**keywords)
         self.l2 = check_between("model.l2", l2, 0, float("inf"), below=True)
-        self.bandwidth = bandwidth if bandwidth == "auto" else _check_bandwidth(bandwidth)
+        is_chosen = bandwidth != "auto"
+        self.bandwidth = check_positive("model.bandwidth", bandwidth, or_else="auto") if is_chosen else bandwidth
         self.solver = _check_choice("model.solver", solver, ("auto", *SOLVERS))
         self.features = _check_choice("model.features", features, FEATURES)
 
@@ -276,13 +277,6 @@ def _spread(inputs: Tensor, number: int) -> Tensor:
 def _fitting(needed: int, n: int, free: int) -> int:
     """Return how many examples of ``n`` would fit, where memory goes with their square."""
     return max(1, int(0.95 * n * (free / needed) ** 0.5))
-
-
-def _check_bandwidth(value: Any) -> float:
-    try:
-        return check_positive("model.bandwidth", value)
-    except ValueError as error:
-        raise ValueError(f"{str(error).removesuffix(' is needed.')}, or auto, is needed.") from None
 
 
 def _check_choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:

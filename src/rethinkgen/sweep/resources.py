@@ -48,7 +48,7 @@ class Resources:
             on_cpu = max(1, min(self.cores, available_bytes() // BYTES_A_JOB))
             self.num_slots = len(self.gpus) * self.jobs_per_gpu or on_cpu
         else:
-            self.num_slots = check_whole("hydra.launcher.n_jobs", n_jobs, 1)
+            self.num_slots = check_whole("hydra.launcher.n_jobs", n_jobs, 1, or_else="auto")
         self.free = self.num_slots
         self.threads = max(1, self.cores // max(1, min(self.num_slots, num_waiting)))
 
