@@ -291,6 +291,18 @@ def test_steps_that_hardly_differ_are_on_a_linear_axis(tmp_path: Path) -> None:
     assert scale(84, 1000) == "log"
 
 
+def test_each_panel_of_steps_says_how_its_own_axis_is_scaled(tmp_path: Path) -> None:
+    noisy = [
+        made_up_run(tmp_path, corruption="partial_labels", level=level, steps_to_fit=int(1000 + 30_000 * level))
+        for level in (0.0, 0.4, 1.0)
+    ]
+    steps = {"none": 1000, "gaussian": 1300, "shuffled_pixels": 1800}
+    kinds = [made_up_run(tmp_path, corruption=kind, steps_to_fit=number) for kind, number in steps.items()]
+    axes = drawn(general.steps_to_fit, [*noisy, *kinds]).figure.axes
+    assert [panel.get_yscale() for panel in axes] == ["log", "linear"]
+    assert [panel.get_ylabel() for panel in axes] == ["steps to fit, logarithmic", "steps to fit"]
+
+
 def test_noise_in_the_inputs_is_drawn_by_degrees(tmp_path: Path) -> None:
     runs = [
         made_up_run(tmp_path, corruption=kind, level=level, seed=seed)

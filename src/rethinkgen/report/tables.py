@@ -24,9 +24,11 @@ MISSING = ("missing", "waiting", "running", "interrupted", "failed")
 SOLVED = "solved"
 """In place of the steps of what was not trained."""
 AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
-MOST_ROWS_OF_A_PAGE, MOST_CHARACTERS_ABREAST = 40, 22
 MOST_CHARACTERS, LINE = 32, 78
 """On a printed page: longer texts are broken, and a table of longer lines is shrunk to the width of the text."""
+MOST_ROWS_OF_A_PAGE = 40
+MOST_CHARACTERS_ABREAST, SHARE_OF_TEXTS = 22, 0.88
+"""On several pages: longer texts do not make a column wider; what is left of the width is the space between columns."""
 WORDS = (DASH, *MISSING, SOLVED, "not fitted", "not reached", "all")
 NUMBER = re.compile(
     r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?x?( (%|points|parameters|steps))?( \(\d+\))?"
@@ -132,7 +134,7 @@ class Table:
         kinds = [
             "r"
             if self._is_numeric(place)
-            else rf">{{\raggedright\arraybackslash}}p{{{0.88 * lengths[place] / sum(lengths):.3f}\textwidth}}"
+            else rf">{{\raggedright\arraybackslash}}p{{{SHARE_OF_TEXTS * lengths[place] / sum(lengths):.3f}\textwidth}}"
             for place in places
         ]
         head = " & ".join(map(_latex, self.columns)) + r" \\"
@@ -213,7 +215,7 @@ def _table_1(runs: Sequence[Run]) -> Made:
     raw: list[dict[str, Any]] = []
     used: list[Run] = []
     trains = [name for name in claims if name.endswith(".train")]
-    is_whole = all(_is_of_its_data(claims[name], runs) for name in trains) and runs[0].key("data.num_train") is None
+    is_whole = _is_of_its_data(claims[trains[0]], runs) and runs[0].key("data.num_train") is None
     for name in trains:
         train, test = claims[name], claims[name.removesuffix("train") + "test"]
         settings = _groups(runs, train) or ([[]] if is_whole else [])

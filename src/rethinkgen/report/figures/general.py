@@ -17,6 +17,7 @@ from rethinkgen.report.figures.drawing import (
     ARROW,
     CHANCE,
     LEGEND_LINE,
+    Steps,
     chance_line,
     draw_arrows,
     draw_points,
@@ -69,11 +70,9 @@ def learning_curves(runs: Sequence[Run]) -> Picture | None:
     rows_of = Counter(same[0][0].model for same in rows)
     known = [_named(same) for same in rows[:MOST_ROWS]]
     hidden = [group for same in rows[MOST_ROWS:] for group in same]
+    steps = _steps_of_rows(known)
+    are_alike = len(set(steps)) == 1
     tables, part = [], []
-    steps = [steps_of([run for line in row for run in line.runs]) for row in known]
-    are_alike = max(axis.longest for axis in steps) <= MOST_STRETCHED * min(axis.longest for axis in steps)
-    if are_alike:
-        steps = [max(steps, key=lambda axis: axis.longest)] * len(steps)
     with drawing():
         height = max(LEGEND_LINE * min(max(map(len, known)), MOST_LINES) + 0.3, 2.0 if len(known) > 1 else 2.5)
         height += 0.0 if are_alike else 0.35
@@ -104,6 +103,13 @@ def learning_curves(runs: Sequence[Run]) -> Picture | None:
         left_out(hidden, "settings"),
     )
     return Picture("learning_curves", "Learning curves", caption, figure, data, command_of(part))
+
+
+def _steps_of_rows(rows: Sequence[Sequence[Line]]) -> list[Steps]:
+    """Return an axis for each row: the same one where their budgets are alike."""
+    own = [steps_of([run for line in row for run in line.runs]) for row in rows]
+    shortest, longest = (choose(own, key=lambda axis: axis.longest) for choose in (min, max))
+    return [longest] * len(own) if longest.longest <= MOST_STRETCHED * shortest.longest else own
 
 
 def _named(row: list[list[Run]]) -> list[Line]:
@@ -199,8 +205,8 @@ def steps_to_fit(runs: Sequence[Run]) -> Picture | None:
             look: dict[str, Any] = {"color": line.look.colour, "marker": line.look.marker}
             entries.setdefault(line.label, Line2D([], [], linestyle="none", label=line.label, **look))
         data = pd.concat(tables, ignore_index=True)
-        scales = [plain_logarithmic(panel, vertical=True) for panel in axes[0]]
-        axes[0][0].set_ylabel(f"steps to {MILESTONES[milestone]}{max(scales)}")
+        for panel in axes[0]:
+            panel.set_ylabel(f"steps to {MILESTONES[milestone]}{plain_logarithmic(panel, vertical=True)}")
         legend_below(figure, [*entries.values(), *([ARROW] if data["is_bound"].any() else [])])
     caption = sentences(
         f"First evaluated step at which {FITTED[milestone]} was fitted.",
