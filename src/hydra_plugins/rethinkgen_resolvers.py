@@ -3,5 +3,5 @@
 Hydra imports every module of this namespace when it starts; workers of launchers do not run the script's top level.
 """
 
-from rethinkgen.run import identity  # noqa: F401
+from rethinkgen.run import description  # noqa: F401
 from rethinkgen.sweep import slurm_needs  # noqa: F401

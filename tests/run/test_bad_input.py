@@ -53,7 +53,7 @@ def files_of_runs(tmp_path: Path) -> list[Path]:
         ("max_steps=1.5", "max_steps=1.5: a whole number of at least 1"),
         ("max_steps=null", "max_steps=None: a whole number of at least 1"),
         ("max_epochs=0", "max_epochs=0: a number above 0"),
-        ("max_epochs=nan", "max_epochs=nan: a number above 0"),
+        ("max_epochs=nan", "max_epochs=nan: a finite number"),
         ("until_fit=maybe", "until_fit='maybe': true or false"),
         ("fit_threshold=2", "fit_threshold=2: a number from 0 to 1"),
         ("evaluate_every=x", "evaluate_every='x': a number above 0"),

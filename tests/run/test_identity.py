@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
 from PIL import Image
 
 from conftest import ROOT, TINY, Command, read_result
-from rethinkgen.run import identity
+from rethinkgen.run import description, identity
+from rethinkgen.run.description import Description
 
 RunId = Callable[..., str]
+SET_ELSEWHERE = {
+    # By keys of their own, or by what the data are.
+    *("image_shape", "num_classes", "num_outputs", "optimizer", "schedule", "loss", "learning_rate", "lr"),
+    *("weight_decay", "dropout", "label_smoothing"),
+    *("source", "batch_size", "micro_batch_size", "preprocessing", "crop", "num_train", "validation", "seed"),
+    *("order_seed", "random_crop", "flip", "rotation", "color_jitter"),
+}
+FORMER = ROOT / "tests" / "fixtures" / "785b5e0"
 
 
 @pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Compose overrides to the resolved config that identifies a run."""
+def described(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Compose overrides to the description of a run."""
     monkeypatch.delenv("RETHINKGEN_DATA", raising=False)
+    # Nobody's data: a source whose files are not there is known by its name.
+    monkeypatch.chdir(FORMER)
 
-    def resolved(*overrides: str) -> dict[str, Any]:
+    def describe(*overrides: str) -> Description:
         with initialize_config_dir(str(ROOT / "conf")):
             root = compose("train", overrides=list(overrides), return_hydra_config=False)
-            return identity.resolved_config(root)
+            names = {"data": "digits", "data.corruption": "none", "model": "inception"}
+            return description.describe(root, names, list(overrides), "runs")
 
-    yield resolved
+    yield describe
     GlobalHydra.instance().clear()
 
 
 @pytest.fixture
-def run_id(config: Callable[..., dict[str, Any]]) -> RunId:
-    return lambda *overrides: identity.run_id(config(*overrides))
+def config(described: Callable[..., Description]) -> Callable[..., dict[str, Any]]:
+    return lambda *overrides: described(*overrides).config
 
 
-def test_the_bare_command_keeps_its_hash(run_id: RunId) -> None:
-    """The hash of ``python train.py`` is pinned.
+@pytest.fixture
+def run_id(described: Callable[..., Description]) -> RunId:
+    return lambda *overrides: described(*overrides).run_id
+
+
+PINNED = yaml.safe_load((Path(__file__).with_name("pinned_ids.yaml")).read_text())
+
+
+@pytest.mark.parametrize("overrides", PINNED)
+def test_ids_are_pinned(run_id: RunId, overrides: str) -> None:
+    """The ids of some thirty commands.
 
     If this fails, every result and every unfinished run of every user is orphaned: no command finds them again. Was a
-    key added, renamed or given another default that changes results? Then this must be, and the new hash goes here. Was
-    it a key that cannot change a result? Then it belongs into ``identity.VOLATILE`` and the hash stays.
+    key added? Then ``neutral.yaml`` must say which value leaves runs as they were. Was a default changed that changes
+    results? Then write the new id here, and nowhere change a neutral value.
     """
-    assert run_id() == "913764b8f774"
+    assert run_id(*overrides.split()) == PINNED[overrides]
 
 
-def test_keys_that_came_later_leave_runs_without_them_as_they_were() -> None:
-    config = {"regularizer": {"flip": True}, "data": {"source": {"_target_": "rethinkgen.data.source.Digits"}}}
-    later = {"regularizer": {"flip": True, "color_jitter": False}, "data": {**config["data"], "color_jitter": False}}
-    assert identity.run_id(config) == identity.run_id(later)
-    assert identity.run_id(config) != identity.run_id({**later, "regularizer": {"flip": True, "color_jitter": True}})
+def test_every_run_has_its_own_id(run_id: RunId) -> None:
+    assert len(set(PINNED.values())) == len(PINNED) > 30
 
 
 @pytest.mark.parametrize(
@@ -74,6 +97,14 @@ def test_keys_that_came_later_leave_runs_without_them_as_they_were() -> None:
         ["max_epochs=null"],
         ["evaluate_every=1", "regularizer.dropout=0", "fit_threshold=1"],
         ["data=digits", "data.corruption=none", "model=inception", "regularizer=[]"],
+        ["data.num_train=1437"],
+        ["trainer.precision=32"],
+        ["regularizer.flip=0", "until_fit=1"],
+        ["model.protocol=1", "data.corruption.protocol=1"],
+        ["+model.batch_norm=true"],
+        ["+optimizer.nesterov=false", "+optimizer.dampening=0.0"],
+        ["model.learning_rate=0.3", "optimizer.lr=0.1"],
+        ["optimizer.lr=1e-1"],
     ],
 )
 def test_what_cannot_change_a_result_is_the_same_run(run_id: RunId, same: list[str]) -> None:
@@ -112,6 +143,85 @@ def test_what_changes_a_result_is_another_run(run_id: RunId, other: str) -> None
     assert run_id(other) != run_id()
 
 
+def test_the_same_said_in_another_way_is_the_same_run(run_id: RunId) -> None:
+    assert run_id("model=mlp", "model.depth=1") == run_id("model=mlp_1x512")
+    assert run_id("optimizer.lr=0.3") == run_id("model.learning_rate=0.3")
+    assert run_id("seed=3") == run_id("seed=3", "data.seed=3")
+    assert run_id("data.validation=0.2", "data.num_train=1150") == run_id("data.validation=0.2")
+    assert run_id("max_epochs=3") == run_id("max_epochs=3", "max_steps=7")
+    assert run_id("regularizer.flip=1") == run_id("regularizer=[flip]") != run_id()
+    assert run_id("trainer.precision=64") == run_id("trainer.precision=64-true") != run_id()
+
+
+def test_max_steps_counts_where_there_are_no_epochs(run_id: RunId) -> None:
+    assert len({run_id(), run_id("max_steps=7"), run_id("max_epochs=7"), run_id("max_epochs=8")}) == 4
+
+
+def test_somebody_elses_class_is_not_ours_of_the_same_name(config: Callable[..., dict[str, Any]]) -> None:
+    ours = config("model=mlp")
+    theirs, moved = json.loads(json.dumps(ours)), json.loads(json.dumps(ours))
+    theirs["model"]["_target_"] = "my_net.MLP"
+    moved["model"]["_target_"] = "rethinkgen.somewhere.else.MLP"
+    assert identity.run_id(theirs, "x") != identity.run_id(ours, "x") == identity.run_id(moved, "x")
+
+
+def test_what_comes_later_with_a_neutral_value_changes_no_id(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = config()
+    rules = json.loads(json.dumps(identity._rules()))
+    rules["neutral"]["colour"] = {"class": "Grey", "depth": 3}
+    rules["classes"]["Inception"]["activation"] = "relu"
+    later = {**before, "colour": {"_target_": "rethinkgen.colour.Grey", "depth": 3}}
+    later["model"] = {**before["model"], "activation": "relu"}
+    other = {**later, "colour": {"_target_": "rethinkgen.colour.Grey", "depth": 4}}
+    known = identity.run_id(before, "x")
+    monkeypatch.setattr(identity, "_rules", lambda: rules)
+    assert identity.run_id(later, "x") == identity.run_id(before, "x") == known != identity.run_id(other, "x")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["checkpoint_seconds=inf", "optimizer.momentum=nan", "schedule=step schedule.at=[0.5,nan]", "max_steps=-inf"],
+)
+def test_what_no_result_could_hold_is_refused(run_id: RunId, said: str) -> None:
+    key = said.split()[-1].partition("=")[0]
+    with pytest.raises(ValueError, match=f"^{re.escape(key)}=.*: a finite number is needed"):
+        run_id(*said.split())
+
+
+def test_every_option_of_a_class_has_a_default_that_an_id_knows() -> None:
+    """An option that a config need not name must leave the id as it is where it is named with its default."""
+    rules = identity._rules()
+    for path, node in nodes_of_conf():
+        defaults = rules["classes"].get(identity.class_name(node["_target_"]), {})
+        for name, default in options_of(get_object(node["_target_"])).items():
+            if name not in node and name not in SET_ELSEWHERE:
+                assert name in defaults, f"{path.name}: {name}={default!r}: say so under `classes` in neutral.yaml"
+                assert defaults[name] == (list(default) if isinstance(default, tuple) else default), (path, name)
+
+
+def nodes_of_conf() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for group in ("model", "optimizer", "schedule", "data.corruption", "data", "loss"):
+        for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            node = yaml.safe_load(path.read_text())
+            yield path, node.get("source", node)
+
+
+def options_of(made: Any) -> dict[str, Any]:
+    """Name and default of every option of a function, or of a class and those that it derives from."""
+    makers = [made]
+    if isinstance(made, type):
+        makers = [parent.__init__ for parent in made.__mro__ if "__init__" in vars(parent)]
+    return {
+        name: parameter.default
+        for maker in makers
+        if str(getattr(maker, "__module__", "")).startswith(("rethinkgen", "torch.optim"))
+        for name, parameter in inspect.signature(maker).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+
+
 def test_the_probability_is_part_of_the_run(run_id: RunId) -> None:
     ids = {run_id("data.corruption=partial_labels", f"data.corruption.probability={p}") for p in (0.1, 0.2, 0.5)}
     assert len(ids) == 3
@@ -120,7 +230,7 @@ def test_the_probability_is_part_of_the_run(run_id: RunId) -> None:
 
 def test_the_order_of_regularizers_is_of_no_account(config: Callable[..., dict[str, Any]]) -> None:
     one, other = config("regularizer=[flip,weight_decay,dropout]"), config("regularizer=[dropout,weight_decay,flip]")
-    assert identity.run_id(one) == identity.run_id(other)
+    assert identity.run_id(one, None) == identity.run_id(other, None)
     assert identity.regularizers(one) == identity.regularizers(other) == ["dropout", "flip", "weight_decay"]
 
 
@@ -155,7 +265,7 @@ def test_a_run_is_known_by_its_name_after_its_data_were_moved(train: Command, tm
     folder = train(*quick, images(tmp_path / "here", 100))
     (tmp_path / "here").rename(tmp_path / "there")
     images(tmp_path / "here", 7)
-    identity.fingerprint.cache_clear()  # as in a process of its own
+    description.fingerprint.cache_clear()  # as in a process of its own
     written = (folder / "result.json").read_bytes()
     assert train(*quick, f"data.root={tmp_path}/there") == folder
     assert (folder / "result.json").read_bytes() == written

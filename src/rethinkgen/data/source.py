@@ -108,7 +108,11 @@ def _by_position(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Exampl
 
 
 class Source(Protocol):
-    """What the data module asks of a source; anything that has these three methods is one."""
+    """What the data module asks of a source; anything that has these three methods is one.
+
+    A source that can tell without loading anything how many training examples it has, has ``num_train() -> int | None``
+    too: asking for all of them by number is then the same run as asking for none.
+    """
 
     def prepare(self) -> None:
         """Get what is not there yet. Called before any ``load``, perhaps by many processes at a time."""
@@ -130,7 +134,7 @@ class Digits:
     one of this size: stratified, by a fixed seed that no option reaches.
     """
 
-    _NUM_TEST = 360
+    _NUM_IMAGES, _NUM_TEST = 1797, 360
 
     def prepare(self) -> None:
         """Do nothing: they come with scikit-learn."""
@@ -154,6 +158,10 @@ class Digits:
     def fingerprint(self) -> str:
         """Name the data and the version of the split."""
         return "digits-1"
+
+    def num_train(self) -> int:
+        """Return how many training examples there are."""
+        return self._NUM_IMAGES - self._NUM_TEST
 
 
 def _stratified(labels: NDArray[np.int64], num_chosen: int) -> NDArray[np.bool_]:
@@ -190,9 +198,14 @@ class _WellKnown:
 
     _name: ClassVar[str]
     _title: ClassVar[str]
+    _num_train: ClassVar[int]
 
     def __init__(self, root: str | Path) -> None:
         self.root = root
+
+    def num_train(self) -> int | None:
+        """Return how many training examples the published data have; ``None`` of other files under their names."""
+        return self._num_train if self.fingerprint() == self._name else None
 
     def prepare(self) -> None:
         """Download what is not there or is damaged.
@@ -286,6 +299,7 @@ class MNIST(_WellKnown):
 
     _name = "mnist"
     _title = "MNIST"
+    _num_train = 60_000
     _class_names: ClassVar[tuple[str, ...]] = _DIGIT_NAMES
     # Of the published files, by ``digest``.
     _published_digest: ClassVar[str] = "16c21c327970b4e077802fee54ab241bd1a4fc792a64d3ce3d940dc64a832fcf"
@@ -361,6 +375,7 @@ class CIFAR10(_WellKnown):
 
     _name = "cifar10"
     _title = "CIFAR-10"
+    _num_train = 50_000
 
     def _files(self) -> list[tuple[Path, str | None]]:
         kind = _torchvision(type(self).__name__)
@@ -403,6 +418,7 @@ class SVHN(_WellKnown):
 
     _name = "svhn"
     _title = "SVHN"
+    _num_train = 73_257
 
     def _files(self) -> list[tuple[Path, str | None]]:
         return [(item.path, item.md5) for item in self._archives()]
@@ -581,6 +597,13 @@ class ImageFolder:
         except FileNotFoundError:
             return None
         return f"image_folder-{digest([*listing.train, *listing.test])}"
+
+    def num_train(self) -> int | None:
+        """Return how many training images there are; ``None`` if a folder is missing."""
+        try:
+            return len(list_folder(self.root, check=False).train)
+        except FileNotFoundError:
+            return None
 
     def _decode(self, listing: Listing) -> Images:
         from rethinkgen.data.decoding import decode

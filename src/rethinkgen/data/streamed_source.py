@@ -102,6 +102,13 @@ class StreamedFolder:
         except FileNotFoundError:
             return None
 
+    def num_train(self) -> int | None:
+        """Return how many training images there are; ``None`` where no listing of them can be made."""
+        with suppress(ValueError):
+            found = self._kept("train_labels") or self._list()
+            return len(found["train_labels"])
+        return None
+
     def _kept(self, *parts: str) -> dict[str, Any] | None:
         """Return the kept listing, or only these parts of it; ``None`` where there is none of the present state."""
         state = _state(folder_at(self.root))

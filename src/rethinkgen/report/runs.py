@@ -14,9 +14,8 @@ from typing import Any
 import pandas as pd
 
 from rethinkgen.run.command import train_command
-from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, RunFolderError
-from rethinkgen.run.identity import LEVELS, identifying
+from rethinkgen.run.identity import LEVELS, counted, flatten
 from rethinkgen.sweep.index import Entry, latest_entries
 from rethinkgen.sweep.jobs import Job, Outcome, State
 
@@ -119,7 +118,7 @@ class Run:
         """Dotted key -> value of all that identifies the run; an image folder by its path, other data by their name."""
         if not self.config:
             return {"run": self.path.name}
-        kept = flatten(identifying(self.config, look_at_data=False))
+        kept = flatten(counted(self.config))
         if str(self.key("data.source._target_")).endswith(FOLDERS):
             kept["data.source.root"] = self.key("data.source.root")
         return kept

@@ -5,6 +5,7 @@ Light to import: torch and Lightning come only once something must be trained.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
 from rethinkgen.checks import check_switch
 from rethinkgen.run import identity
+from rethinkgen.run.description import Description, describe, folders_of
 from rethinkgen.run.folder import RunFolder, RunFolderError, RunIsHeldError, is_full_disk, now
+from rethinkgen.run.former_identity import FORMER_NAME
+from rethinkgen.run.identity import flatten
 from rethinkgen.run.interrupt import Interrupted
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
@@ -105,20 +109,15 @@ def run(config: DictConfig) -> dict[str, Any]:
     if is_follower(config.trainer):
         return follow(config, folder)
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
-        resolved = identity.resolved_config(config)
-        is_rerun = check_switch("rerun", config.rerun)
-        run_identity = {
-            "run_id": identity.run_id(resolved),
-            "sweep": config.sweep,
-            "choices": identity.choices(resolved, hydra.runtime.choices),
-            "overrides": list(hydra.overrides.task),
-            "config": resolved,
-            "seed": config.seed,
-        }
-        folder.describe(**{key: run_identity[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
-        check_holds_this_run(folder, resolved)
+        description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
+        is_rerun = check_switch("rerun", description.config["rerun"])
+        for line in take_up_former(description, folder):
+            stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+        facts = description.facts()
+        folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
+        check_holds_this_run(folder, description)
         if not is_rerun and (finished := folder.read_result()) is not None:
-            tell_skipped(folder, finished)
+            tell_finished(folder, finished, description)
             if not folder.is_held:
                 # Left by who meant to train it again and did not, or was killed when the result was just written.
                 folder.status.unlink(missing_ok=True)
@@ -126,10 +125,11 @@ def run(config: DictConfig) -> dict[str, Any]:
         with folder.lock():
             # Another process may have finished it just before it let go of the lock.
             if not is_rerun and (finished := folder.read_result()) is not None:
-                tell_skipped(folder, finished)
+                tell_finished(folder, finished, description)
                 folder.status.unlink(missing_ok=True)
                 return dict(finished["metrics"])
-            return train(config, folder, run_identity, ranks)
+            check_is_nowhere_else(folder, description)
+            return train(folder, description, ranks)
 
 
 def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
@@ -146,23 +146,76 @@ def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def train(config: DictConfig, folder: RunFolder, run_identity: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+def tell_finished(folder: RunFolder, result: dict[str, Any], description: Description) -> None:
+    """Show a run that was finished before, and name code of the user's own that has changed since."""
+    tell_skipped(folder, result)
+    if changed := sorted(
+        name for name, digest in description.code.items() if result.get("code", {}).get(name) != digest
+    ):
+        line = f"{', '.join(changed)} is not the code that this result was made with."
+        stdout().print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def take_up_former(description: Description, folder: RunFolder) -> list[str]:
+    """Give a folder that is named by a former id of the run its name of today; return what there is to say of it.
+
+    Its W&B run keeps the id that it began under. Further folders of the same run stay as they are and are named.
+
+    Raises:
+        RunIsHeldError: another process trains the run.
+    """
+    former_id = folder.path.name.rpartition("-")[2]
+    if not FORMER_NAME.search(folder.path.name) or former_id not in description.former_ids:
+        return []
+    new = folder.path.with_name(description.name)
+    with folder.lock():
+        if not folder.config.exists() and not folder.result.exists():
+            return []
+        folder.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=former_id)
+        others = [path for path in folders_of(description, new.parent) if path not in (folder.path, new)]
+        old_name = folder.path.name
+        folder.path.rename(new)
+        folder.move_to(new)
+    lines = [f"{old_name} is now {new.name}: the same run under the id that this version gives it."]
+    for other in map(RunFolder, others):
+        with contextlib.suppress(RunFolderError), other.lock():
+            other.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=None)
+        lines.append(f"{other.path} holds the same run once more: it is not counted, and may be removed.")
+    return lines
+
+
+def check_is_nowhere_else(folder: RunFolder, description: Description) -> None:
+    """Refuse to train what another process trains in a folder of another name: only the id says which run it is.
+
+    Raises:
+        RunIsHeldError: it does.
+    """
+    for other in map(RunFolder, folders_of(description, folder.path.parent)):
+        if other.path != folder.path and other.is_held:
+            raise RunIsHeldError(
+                f"this run is being trained by another process right now: {other.path}\n"
+                "Wait for it: the same command will then show its result."
+            )
+
+
+def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str, Any]:
     """Train the run in ``folder``, whose lock is held, and tell what was seen."""
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
     console.print(where, highlight=False, soft_wrap=True)
     wait_politely()
-    ranks.begin(folder.path, run_identity)
+    ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):
         from rethinkgen.run.training import Training
-    training = Training(config, folder, run_identity, console, ranks)
+    training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
     # Not before it is clear that nothing is wrong with the command.
     if folder.result.exists():
         aside = folder.set_aside_result()
         console.print(f"The earlier result is kept in {aside}.", highlight=False, markup=False, soft_wrap=True)
-    folder.write_config(run_identity["config"], run_identity["overrides"])
+    folder.write_config(description.config, description.overrides)
+    folder.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=description.run_id)
     folder.write_status("running", started=now())
     with closing(training):
         result = training.run(give_up=functools.partial(tell_given_up, folder))
@@ -209,19 +262,20 @@ def slurm_job() -> dict[str, str]:
     return {"slurm_job": job_id} if job_id else {}
 
 
-def check_holds_this_run(folder: RunFolder, config: dict[str, Any]) -> None:
+def check_holds_this_run(folder: RunFolder, description: Description) -> None:
     """Refuse a folder that holds a run of another config, naming the keys that differ.
 
     Raises:
         RunFolderError: the folder is another run's.
     """
     held = folder.read_config()
-    if held is None or identity.run_id(held) == identity.run_id(config):
+    if held is None:
         return
-    ours, theirs = flatten(identity.identifying(config)), flatten(identity.identifying(held))
-    if folder.path.name.endswith(identity.run_id(config)):
-        # The name vouches for the data that the run was begun on. They may have been moved since.
-        theirs["data.fingerprint"] = ours["data.fingerprint"]
+    facts = folder.read_identity()
+    # Folders of before do not say on which data they were begun, but by their names.
+    on_data = facts.get("fingerprint") if facts else description.fingerprint
+    ours = flatten(identity.counted(description.config)) | {"data.fingerprint": description.fingerprint}
+    theirs = flatten(identity.counted(held)) | {"data.fingerprint": on_data}
     differing = [
         f"  {key}: {theirs.get(key, '(none)')} there, {ours.get(key, '(none)')} here"
         for key in sorted(ours.keys() | theirs.keys())
@@ -233,13 +287,6 @@ def check_holds_this_run(folder: RunFolder, config: dict[str, Any]) -> None:
         f"{folder.path} holds another run. What differs:\n" + "\n".join(differing) + "\n"
         "Leave hydra.run.dir to rethinkgen, which gives each run a folder of its own, or name an empty one."
     )
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value."""
-    if not isinstance(node, dict):
-        return {prefix.removesuffix("."): node}
-    return {key: value for name, child in node.items() for key, value in flatten(child, f"{prefix}{name}.").items()}
 
 
 @contextmanager

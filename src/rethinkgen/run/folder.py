@@ -1,8 +1,8 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
-``config.yaml`` (resolved), ``overrides.yaml``, ``metrics.csv``, ``examples.npz``, ``weights.pt``, ``result.json``
-(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/``, ``train.log``,
-and in a sweep ``output.txt``.
+``config.yaml`` (resolved), ``overrides.yaml``, ``identity.json`` (which run it is: id, fingerprint of the data, id in
+W&B), ``metrics.csv``, ``examples.npz``, ``weights.pt``, ``result.json`` (written last), ``status.json`` (while it runs,
+or when it stopped without a result), ``checkpoints/``, ``train.log``, and in a sweep ``output.txt``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,17 @@ class RunFolder:
     """Paths and small files of one run."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self._status: dict[str, Any] = {}
+        self.has_begun = False
+        """Whether this process trains, or trained, the run."""
+        self.move_to(Path(path))
+
+    def move_to(self, path: Path) -> None:
+        """Take note that the folder has been renamed to ``path``."""
+        self.path = path
         self.config = self.path / "config.yaml"
         self.overrides = self.path / "overrides.yaml"
+        self.identity = self.path / "identity.json"
         self.metrics = self.path / "metrics.csv"
         self.examples = self.path / "examples.npz"
         self.weights = self.path / "weights.pt"
@@ -48,9 +56,6 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.output = self.path / "output.txt"
         """What a run of a sweep printed."""
-        self._status: dict[str, Any] = {}
-        self.has_begun = False
-        """Whether this process trains, or trained, the run."""
 
     def read_result(self) -> dict[str, Any] | None:
         """Return ``result.json``, or nothing where the run is not finished.
@@ -87,6 +92,18 @@ class RunFolder:
         """Write the resolved config and the overrides it came from."""
         write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
         write_atomically(self.overrides, yaml.safe_dump(overrides))
+
+    def read_identity(self) -> dict[str, Any]:
+        """Return ``identity.json``, or an empty dictionary where there is none that can be read."""
+        with contextlib.suppress(RunFolderError):
+            found = _read_json(self.identity)
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def add_to_identity(self, **facts: Any) -> None:
+        """Write down which run this is; what stands there already stays."""
+        facts = facts | self.read_identity()
+        write_atomically(self.identity, json.dumps(facts, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any] | None:
         """Return the resolved config of the run that this folder holds, or nothing where it holds none.

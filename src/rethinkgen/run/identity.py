@@ -1,6 +1,10 @@
-"""What makes two runs the same run: a hash of everything in the config that can change a result.
+"""What makes two runs the same run: a hash of everything in the config that is not neutral.
 
-Only the standard library, Hydra and OmegaConf are imported here: a finished run is found and skipped without torch.
+Each node of the config counts by the name of its class, its ``protocol`` and those values that differ from what
+``neutral.yaml`` says; the data count by their fingerprint. So a class may move to another module, and a group or an
+option with a neutral value may be added, and every run is found again.
+
+Only the standard library, PyYAML and OmegaConf are imported here: a finished run is found and skipped without torch.
 """
 
 from __future__ import annotations
@@ -8,132 +12,217 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from rethinkgen.run.build import build
-
-# Keys that cannot change a result: where things lie, on what they run, who watches.
-VOLATILE = (
-    "hydra",
-    "sweep",
-    "results_dir",
-    "rerun",
-    "threads",
-    "checkpoint_seconds",
-    "logger",
-    "data.root",
-    "data.source.root",
-    "data.source.num_workers",
-    "model.runs_alone",
-    "trainer._target_",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
-# Keys that came when there were results already, with the value that leaves a run as it was before.
-ADDED_LATER = {"regularizer.color_jitter": False, "data.color_jitter": False}
-# Keys that cannot change the result of a model that is solved in closed form.
-INERT_IN_CLOSED_FORM = (
-    "max_steps",
-    "max_epochs",
-    "until_fit",
-    "evaluate_every",
-    "log_every",
-    "optimizer",
-    "schedule",
-    "data.batch_size",
-    "data.order_seed",
-    "model.learning_rate",
-    "trainer.precision",
-    "trainer.sync_batchnorm",
-)
-HASH_LENGTH = 12
+ID_LENGTH = 14
+"""Hexadecimal digits. Ids of the former form (``rethinkgen.run.former_identity``) have 12, which tells them apart."""
 SEEDS = ("seed", "data.seed", "data.order_seed")
 """What differs between repetitions of a run."""
 LEVELS = ("probability", "strength", "fraction")
 """The key of a corruption that says how much of it there is."""
+PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""What Lightning takes for the same."""
+SWITCHES = (
+    "until_fit",
+    "rerun",
+    "model.channels_last",
+    "model.batch_norm",
+    "trainer.sync_batchnorm",
+    *(f"{node}.{name}" for node in ("regularizer", "data") for name in ("random_crop", "flip", "color_jitter")),
+)
+"""Keys of which 1 and 0 mean true and false."""
 
 
-def resolved_config(root: DictConfig) -> dict[str, Any]:
-    """Return the run's whole config as plain types, without Hydra's own node.
+@functools.cache
+def _rules() -> dict[str, Any]:
+    rules: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text())
+    return rules
 
-    Resolved key by key: ``sweep`` is named by a resolver that is itself given the whole config.
+
+def normalised(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a resolved config with one spelling for values that mean the same."""
+    told: dict[str, Any] = json.loads(json.dumps(config))
+    for key in SWITCHES:
+        node, name = place(told, key)
+        if node.get(name) in (0, 1):
+            node[name] = bool(node[name])
+    trainer = told.get("trainer") or {}
+    if "precision" in trainer:
+        trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
+    return told
+
+
+def check_is_json(config: dict[str, Any]) -> None:
+    """Refuse what no file of the run could hold: its result would be lost when all is trained.
 
     Raises:
-        ValueError: a key was left ``???``.
+        ValueError: a value is no finite number, or of no type that JSON has; the message names its key.
     """
-    config: dict[str, Any] = {}
-    for key in map(str, root):
-        if key in ("hydra", "sweep"):
-            continue
-        node = root._get_node(key)
-        missing = OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else set()
-        if missing:
-            names = ", ".join(f"{key}.{name}" for name in sorted(missing))
-            raise ValueError(f"{names} must be given on the command line, for example {key}.{min(missing)}=...")
-        config[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else root[key]
-    return config
+    for key, value in flatten(config).items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{key}={item}: a finite number is needed.")
+            if not isinstance(item, str | int | float | bool | list | dict | None):
+                raise ValueError(f"{key}={item!r}: a text, a number, true, false, null or a list of them is needed.")
 
 
-def identifying(config: dict[str, Any], *, look_at_data: bool = True) -> dict[str, Any]:
-    """Return the part of a resolved config that identifies a run; paths give way to the data's fingerprint.
+def identifying(config: dict[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+    """Return the part of a resolved config that identifies a run, with the ``fingerprint`` of its data.
 
-    ``look_at_data=False`` leaves the fingerprint out, for who reads results where the data are not.
+    Nothing that ``config`` names is built: it may come from a folder that somebody else wrote.
+
+    Raises:
+        ValueError: a file that a key names cannot be read.
     """
-    kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=_plain_number)
-    for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
-        node, name = _place(kept, key)
+    told = _without_neutral(_what_counts(config), _rules()["neutral"], config)
+    if fingerprint is not None:
+        told.setdefault("data", {})["fingerprint"] = fingerprint
+    return told
+
+
+def counted(config: dict[str, Any]) -> dict[str, Any]:
+    """Return everything of a resolved config that can change a result, neutral values too: to be shown and compared.
+
+    What an older config lacks has its neutral value, so that runs of any age compare.
+    """
+    return _with_neutral(_what_counts(config), _rules()["neutral"], config)
+
+
+def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
+    for key in (*_rules()["never"], *inert_keys(config)):
+        node, name = place(kept, key)
         node.pop(name, None)
-    for key, neutral in ADDED_LATER.items():
-        node, name = _place(kept, key)
-        if node.get(name) == neutral:
-            node.pop(name, None)
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
-    if kept.get("trainer", {}).get("sync_batchnorm") is True:
-        # BatchNorm over the whole batch, however many devices share it: the run of a single device.
-        del kept["trainer"]["sync_batchnorm"]
-    if "data" in config and look_at_data:
-        kept["data"]["fingerprint"] = fingerprint(json.dumps(config["data"]["source"], sort_keys=True))
-    return kept
+    for key in _rules()["files"]:
+        node, name = place(kept, key)
+        if isinstance(node.get(name), str):
+            node[name] = {"content": _content(key, node[name])}
+    by_class: dict[str, Any] = _by_class(kept)
+    return by_class
 
 
-def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+def run_id(config: dict[str, Any], fingerprint: str | None) -> str:
+    """Return the hash that names a run with this resolved config on these data."""
+    text = json.dumps(identifying(config, fingerprint), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def class_name(target: str) -> str:
+    """Return what a ``_target_`` counts as: ours by its own name, wherever it lies, all others by their full path."""
+    return target.rpartition(".")[2] if target.startswith("rethinkgen.") else target
+
+
+def _by_class(node: Any) -> Any:
+    """Replace each ``_target_`` by ``class``, and leave out the options of that class which are at their defaults."""
+    if isinstance(node, list):
+        return [_by_class(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    told = {key: _by_class(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" in node:
+        name = class_name(str(node["_target_"]))
+        defaults = _rules()["classes"].get(name, {}) | {"protocol": 1}
+        told = {key: value for key, value in told.items() if key not in defaults or not _same(value, defaults[key])}
+        told["class"] = name
+    return told
+
+
+def _without_neutral(node: dict[str, Any], neutral: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    told = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            below = neutral.get(key)
+            if left := _without_neutral(value, below if isinstance(below, Mapping) else {}, config):
+                told[key] = left
+        elif key not in neutral or not _same(value, _meant(neutral[key], config)):
+            told[key] = value
+    return told
+
+
+def _with_neutral(node: dict[str, Any], neutral: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    told = dict(node)
+    for key, value in neutral.items():
+        if isinstance(value, Mapping):
+            below = told.get(key)
+            # A node that counts for nothing, as the optimizer of what is solved in closed form, stays away.
+            if isinstance(below, dict) or (key not in config and key not in told):
+                told[key] = _with_neutral(below or {}, value, config)
+        else:
+            told.setdefault(key, _meant(value, config))
+    return told
+
+
+def _meant(value: Any, config: dict[str, Any]) -> Any:
+    """Return a neutral value; of ``${key}`` what the run has there."""
+    if not isinstance(value, str) or not value.startswith("${"):
+        return value
+    node, name = place(config, value[2:-1])
+    return node.get(name)
+
+
+def _same(one: Any, other: Any) -> bool:
+    # True is no 1 here.
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """Return the node that holds a dotted key, and the key's last part."""
     *parents, name = key.split(".")
-    return functools.reduce(lambda node, parent: node.get(parent) or {}, parents, config), name
+    node: Any = config
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}, name
 
 
-def is_closed_form(config: Mapping[str, Any]) -> bool:
-    """Whether the model of a config is solved for instead of trained step by step."""
-    return bool(config.get("model", {}).get("closed_form"))
+def _content(key: str, path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{key}={path}: the file cannot be read ({error.strerror}).") from error
 
 
-def _plain_number(text: str) -> float:
-    # 1.0 and 1 mean the same on the command line.
+def plain_number(text: str) -> float:
+    """Return a number as JSON reads it; a whole one as an integer: 1.0 and 1 mean the same on the command line."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
-@functools.cache
-def fingerprint(source: str) -> str | None:
-    """Return what names the data of a source, given its config as JSON; looked at once a process."""
-    found: str | None = build(OmegaConf.create(json.loads(source))).fingerprint()
-    return found
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix("."): node}
+    return {key: value for name, child in node.items() for key, value in flatten(child, f"{prefix}{name}.").items()}
 
 
-def run_id(config: dict[str, Any]) -> str:
-    """Return the hash that names a run with this resolved config."""
-    text = json.dumps(identifying(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+def targets(node: Any) -> Iterator[str]:
+    """Yield every ``_target_`` in a config."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def is_closed_form(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a config is solved for instead of trained step by step."""
+    model = config.get("model")
+    return isinstance(model, Mapping) and bool(model.get("closed_form"))
+
+
+def inert_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that do not act on the run's model, with all below them, though others have them."""
+    return tuple(_rules()["never_in_closed_form"]) if is_closed_form(config) else ()
 
 
 def regularizers(config: dict[str, Any]) -> list[str]:
@@ -141,7 +230,7 @@ def regularizers(config: dict[str, Any]) -> list[str]:
     return sorted(name for name, value in config.get("regularizer", {}).items() if value not in (None, False, 0))
 
 
-def choices(config: dict[str, Any], runtime_choices: dict[str, Any]) -> dict[str, Any]:
+def choices(config: dict[str, Any], runtime_choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return group -> choice for the groups that describe a run, regularizers as a list."""
     groups = ("data", "data.corruption", "model", "optimizer", "schedule")
     chosen: dict[str, Any] = {group: runtime_choices.get(group) for group in groups}
@@ -158,53 +247,3 @@ def slug(config: dict[str, Any], chosen: dict[str, Any]) -> str:
             corruption += f"_{value}"
     parts = [str(chosen["data"]), corruption, str(chosen["model"]), *chosen["regularizer"], f"seed{config['seed']}"]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(parts))[:80]
-
-
-def _run_slug(*, _root_: DictConfig) -> str:
-    config = resolved_config(_root_)
-    return f"{slug(config, choices(config, _root_.hydra.runtime.choices))}-{run_id(config)}"
-
-
-def _sweep_folder(*, _root_: DictConfig) -> str:
-    """Return ``<results_dir>/<sweep>``, checked before Hydra makes folders there.
-
-    Raises:
-        ValueError: it cannot be such a folder.
-    """
-    results, sweep = _root_.results_dir, _root_.sweep
-    if not isinstance(sweep, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep):
-        raise ValueError(
-            f"sweep={sweep!r}: a name of letters, digits, '_', '-' and '.' is needed, such as sweep=my_sweep."
-        )
-    if not isinstance(results, str) or not results:
-        raise ValueError(f"results_dir={results!r}: the path of a folder is needed.")
-    folder = Path(results).expanduser().absolute() / sweep
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        what = "is not a folder" if not existing.is_dir() else "cannot be written to"
-        raise ValueError(f"results_dir={results!r}: {existing} {what}. Choose another results_dir=...")
-    return str(folder)
-
-
-def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_: DictConfig) -> str:
-    """Return ``name``, or else the experiment's, with the data's where these were chosen and are not ``own_data``."""
-    # Inside the job Hydra's node is no longer part of the config.
-    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
-    choices = hydra.runtime.choices
-    if not choices.get("experiment"):
-        return "runs"
-    name = name or str(choices["experiment"]).replace("/", "-")
-    has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
-    return f"{name}-{choices['data']}" if has_own_data and choices["data"] not in own_data else name
-
-
-def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:
-    """``${for_data:0.1,{digits:0.05}}``: 0.05 on digits, 0.1 on any other data."""
-    return exceptions.get(_root_.data.name, default)
-
-
-# Never use_cache=True: the cache is copied into every job of a sweep, and all would share one folder.
-OmegaConf.register_resolver("run_slug", _run_slug, replace=True)
-OmegaConf.register_resolver("sweep_folder", _sweep_folder, replace=True)
-OmegaConf.register_resolver("sweep_name", _sweep_name, replace=True)
-OmegaConf.register_resolver("for_data", _for_data, replace=True)

@@ -38,7 +38,7 @@ from rethinkgen.run.checkpoint import (
 )
 from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.run.folder import RunFolder, now, write_atomically
-from rethinkgen.run.identity import INERT_IN_CLOSED_FORM, is_closed_form
+from rethinkgen.run.identity import inert_keys, is_closed_form
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
@@ -133,7 +133,9 @@ class Training:
         return model
 
     def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
-        given = [override for override in identity["overrides"] if _key(override).startswith(INERT_IN_CLOSED_FORM)]
+        given = [
+            override for override in identity["overrides"] if _key(override).startswith(inert_keys(identity["config"]))
+        ]
         if given:
             self.console.print(
                 f"No effect on {identity['choices']['model']}, which is solved in closed form: {' '.join(given)}",

@@ -10,6 +10,8 @@ from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 
+from rethinkgen.run.folder import RunFolder
+
 log = logging.getLogger(__name__)
 
 ONLINE_TIMEOUT_SECONDS = 30
@@ -48,7 +50,8 @@ class WandbMirror(Logger):
         tags = [f"{group}={choice}" for group, choice in chosen.items() if isinstance(choice, str)]
         num_earlier = sum(1 for _ in folder.glob("previous-*"))
         # A run that is trained again is another curve.
-        self._run_id = identity["run_id"] + (f"-{num_earlier}" if num_earlier else "")
+        begun_as = RunFolder(folder).read_identity().get("wandb_id") or identity["run_id"]
+        self._run_id = begun_as + (f"-{num_earlier}" if num_earlier else "")
         describes = {
             "project": self.project,
             "entity": self.entity,

@@ -16,9 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rethinkgen.run.entry import flatten
 from rethinkgen.run.folder import RunFolder, write_atomically
-from rethinkgen.run.identity import LEVELS, SEEDS, identifying, is_closed_form
+from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, is_closed_form
 from rethinkgen.run.screen import percent, stdout
 from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
 
@@ -190,7 +189,7 @@ def _corruption(result: dict[str, Any]) -> str:
 
 def _setting(result: dict[str, Any], *, but_for: tuple[str, ...] = ()) -> str:
     """Everything that identifies a run but its corruption, and but for some keys."""
-    config = flatten(identifying(result["config"])).items()
+    config = flatten(counted(result["config"])).items()
     kept = [(key, str(value)) for key, value in config if not key.startswith("data.corruption.") and key not in but_for]
     return str(sorted(kept))
 
@@ -235,7 +234,7 @@ def _row(path: Path) -> dict[str, Any]:
 
 def _config(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     config = result.get("config") or folder.read_config()
-    return {} if config is None else flatten(identifying(config))
+    return {} if config is None else flatten(counted(config))
 
 
 def _varied(keys: Iterable[str], rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import signal
 import sys
@@ -14,10 +15,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from rethinkgen.run.folder import now
+from rethinkgen.run.description import Description, describe
+from rethinkgen.run.entry import take_up_former
+from rethinkgen.run.folder import RunFolder, RunIsHeldError, now
 from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
+
+log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
@@ -128,17 +133,34 @@ def find_jobs(
     """Return a job for each cell, those of the same run once; what the index does not know is composed."""
     folders = config_folders(hydra_context)
     index = Index(folder, folders, config.hydra.overrides.hydra, str(config.hydra.job.config_name))
-    jobs: dict[Path, Job] = {}
+    jobs: dict[tuple[Path, str], Job] = {}
     for number, overrides in enumerate(_with_progress(cells)):
-        path = index.find(overrides)
-        if path is not None and (path / "result.json").exists() and not (path / "status.json").exists():
-            jobs.setdefault(path, Job(list(overrides), path, was_done=True))
+        known = index.find(overrides)
+        if known is not None and (known[0] / "result.json").exists() and not (known[0] / "status.json").exists():
+            path, run_id = known
+            jobs.setdefault((path.parent, run_id), Job(list(overrides), path, was_done=True))
             continue
         job = compose(hydra_context, config, overrides, number)
-        index.add(overrides, job.path, job.config)  # type: ignore[arg-type]
+        assert job.config is not None
+        description = describe_job(job.config)
+        run_folder = RunFolder(job.path)
+        try:
+            for line in take_up_former(description, run_folder):
+                stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+        except RunIsHeldError:
+            pass_by = "another process trains it under its former name"
+            log.debug("%s: %s", job.path, pass_by)
+        job = Job(job.overrides, run_folder.path, job.config)
+        index.add(overrides, job.path, description)
         job.was_done = not job.is_rerun and job.outcome().state == "done"
-        jobs.setdefault(job.path, job)
+        jobs.setdefault((job.path.parent, description.run_id), job)
     return list(jobs.values())
+
+
+def describe_job(config: DictConfig) -> Description:
+    """Describe the run of a composed job, whose config has Hydra's node."""
+    hydra = config.hydra
+    return describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
 
 
 def compose(hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> Job:

@@ -3,7 +3,8 @@
 What a cell is, is remembered too, so that a report can name the runs that nobody has begun yet.
 
 An entry holds for as long as nothing changes that the way from overrides to folder depends on: ``conf/``, the code that
-names runs, the environment variables that ``conf/`` reads, and the data.
+names runs, the environment variables that ``conf/`` reads, and the data. The file may be somebody else's: no source of
+data that it names is built, so that the first cell on each source is composed to learn of it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from rethinkgen.run import identity
+from rethinkgen.run.description import Description
 
 FILE_NAME = ".index.jsonl"
 Entry = dict[str, Any]
@@ -45,25 +45,38 @@ class Index:
         self._configs = _state_of(config_folders)
         self._state = _hash([self._configs, config_name, *shared])
         self._entries = _read(folder)
+        self._sources: dict[str, str | None] = {}
+        """Fingerprints of the sources that were composed here, by their configs as JSON."""
 
-    def find(self, overrides: Sequence[str]) -> Path | None:
-        """Return the folder of the job with these overrides, if it is known and sure."""
+    def find(self, overrides: Sequence[str]) -> tuple[Path, str] | None:
+        """Return the folder and the run's id of the job with these overrides, if they are known and sure."""
         if any(item.lstrip("+").startswith("rerun") for item in overrides):
             return None
-        entry = self._entries.get(self._key(overrides))
-        if entry is None or identity.fingerprint(str(entry["source"])) != entry["fingerprint"]:
+        entry = self._entries.get(self._key(overrides), {})
+        source = str(entry.get("source"))
+        if "run_id" not in entry or source not in self._sources or self._sources[source] != entry["fingerprint"]:
             return None
-        return Path(os.path.normpath(self.folder / str(entry["folder"])))
+        return Path(os.path.normpath(self.folder / str(entry["folder"]))), str(entry["run_id"])
 
-    def add(self, overrides: Sequence[str], path: Path, config: DictConfig) -> None:
+    def add(self, overrides: Sequence[str], path: Path, description: Description) -> None:
         """Remember the folder of a composed job."""
-        if config.get("rerun"):
+        source = json.dumps(description.config["data"]["source"], sort_keys=True)
+        self._sources[source] = description.fingerprint
+        if description.config.get("rerun"):
             return
         key = self._key(overrides)
-        source = json.dumps(OmegaConf.to_container(config.data.source, resolve=True), sort_keys=True)
         folder = os.path.relpath(path, self.folder)
-        entry: Entry = {"key": key, "folder": folder, "source": source, "fingerprint": identity.fingerprint(source)}
-        entry |= {"configs": self._configs, "overrides": list(overrides), **_description(config)}
+        entry: Entry = {
+            "key": key,
+            "folder": folder,
+            "run_id": description.run_id,
+            "source": source,
+            "fingerprint": description.fingerprint,
+            "configs": self._configs,
+            "overrides": list(overrides),
+            "choices": description.choices,
+            "config": description.config,
+        }
         # Where the configs were changed and changed back, its last line must say so.
         if self._entries.get(key) == entry and next(reversed(self._entries.values())).get("configs") == self._configs:
             return
@@ -118,15 +131,6 @@ def _read(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _description(config: DictConfig) -> Entry:
-    """Return what a result would say of the run, as it looks when read back."""
-    resolved = identity.resolved_config(config)
-    runtime_choices = OmegaConf.select(config, "hydra.runtime.choices") or {}
-    text = json.dumps({"choices": identity.choices(resolved, runtime_choices), "config": resolved}, default=str)
-    description: Entry = json.loads(text)
-    return description
-
-
 def _hash(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
@@ -139,4 +143,6 @@ def _state_of(config_folders: Sequence[Path]) -> str:
     ]
     names = sorted({name for text in texts for name in re.findall(r"oc\.env:\s*([A-Za-z0-9_]+)", text)})
     variables = [f"{name}={os.environ.get(name)}" for name in names]
-    return _hash([importlib.metadata.version("rethinkgen"), Path(identity.__file__).read_text(), *variables, *texts])
+    naming = ("identity.py", "neutral.yaml", "former_identity.py", "description.py")
+    code = [Path(identity.__file__).with_name(name).read_text() for name in naming]
+    return _hash([importlib.metadata.version("rethinkgen"), *code, *variables, *texts])

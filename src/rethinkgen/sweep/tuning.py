@@ -37,12 +37,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
 from rethinkgen.checks import check_between, check_switch, check_whole
-from rethinkgen.run.entry import flatten
-from rethinkgen.run.identity import identifying, resolved_config
+from rethinkgen.run.former_identity import former_identifying
+from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import StoppedError, command_line, compose, launch, note_command
+from rethinkgen.sweep.grid import StoppedError, command_line, compose, describe_job, launch, note_command
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.resources import Resources, wanted_devices
@@ -155,8 +155,13 @@ class Tuning(OptunaSweeperImpl):
     def _question(self, example: Job) -> dict[str, Any]:
         """Return all that must be the same for the values of two trials to be comparable."""
         assert example.config is not None
+        description = describe_job(example.config)
+        config = flatten(counted(description.config)) | {"data.fingerprint": description.fingerprint}
+        self._former_question = self._about(flatten(former_identifying(description.config, description.fingerprint)))
+        return self._about(config)
+
+    def _about(self, config: dict[str, Any]) -> dict[str, Any]:
         tuned = {name.lstrip("+") for name in self.space}
-        config = flatten(identifying(resolved_config(example.config)))
         question = {
             "objective": self.objective.name,
             "direction": self.objective.direction,
@@ -174,7 +179,7 @@ class Tuning(OptunaSweeperImpl):
         """
         study = self._load_study()
         asked = study.user_attrs.get("question")
-        if asked is None and not study.trials:
+        if (asked is None and not study.trials) or asked == self._former_question:
             study.set_user_attr("question", question)
         elif asked != question and any(trial.state == TrialState.COMPLETE for trial in study.trials):
             raise ValueError(self._what_differs(study, asked or {}, question))

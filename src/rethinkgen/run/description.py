@@ -1,0 +1,264 @@
+"""What a run is, found out once at the door and handed on: its id, its folder's name, its config, its data.
+
+Here are the resolvers that Hydra names folders by, too. Light: no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rethinkgen.run.build import build
+from rethinkgen.run.former_identity import FORMER_NAME, former_ids
+from rethinkgen.run.identity import check_is_json, choices, normalised, run_id, slug, targets
+
+LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
+"""Whose version stands in the result. Of all other code that a config names, a digest does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """One run, before anything is trained. ``config`` is resolved, and plain types alone."""
+
+    run_id: str
+    slug: str
+    choices: dict[str, Any]
+    overrides: list[str]
+    config: dict[str, Any]
+    fingerprint: str | None
+    """Names the data; ``None`` where they are not there."""
+    sweep: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder; only its end, the id, says which run it is."""
+        return f"{self.slug}-{self.run_id}"
+
+    @functools.cached_property
+    def former_ids(self) -> list[str]:
+        """Ids that the run had, see ``rethinkgen.run.former_identity``."""
+        return former_ids(self.config, self.fingerprint, _num_train(self.config["data"]))
+
+    @functools.cached_property
+    def code(self) -> dict[str, str]:
+        """Package -> digest of its source, of all packages but ours and the usual libraries that the config names."""
+        packages = {target.partition(".")[0] for target in targets(self.config)} - set(LIBRARIES)
+        return {package: digest for package in sorted(packages) if (digest := digest_of_code(package)) is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """What a result and the other ranks are told of the run."""
+        return {
+            "run_id": self.run_id,
+            "sweep": self.sweep,
+            "choices": self.choices,
+            "overrides": self.overrides,
+            "config": self.config,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            "code": self.code,
+        }
+
+
+def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Sequence[str], sweep: str) -> Description:
+    """Describe the run of a composed config.
+
+    Raises:
+        ValueError: a key was left ``???``, or has a value that no file of the run could hold.
+    """
+    resolved = resolved_config(root)
+    check_is_json(resolved)
+    return _describe(json.dumps(resolved), json.dumps(dict(runtime_choices)), tuple(overrides), sweep)
+
+
+@functools.lru_cache(maxsize=1)  # Hydra's resolver asks for the folder's name just before the run is told to begin
+def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], sweep: str) -> Description:
+    config = normalised(json.loads(resolved))
+    data = config["data"]
+    found = fingerprint(json.dumps(data["source"], sort_keys=True))
+    if data.get("num_train") is not None and data["num_train"] == _num_train(data):
+        data["num_train"] = None  # all of them
+    chosen = choices(config, json.loads(runtime_choices))
+    return Description(
+        run_id=run_id(config, found),
+        slug=slug(config, chosen),
+        choices=chosen,
+        overrides=list(overrides),
+        config=config,
+        fingerprint=found,
+        sweep=sweep,
+        seed=config["seed"],
+    )
+
+
+def resolved_config(root: DictConfig) -> dict[str, Any]:
+    """Return the run's whole config as plain types, without Hydra's own node.
+
+    Resolved key by key: ``sweep`` is named by a resolver that is itself given the whole config.
+
+    Raises:
+        ValueError: a key was left ``???``.
+    """
+    config: dict[str, Any] = {}
+    for key in map(str, root):
+        if key in ("hydra", "sweep"):
+            continue
+        node = root._get_node(key)
+        missing = OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else set()
+        if missing:
+            names = ", ".join(f"{key}.{name}" for name in sorted(missing))
+            raise ValueError(f"{names} must be given on the command line, for example {key}.{min(missing)}=...")
+        config[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else root[key]
+    return config
+
+
+@functools.cache
+def fingerprint(source: str) -> str | None:
+    """Return what names the data of a source that this command was asked for; looked at once a process.
+
+    ``source`` is its config as JSON: never one that was found in a file, of which nothing is built.
+    """
+    found: str | None = _source(source).fingerprint()
+    return found
+
+
+@functools.cache
+def _source(source: str) -> Any:
+    return build(OmegaConf.create(json.loads(source)))
+
+
+def _num_train(data: dict[str, Any]) -> int | None:
+    """Return how many examples there are to train on, where the source can tell without loading them."""
+    source = _source(json.dumps(data["source"], sort_keys=True))
+    count = source.num_train() if hasattr(source, "num_train") else None
+    if count is None or not isinstance(data.get("validation"), int | float):
+        return None
+    return int(count - round(data["validation"] * count))
+
+
+@functools.cache
+def digest_of_code(package: str) -> str | None:
+    """Hash all Python files of a package, or of a module, without importing it; ``None`` where it is not found."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    places = [Path(place) for place in spec.submodule_search_locations or []]
+    files = [(path.relative_to(place), path) for place in places for path in sorted(place.rglob("*.py"))]
+    if not places and spec.origin is not None:
+        files = [(Path(Path(spec.origin).name), Path(spec.origin))]
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16] if files else None
+
+
+# Folders.
+
+
+@dataclass(frozen=True)
+class _Listing:
+    changed: int
+    by_id: dict[str, list[str]]
+    has_former: bool
+
+
+_listings: dict[Path, _Listing] = {}
+
+
+def folders_of(description: Description, sweep_folder: Path) -> list[Path]:
+    """Return the folders in a sweep's that hold this run, whatever they are called: the best first.
+
+    A folder under the run's id comes before those under its former ids, of which a finished one comes first.
+    """
+    listing = _list(sweep_folder)
+    found = [sweep_folder / name for name in listing.by_id.get(description.run_id, [])]
+    # The name that this command gives it, where several have the id.
+    found.sort(key=lambda path: path.name != description.name)
+    if listing.has_former:
+        former = [sweep_folder / name for each in description.former_ids for name in listing.by_id.get(each, [])]
+        found += sorted(former, key=lambda path: not (path / "result.json").exists())
+    return found
+
+
+def _list(folder: Path) -> _Listing:
+    """Return the names in a sweep's folder by the ids that they end with; read again when the folder has changed."""
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return _Listing(0, {}, has_former=False)
+    known = _listings.get(folder)
+    if known is None or known.changed != changed:
+        by_id: dict[str, list[str]] = {}
+        for name in sorted(os.listdir(folder)):
+            by_id.setdefault(name.rpartition("-")[2], []).append(name)
+        has_former = any(FORMER_NAME.search(name) for names in by_id.values() for name in names)
+        known = _listings[folder] = _Listing(changed, by_id, has_former)
+    return known
+
+
+# Resolvers. Never use_cache=True: the cache is copied into every job of a sweep, and all would share one folder.
+
+
+def _run_slug(*, _root_: DictConfig) -> str:
+    hydra = _root_.hydra
+    description = describe(_root_, hydra.runtime.choices, list(hydra.overrides.task), str(_root_.sweep))
+    found = folders_of(description, Path(_sweep_folder(_root_=_root_)))
+    return found[0].name if found else description.name
+
+
+def _sweep_folder(*, _root_: DictConfig) -> str:
+    """Return ``<results_dir>/<sweep>``, checked before Hydra makes folders there.
+
+    Raises:
+        ValueError: it cannot be such a folder.
+    """
+    results, sweep = _root_.results_dir, _root_.sweep
+    if not isinstance(sweep, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep):
+        raise ValueError(
+            f"sweep={sweep!r}: a name of letters, digits, '_', '-' and '.' is needed, such as sweep=my_sweep."
+        )
+    if not isinstance(results, str) or not results:
+        raise ValueError(f"results_dir={results!r}: the path of a folder is needed.")
+    folder = Path(results).expanduser().absolute() / sweep
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "is not a folder" if not existing.is_dir() else "cannot be written to"
+        raise ValueError(f"results_dir={results!r}: {existing} {what}. Choose another results_dir=...")
+    return str(folder)
+
+
+def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_: DictConfig) -> str:
+    """Return ``name``, or else the experiment's, with the data's where these were chosen and are not ``own_data``."""
+    # Inside the job Hydra's node is no longer part of the config.
+    hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
+    choices = hydra.runtime.choices
+    if not choices.get("experiment"):
+        return "runs"
+    name = name or str(choices["experiment"]).replace("/", "-")
+    has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
+    return f"{name}-{choices['data']}" if has_own_data and choices["data"] not in own_data else name
+
+
+def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:
+    """``${for_data:0.1,{digits:0.05}}``: 0.05 on digits, 0.1 on any other data."""
+    return exceptions.get(_root_.data.name, default)
+
+
+OmegaConf.register_resolver("run_slug", _run_slug, replace=True)
+OmegaConf.register_resolver("sweep_folder", _sweep_folder, replace=True)
+OmegaConf.register_resolver("sweep_name", _sweep_name, replace=True)
+OmegaConf.register_resolver("for_data", _for_data, replace=True)

@@ -1,0 +1,131 @@
+"""Folders of commit 785b5e0 are found under the ids of today, renamed, and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_identity import FORMER, described  # noqa: F401
+
+from conftest import Command, read_result
+from rethinkgen.report.runs import read_runs
+from rethinkgen.run.description import Description
+from rethinkgen.run.former_identity import former_ids
+
+FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
+COMMON = [
+    *("model=mlp_1x512", "model.width=16", "trainer=cpu", "logger=none", "threads=1"),
+    *("data.corruption=partial_labels", "data.corruption.probability=0.4"),
+]
+FINISHED = [*COMMON, "max_steps=40", "until_fit=false"]
+INTERRUPTED = [
+    *(*COMMON, "regularizer=[dropout,flip,early_stopping]", "data.validation=0.2", "max_steps=600", "until_fit=false"),
+    *("evaluate_every=0.5", "checkpoint_seconds=0", "schedule=cosine", "regularizer.early_stopping=1000"),
+]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """The folder of single runs, as 785b5e0 left it."""
+    folder = tmp_path / "multirun" / "runs"
+    shutil.copytree(FORMER / "runs", folder)
+    return folder
+
+
+def test_the_ids_of_then_are_told_from_the_config_of_now(described: Callable[..., Description]) -> None:  # noqa: F811
+    for row in FORMER_IDS:
+        assert row["id"] in described(*row["overrides"]).former_ids, row["overrides"]
+    assert len(FORMER_IDS) > 150
+
+
+def test_no_two_runs_of_then_are_one_now_but_those_that_were_the_same(
+    described: Callable[..., Description],  # noqa: F811
+) -> None:
+    then: dict[str, set[str]] = {}
+    for row in FORMER_IDS:
+        then.setdefault(described(*row["overrides"]).run_id, set()).add(row["id"])
+    merged = sorted(map(sorted, (ids for ids in then.values() if len(ids) > 1)))
+    ids = {" ".join(row["overrides"]): row["id"] for row in FORMER_IDS}
+    assert merged == sorted(
+        [
+            sorted([ids[""], ids["data.num_train=1437"], ids["+model.batch_norm=true"]]),
+            sorted([ids["model.learning_rate=0.3"], ids["optimizer.lr=0.3"]]),
+            # Two names of one kind of source, whose files are not there.
+            sorted([ids["data=cifar10_jpeg"], ids["data=image_folder"]]),
+        ]
+    )
+
+
+def test_what_was_not_known_then_has_no_folder_of_then(described: Callable[..., Description]) -> None:  # noqa: F811
+    config = described().config
+    config["model"] = {**config["model"], "activation": "tanh"}
+    assert not set(former_ids(config, "digits-1")) & {row["id"] for row in FORMER_IDS}
+
+
+def test_a_finished_run_is_renamed_and_not_trained_again(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,) = runs.glob("*-f08cc6ba211e")
+    written = (old / "result.json").read_bytes()
+    folder = train(*FINISHED)
+    said = capsys.readouterr().out
+    assert (folder / "result.json").read_bytes() == written
+    assert f"{old.name} is now {folder.name}: the same run" in said
+    assert not old.exists()
+    assert said.count("is now") == 1
+
+    # The same run under a spelling of its own, which had an id of its own.
+    (other,) = runs.glob("*-b45cfc97f211")
+    assert f"{other} holds the same run once more: it is not counted" in said
+    assert [run.path for run in read_runs([runs]) if run.key("max_steps") == 40] == [folder]
+    train(*FINISHED)
+    said = capsys.readouterr().out
+    assert "is now" not in said
+    assert "was finished" in said
+
+
+def test_another_spelling_finds_it_too(train: Command, runs: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/weights.pt")}
+    folder = train(*[item for item in FINISHED if item != "model=mlp_1x512"], "model=mlp", "model.depth=1")
+    assert (folder / "weights.pt").stat().st_mtime_ns in before.values()
+    assert len(list(runs.glob("*/result.json"))) == 3
+
+
+def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> None:
+    before = {run.state for run in read_runs([runs])}
+    assert before == {"done", "interrupted"}
+    # Both spellings of the finished one are one run before anything is renamed, too.
+    assert len(read_runs([runs])) == 3
+    train(*FINISHED)
+    assert len(read_runs([runs])) == 3
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Command, runs: Path, tmp_path: Path) -> None:
+    folder = train(*INTERRUPTED)
+    (ended,) = (FORMER / "ended").iterdir()
+    then, now = read_result(ended), read_result(folder)
+    assert json.loads((folder / "identity.json").read_text())["wandb_id"] == "0ba566f980c0"
+    assert now["run_id"] == folder.name.rpartition("-")[2] != then["run_id"]
+    weights = [torch.load(run / "weights.pt", weights_only=True) for run in (ended, folder)]
+    columns = [dict(np.load(run / "examples.npz")) for run in (ended, folder)]
+    same = then["device"] == now["device"]
+    for name, value in weights[0].items():
+        # To the bit on the kind of machine that the fixture was made on.
+        assert torch.equal(value, weights[1][name]) if same else torch.allclose(value, weights[1][name], atol=1e-3)
+    if same:
+        assert all(np.array_equal(value, columns[1][name]) for name, value in columns[0].items())
+        for name, value in then["metrics"].items():
+            assert now["metrics"][name] == value, name
+
+
+def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("-m", "hydra/launcher=basic", *FINISHED, "seed=0,1")
+    said = capsys.readouterr().out
+    assert "is now" in said
+    assert "1 of 2 runs were finished before." in said
+    assert len(list(runs.glob("*-seed0-????????????" + "??"))) == 1
