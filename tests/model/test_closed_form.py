@@ -23,6 +23,7 @@ from rethinkgen.model.gabor import GaborFeatures, gabor_bank
 from rethinkgen.model.kernel import KernelGaussian, KernelLinear, median_squared_distance
 from rethinkgen.model.random_features import Pooling, RandomFeatures, all_features, draw_filters
 from rethinkgen.run import identity
+from rethinkgen.run.description import resolved_config
 
 QUICK = ["trainer=cpu", "logger=none", "threads=1", "data.num_train=300"]
 MODELS = ["kernel_gaussian", "kernel_linear", "random_features"]
@@ -216,10 +217,11 @@ def test_keys_without_effect_do_not_name_the_run_and_are_told(
     inert = ["optimizer=adam", "schedule=cosine", "max_steps=7", "evaluate_every=3", "data.batch_size=9999"]
     inert += ["trainer.precision=bf16-mixed", "until_fit=false", "model.learning_rate=0.5", "max_epochs=3"]
     with initialize_config_dir(str(ROOT / "conf")):
-        plain = identity.resolved_config(compose("train", overrides=[f"model={model}"]))
-        others = identity.resolved_config(compose("train", overrides=[f"model={model}", *inert]))
-        l2 = identity.resolved_config(compose("train", overrides=[f"model={model}", "model.l2=0.5"]))
-    assert identity.run_id(plain) == identity.run_id(others) != identity.run_id(l2)
+        plain = resolved_config(compose("train", overrides=[f"model={model}"]))
+        others = resolved_config(compose("train", overrides=[f"model={model}", *inert]))
+        l2 = resolved_config(compose("train", overrides=[f"model={model}", "model.l2=0.5"]))
+    ids = [identity.run_id(config, "digits-1") for config in (plain, others, l2)]
+    assert ids[0] == ids[1] != ids[2]
     train(f"model={model}", *QUICK, *inert)
     told = " ".join(capsys.readouterr().out.split())
     assert f"No effect on {model}, which is solved in closed form: {' '.join(inert)}" in told

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rethinkgen.report.runs import Run
-from rethinkgen.sweep.jobs import State
+from rethinkgen.run.run import Run, State
 
 LEVEL_KEYS = {"partial_labels": "probability", "gaussian_blend": "strength", "noisy_inputs": "fraction"}
 LOGGED_STEPS = tuple(range(500, 25_001, 500))

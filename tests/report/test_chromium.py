@@ -12,7 +12,7 @@ from PIL import Image
 
 from chromium import Chromium, find_chromium
 from rethinkgen.report.page import write_report
-from rethinkgen.report.runs import read_runs
+from rethinkgen.run.run import read_runs
 
 OUTSIDE = "https://example.org/picture.png"
 

@@ -12,9 +12,9 @@ from conftest import ROOT, command_line
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import judge
 from rethinkgen.report.quantities import deviations, matches, property_of
-from rethinkgen.report.runs import Run, read_runs
+from rethinkgen.run.catalogue import latest_entries
+from rethinkgen.run.run import Run, read_runs
 from rethinkgen.sweep import grid
-from rethinkgen.sweep.index import latest_entries
 
 CLAIMED = sorted({claim.command.rpartition("=")[2] for claim in load_claims()})
 SAME_RUNS = {"zhang2017/figure_1c": "zhang2017/figure_1b", "zhang2017/figure_2a": "zhang2017/table_2"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from run_folders import write_run
 
 from rethinkgen.report.contents import gather
-from rethinkgen.report.runs import read_runs
+from rethinkgen.run.run import read_runs
 
 
 def test_what_all_sweeps_are_called_is_said_once(tmp_path: Path) -> None:

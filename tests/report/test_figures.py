@@ -20,8 +20,8 @@ from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.figures import Picture, curves, general, input_noise, levels, opening, pictures, theory
 from rethinkgen.report.figures.levels import relative_steps
 from rethinkgen.report.figures.series import lines, settings
-from rethinkgen.report.runs import Run, read_runs
 from rethinkgen.report.style import LOOKS, PALETTE, looks_of
+from rethinkgen.run.run import Run, read_runs
 
 LEVELS = (0.0, 0.2, 0.4, 0.6, 1.0)
 NETWORKS = ("inception", "alexnet", "mlp_1x512")

@@ -16,7 +16,7 @@ from run_folders import write_run
 from rethinkgen.report.contents import without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.page import MOST_ROWS_SHOWN, data_text, write_report
-from rethinkgen.report.runs import read_runs
+from rethinkgen.run.run import read_runs
 from unfinished import leave_unfinished
 
 COMMAND = "python report.py multirun/small"

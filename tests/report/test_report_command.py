@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, TINY
 from rethinkgen.report.entry import main
 from rethinkgen.report.page import write_report
-from rethinkgen.report.runs import read_runs
+from rethinkgen.run.run import read_runs
 from unfinished import leave_unfinished
 
 

@@ -12,8 +12,8 @@ import pytest
 from run_folders import write_run
 
 from rethinkgen.report.claims import judge, main_table
-from rethinkgen.report.runs import read_runs
 from rethinkgen.report.tables import MOST_ROWS_OF_A_PAGE, Table, tables
+from rethinkgen.run.run import read_runs
 
 Made = Callable[[], dict[str, Table]]
 

@@ -18,8 +18,8 @@ from wandb_workspaces.reports.v2 import interface, internal
 
 from rethinkgen.report.contents import Report, gather
 from rethinkgen.report.entry import main
-from rethinkgen.report.runs import read_runs
 from rethinkgen.report.wandb_report import PublishingError, build, markdown_table, run_sets, save_draft, varying_choices
+from rethinkgen.run.run import read_runs
 
 
 class Server:

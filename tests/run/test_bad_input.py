@@ -69,7 +69,7 @@ def files_of_runs(tmp_path: Path) -> list[Path]:
         ("checkpoint_seconds=-1", "checkpoint_seconds=-1: a number from 0"),
         ("checkpoint_seconds=soon", "checkpoint_seconds='soon': a number from 0"),
         ("data.corruption=partial_labels data.corruption.probability=1.5", "data.corruption.probability=1.5: a number"),
-        ("data.corruption=partial_labels data.corruption.probability=nan", "probability=nan: a number"),
+        ("data.corruption=partial_labels data.corruption.probability=nan", "probability=nan: a finite number"),
         ("data.corruption=partial_labels data.corruption.probability=half", "probability='half': a number"),
         ("data.corruption=gaussian_blend data.corruption.strength=-1", "strength=-1: a number"),
         ("data.corruption=noisy_inputs data.corruption.fraction=2", "data.corruption.fraction=2: a number from 0 to 1"),

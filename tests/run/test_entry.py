@@ -88,6 +88,7 @@ def test_rerun_keeps_the_old_result(train: Command, capsys: pytest.CaptureFixtur
         kept = folder / f"previous-{number}"
         expected = {
             "checkpoints",
+            "identity.json",
             "config.yaml",
             "examples.npz",
             "weights.pt",
@@ -124,7 +125,16 @@ def test_the_result_says_all_that_a_table_needs(train: Command) -> None:
     assert set(names.split()) <= metrics.keys()
     assert (metrics["steps"], metrics["steps_to_fit"], metrics["noise/probability"]) == (30, None, 0.2)
     assert {path.name for path in folder.iterdir()} == {
-        *(".lock", "checkpoints", "config.yaml", "examples.npz", "weights.pt", "metrics.csv", "overrides.yaml"),
+        *(
+            ".lock",
+            "checkpoints",
+            "config.yaml",
+            "examples.npz",
+            "identity.json",
+            "weights.pt",
+            "metrics.csv",
+            "overrides.yaml",
+        ),
         *("result.json", "train.log"),
     }
     assert "NaN" not in (folder / "result.json").read_text()

@@ -13,9 +13,10 @@ import torch
 from test_identity import FORMER, described  # noqa: F401
 
 from conftest import Command, read_result
-from rethinkgen.report.runs import read_runs
 from rethinkgen.run.description import Description
 from rethinkgen.run.former_identity import former_ids
+from rethinkgen.run.identity import ID_LENGTH
+from rethinkgen.run.run import read_runs
 
 FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
 COMMON = [
@@ -34,6 +35,12 @@ def runs(tmp_path: Path) -> Path:
     """The folder of single runs, as 785b5e0 left it."""
     folder = tmp_path / "multirun" / "runs"
     shutil.copytree(FORMER / "runs", folder)
+    return folder
+
+
+def renamed(runs: Path) -> Path:
+    """The one folder under an id of today."""
+    (folder,) = (path for path in runs.glob("*-*") if len(path.name.rpartition("-")[2]) == ID_LENGTH)
     return folder
 
 
@@ -72,7 +79,8 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
 ) -> None:
     (old,) = runs.glob("*-f08cc6ba211e")
     written = (old / "result.json").read_bytes()
-    folder = train(*FINISHED)
+    train(*FINISHED)
+    folder = renamed(runs)
     said = capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == written
     assert f"{old.name} is now {folder.name}: the same run" in said
@@ -91,8 +99,8 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
 
 def test_another_spelling_finds_it_too(train: Command, runs: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/weights.pt")}
-    folder = train(*[item for item in FINISHED if item != "model=mlp_1x512"], "model=mlp", "model.depth=1")
-    assert (folder / "weights.pt").stat().st_mtime_ns in before.values()
+    train(*[item for item in FINISHED if item != "model=mlp_1x512"], "model=mlp", "model.depth=1")
+    assert (renamed(runs) / "weights.pt").stat().st_mtime_ns in before.values()
     assert len(list(runs.glob("*/result.json"))) == 3
 
 
@@ -106,7 +114,8 @@ def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> No
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Command, runs: Path, tmp_path: Path) -> None:
-    folder = train(*INTERRUPTED)
+    train(*INTERRUPTED)
+    folder = renamed(runs)
     (ended,) = (FORMER / "ended").iterdir()
     then, now = read_result(ended), read_result(folder)
     assert json.loads((folder / "identity.json").read_text())["wandb_id"] == "0ba566f980c0"
@@ -128,4 +137,7 @@ def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "is now" in said
     assert "1 of 2 runs were finished before." in said
-    assert len(list(runs.glob("*-seed0-????????????" + "??"))) == 1
+    assert sorted(path.name[:-ID_LENGTH] for path in runs.glob("*-" + "?" * ID_LENGTH)) == [
+        "digits-partial_labels_0.4-mlp_1x512-seed0-",
+        "digits-partial_labels_0.4-mlp_1x512-seed1-",
+    ]

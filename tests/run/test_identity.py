@@ -265,7 +265,7 @@ def test_a_run_is_known_by_its_name_after_its_data_were_moved(train: Command, tm
     folder = train(*quick, images(tmp_path / "here", 100))
     (tmp_path / "here").rename(tmp_path / "there")
     images(tmp_path / "here", 7)
-    description.fingerprint.cache_clear()  # as in a process of its own
+    description.look_at_data_again()  # as in a process of its own
     written = (folder / "result.json").read_bytes()
     assert train(*quick, f"data.root={tmp_path}/there") == folder
     assert (folder / "result.json").read_bytes() == written

@@ -33,7 +33,7 @@ def result(corruption: str, seed: int = 0, steps: int | None = 100, **keys: Any)
 
 def finished(folder: Path, name: str, content: dict[str, Any], *overrides: str) -> Job:
     (folder / name).mkdir(parents=True)
-    (folder / name / "result.json").write_text(json.dumps(content))
+    (folder / name / "result.json").write_text(json.dumps(content | {"run_id": name}))
     return Job(list(overrides), folder / name)
 
 

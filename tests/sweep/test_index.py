@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from rethinkgen.run import identity
-from rethinkgen.sweep.index import FILE_NAME, Index, latest_entries
+from rethinkgen.run import description
+from rethinkgen.run.catalogue import FILE_NAME, latest_entries
+from rethinkgen.run.description import Description, describe
+from rethinkgen.sweep.index import Index
 
 OVERRIDES = ["model=mlp_1x512", "seed=1"]
 
@@ -20,23 +23,57 @@ def conf(tmp_path: Path) -> Path:
     return folder
 
 
-def config(root: str = "data", *, rerun: bool = False) -> DictConfig:
+def described(root: str = "data", *, rerun: bool = False, seed: int = 0, model: str = "mlp") -> Description:
     source = {"_target_": "rethinkgen.data.source.ImageFolder", "root": root}
-    return OmegaConf.create({"data": {"source": source}, "rerun": rerun})
+    corruption = {"_target_": "rethinkgen.data.corruption.TrueLabels"}
+    config = {"seed": seed, "data": {"source": source, "corruption": corruption}, "model": {}, "rerun": rerun}
+    return describe(OmegaConf.create(config), {"model": model}, OVERRIDES, "sweep")
 
 
-def known(tmp_path: Path, conf: Path, overrides: list[str] = OVERRIDES, hydra: tuple[str, ...] = ()) -> Path | None:
-    return Index(tmp_path / "sweep", [conf], hydra).find(overrides)
+def index_of(folder: Path, conf: Path, *arguments: Any, root: str = "data") -> Index:
+    """An index whose command has composed another cell on the same data."""
+    index = Index(folder, [conf], *arguments)
+    index.add(["of=another cell"], folder / "another", described(root))
+    return index
 
 
-def add(tmp_path: Path, conf: Path, composed: DictConfig) -> Path:
+def known(
+    tmp_path: Path,
+    conf: Path,
+    overrides: list[str] = OVERRIDES,
+    hydra: tuple[str, ...] = (),
+    root: str = "data",
+) -> Path | None:
+    found = index_of(tmp_path / "sweep", conf, hydra, root=root).find(overrides)
+    return None if found is None else found[0]
+
+
+def add(tmp_path: Path, conf: Path, description: Description) -> Path:
     run = tmp_path / "sweep" / "run-0123"
-    Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"]).add(OVERRIDES, run, composed)
+    Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"]).add(OVERRIDES, run, description)
     return run
 
 
+def test_no_source_is_built_that_only_the_file_names(
+    tmp_path: Path, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, conf, described())
+    file = tmp_path / "sweep" / FILE_NAME
+    entry = json.loads(file.read_text())
+    attack = {"_target_": "torch.utils.collect_env.run", "command": f"touch {tmp_path}/canary"}
+    file.write_text(json.dumps(entry | {"source": json.dumps(attack, sort_keys=True)}) + "\n")
+    assert known(tmp_path, conf) is None
+    assert not (tmp_path / "canary").exists()
+    # Known once it was composed here, and not before.
+    file.write_text(json.dumps(entry) + "\n")
+    index = Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"])
+    assert index.find(OVERRIDES) is None
+    index.add(["of=another cell"], tmp_path / "sweep" / "another", described())
+    assert index.find(OVERRIDES) == (tmp_path / "sweep" / "run-0123", described().run_id)
+
+
 def test_it_knows_a_job_again_in_any_order_and_under_any_launcher(tmp_path: Path, conf: Path) -> None:
-    run = add(tmp_path, conf, config())
+    run = add(tmp_path, conf, described())
     assert known(tmp_path, conf) == run
     assert known(tmp_path, conf, OVERRIDES[::-1], ("hydra/launcher=slurm", "hydra.launcher.n_jobs=1")) == run
     assert known(tmp_path, conf, [*OVERRIDES, "max_steps=3"]) is None
@@ -45,7 +82,7 @@ def test_it_knows_a_job_again_in_any_order_and_under_any_launcher(tmp_path: Path
 def test_it_forgets_when_a_config_or_a_variable_it_reads_changes(
     tmp_path: Path, conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = add(tmp_path, conf, config())
+    run = add(tmp_path, conf, described())
     monkeypatch.setenv("WHERE_DATA_LIES", "elsewhere")
     assert known(tmp_path, conf) is None
     monkeypatch.delenv("WHERE_DATA_LIES")
@@ -55,8 +92,8 @@ def test_it_forgets_when_a_config_or_a_variable_it_reads_changes(
 
 
 def test_another_config_of_the_same_folder_is_another_beginning(tmp_path: Path, conf: Path) -> None:
-    run = add(tmp_path, conf, config())
-    assert Index(tmp_path / "sweep", [conf], [], "other").find(OVERRIDES) is None
+    run = add(tmp_path, conf, described())
+    assert index_of(tmp_path / "sweep", conf, [], "other").find(OVERRIDES) is None
     (conf / "train.yaml").rename(conf / "renamed.yaml")
     assert known(tmp_path, conf) is None
     (conf / "renamed.yaml").rename(conf / "train.yaml")
@@ -68,31 +105,30 @@ def test_it_forgets_when_the_data_change(tmp_path: Path, conf: Path) -> None:
     for split in ("train", "test"):
         (images / split / "cat").mkdir(parents=True)
         (images / split / "cat" / "1.png").write_bytes(b"one")
-    identity.fingerprint.cache_clear()
-    run = add(tmp_path, conf, config(str(images)))
-    assert known(tmp_path, conf) == run
+    description.look_at_data_again()
+    run = add(tmp_path, conf, described(str(images)))
+    assert known(tmp_path, conf, root=str(images)) == run
     (images / "train" / "cat" / "2.png").write_bytes(b"two")
-    identity.fingerprint.cache_clear()  # as in a process of its own
-    assert known(tmp_path, conf) is None
+    description.look_at_data_again()  # as in a process of its own
+    assert known(tmp_path, conf, root=str(images)) is None
 
 
 def test_what_is_to_be_trained_again_is_never_known(tmp_path: Path, conf: Path) -> None:
-    add(tmp_path, conf, config(rerun=True))
+    add(tmp_path, conf, described(rerun=True))
     assert known(tmp_path, conf) is None
-    add(tmp_path, conf, config())
+    add(tmp_path, conf, described())
     assert known(tmp_path, conf, [*OVERRIDES, "rerun=true"]) is None
 
 
 def test_a_line_that_was_cut_short_costs_its_own_entry_only(tmp_path: Path, conf: Path) -> None:
-    run = add(tmp_path, conf, config())
+    run = add(tmp_path, conf, described())
     with (tmp_path / "sweep" / FILE_NAME).open("a") as file:
         file.write('{"key": "0123", "fol\n[]\n')
     assert known(tmp_path, conf) == run
 
 
 def test_it_tells_what_a_cell_is_and_which_configs_are_the_latest(tmp_path: Path, conf: Path) -> None:
-    composed = OmegaConf.merge(config(), {"seed": 4, "hydra": {"runtime": {"choices": {"model": "alexnet"}}}})
-    assert isinstance(composed, DictConfig)
+    composed = described(seed=4, model="alexnet")
     before = add(tmp_path, conf, composed)
     (entry,) = latest_entries(tmp_path / "sweep")
     assert entry["folder"] == before.name
@@ -121,19 +157,20 @@ def test_it_tells_what_a_cell_is_and_which_configs_are_the_latest(tmp_path: Path
     assert (tmp_path / "sweep" / FILE_NAME).stat().st_size == size
 
 
-def test_an_index_of_before_is_read_on(tmp_path: Path, conf: Path) -> None:
-    run = add(tmp_path, conf, config())
+def test_an_index_of_before_is_composed_anew(tmp_path: Path, conf: Path) -> None:
+    run = add(tmp_path, conf, described())
     file = tmp_path / "sweep" / FILE_NAME
     entry = json.loads(file.read_text())
     old = {key: entry[key] for key in ("key", "folder", "source", "fingerprint")}
     file.write_text(json.dumps(old) + "\n")
-    assert known(tmp_path, conf) == run
     assert [found["is_latest"] for found in latest_entries(tmp_path / "sweep")] == [False]
-    add(tmp_path, conf, config())
-    assert [found["is_latest"] for found in latest_entries(tmp_path / "sweep")] == [True]
+    assert known(tmp_path, conf) is None
+    add(tmp_path, conf, described())
+    assert known(tmp_path, conf) == run
 
 
 def test_a_sweep_may_move(tmp_path: Path, conf: Path) -> None:
-    add(tmp_path, conf, config())
+    add(tmp_path, conf, described())
     (tmp_path / "sweep").rename(tmp_path / "moved")
-    assert Index(tmp_path / "moved", [conf], []).find(OVERRIDES) == tmp_path / "moved" / "run-0123"
+    found = index_of(tmp_path / "moved", conf, []).find(OVERRIDES)
+    assert found == (tmp_path / "moved" / "run-0123", described().run_id)

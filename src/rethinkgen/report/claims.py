@@ -21,10 +21,9 @@ from rethinkgen.report.quantities import (
     tell_apart,
 )
 from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed
-from rethinkgen.report.runs import Run
 from rethinkgen.report.tables import Table
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.sweep.jobs import State
+from rethinkgen.run.run import Run, State
 
 Answer = Literal["reproduced", "same trend", "not reproduced", "not enough runs"]
 ANSWERS: tuple[Answer, ...] = ("reproduced", "same trend", "not reproduced", "not enough runs")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rethinkgen.report.claims import Verdict, count, judge, main_table
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.tables import Table, tables
+from rethinkgen.run.run import Run
 
 MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
 """Lines shown: runs that no sweep started have one each."""

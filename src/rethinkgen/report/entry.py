@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
             check_can_publish()
         with stdout().status("reading the runs"):
-            from rethinkgen.report.runs import read_runs
+            from rethinkgen.run.run import read_runs
 
             runs = read_runs(request.sweeps)
     except ValueError as error:

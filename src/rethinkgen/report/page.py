@@ -19,8 +19,8 @@ from rethinkgen.report.claims import Verdict, certainty_marks, published
 from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.entry import is_foreign
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.runs import Run
 from rethinkgen.run.folder import now, write_atomically
+from rethinkgen.run.run import Run
 
 MOST_ROWS_SHOWN = 5000
 """Rows of a figure's data inside the page; its CSV file beside the page has all."""

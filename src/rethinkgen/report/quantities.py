@@ -7,18 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rethinkgen.report.numbers import NUM_TEST
-from rethinkgen.report.runs import Run
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.run import Run
 
-IMAGE_SHAPES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "fashion_mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "cifar10_jpeg": (3, 32, 32),
-    "cifar100": (3, 32, 32),
-    "svhn": (3, 32, 32),
-}
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
 """Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""
 FALLEN = 0.9
@@ -192,12 +183,8 @@ def _steps_to_fall(run: Run) -> float | None:
 
 def _parameters_beyond(run: Run) -> float | None:
     # Held-out examples are not built for; results from before it was noted have none.
-    shape, num_train = IMAGE_SHAPES.get(run.data), (run.result or {}).get("num_train") or run.key("data.num_train")
+    num_train = (run.result or {}).get("num_train") or run.key("data.num_train")
     count = run.metrics.get("num_parameters")
-    if shape is None or num_train is None or count is None:
+    if run.image_shape is None or num_train is None or count is None:
         return None
-    channels, height, width = shape
-    crop = run.key("data.crop")
-    side = (28 if height == 32 else None) if crop == "auto" else crop
-    pixels = height * width if side is None else side * side
-    return float(count - (2 * num_train + channels * pixels))
+    return float(count - (2 * num_train + math.prod(run.image_shape)))

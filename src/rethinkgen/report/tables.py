@@ -14,8 +14,8 @@ import pandas as pd
 from rethinkgen.report.claim_files import Claim, load_claims
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
 from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
-from rethinkgen.report.runs import Run
 from rethinkgen.run.identity import SEEDS, is_closed_form
+from rethinkgen.run.run import Run
 
 PAPER = "Zhang et al. 2017"
 Cell = str | float | None

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
-from rethinkgen.report.runs import Run
 from rethinkgen.run.identity import LEVELS
+from rethinkgen.run.run import Run
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:

@@ -138,6 +138,12 @@ def _source(source: str) -> Any:
     return build(OmegaConf.create(json.loads(source)))
 
 
+def look_at_data_again() -> None:
+    """Forget what data looked like, where a process outlives a change of them."""
+    for remembered in (fingerprint, _source, _describe):
+        remembered.cache_clear()
+
+
 def _num_train(data: dict[str, Any]) -> int | None:
     """Return how many examples there are to train on, where the source can tell without loading them."""
     source = _source(json.dumps(data["source"], sort_keys=True))

@@ -18,8 +18,9 @@ from rich.text import Text
 
 from rethinkgen.run.folder import RunFolder, write_atomically
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, is_closed_form
+from rethinkgen.run.run import Outcome, Run, each_once, read_run
 from rethinkgen.run.screen import percent, stdout
-from rethinkgen.sweep.jobs import Job, Outcome, brief, shown, varying_overrides
+from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
@@ -200,9 +201,8 @@ def write_summary(folder: Path) -> Path:
     A column for every choice, every value that varies, and every metric. Made for ``pandas.read_csv``: a list is joined
     by ``+``, an empty one is ``none``, what was not reached is empty.
     """
-    files = [file for name in ("result", "status") for file in folder.glob(f"*/{name}.json")]
-    paths = {file.parent.resolve() for file in files}
-    rows = [_row(path) for path in sorted(paths)]
+    paths = sorted({file.parent.resolve() for name in ("result", "status") for file in folder.glob(f"*/{name}.json")})
+    rows = [_row(run) for run in each_once(map(read_run, paths))]
     varied = _varied(dict.fromkeys(key for row in rows for key in row["config"]), rows)
     table = []
     for row in rows:
@@ -219,22 +219,15 @@ def write_summary(folder: Path) -> Path:
     return summary
 
 
-def _row(path: Path) -> dict[str, Any]:
-    job = Job([], path)
-    outcome = job.outcome()
-    result = outcome.result or job.folder.read_status()
-    flat: dict[str, Any] = {"run": path.name, "state": outcome.state, "reason": outcome.reason}
-    flat |= {"folder": str(path), "run_id": result.get("run_id")}
-    flat |= result.get("choices", {})
-    flat["seed"] = result.get("seed")
+def _row(run: Run) -> dict[str, Any]:
+    told = run.result or RunFolder(run.path).read_status()
+    flat: dict[str, Any] = {"run": run.path.name, "state": run.state, "reason": run.reason}
+    flat |= {"folder": str(run.path), "run_id": run.run_id}
+    flat |= told.get("choices", {})
+    flat["seed"] = told.get("seed")
     for key in ("fitted", "seconds", "images_per_second", "device", "finished", "commit"):
-        flat[key] = result.get(key)
-    return {"flat": flat, "config": _config(job.folder, result), "metrics": result.get("metrics", {})}
-
-
-def _config(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    config = result.get("config") or folder.read_config()
-    return {} if config is None else flatten(counted(config))
+        flat[key] = told.get(key)
+    return {"flat": flat, "config": flatten(counted(run.config)) if run.config else {}, "metrics": run.metrics}
 
 
 def _varied(keys: Iterable[str], rows: Sequence[dict[str, Any]]) -> list[str]:

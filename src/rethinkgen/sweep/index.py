@@ -16,13 +16,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rethinkgen.run import identity
+from rethinkgen.run.catalogue import FILE_NAME, Entry, read_entries
 from rethinkgen.run.description import Description
 
-FILE_NAME = ".index.jsonl"
-Entry = dict[str, Any]
 CONTROLLER_PREFIXES = ("hydra.launcher.", "hydra/launcher=", "hydra.sweeper.", "hydra/sweeper=", "hydra.mode=")
 """Overrides that say how jobs are run, not which."""
 
@@ -44,7 +42,7 @@ class Index:
         shared = sorted(item for item in hydra_overrides if not item.startswith(CONTROLLER_PREFIXES))
         self._configs = _state_of(config_folders)
         self._state = _hash([self._configs, config_name, *shared])
-        self._entries = _read(folder)
+        self._entries = read_entries(folder)
         self._sources: dict[str, str | None] = {}
         """Fingerprints of the sources that were composed here, by their configs as JSON."""
 
@@ -89,46 +87,6 @@ class Index:
 
     def _key(self, overrides: Sequence[str]) -> str:
         return _hash([self._state, *sorted(overrides)])
-
-
-def latest_entries(folder: Path) -> list[Entry]:
-    """Return what is remembered of the cells whose runs lie in ``folder``, by the names of their folders.
-
-    ``is_latest`` are those of the configs that the latest line was written under: what the sweep wants today. The
-    others only say what lies in the folders that there are. A sweep over data sets has a folder for each, whose cells
-    stand in the index of a folder beside.
-    """
-    folder = folder.absolute()
-    found = []
-    for index in sorted(folder.parent.glob(f"*/{FILE_NAME}")):
-        if index.parent.name != folder.name and f'"../{folder.name}/' not in index.read_text():
-            continue
-        entries = _read(index.parent)
-        configs = next(reversed(entries.values())).get("configs") if entries else None
-        for entry in entries.values():
-            path = Path(os.path.normpath(index.parent / str(entry["folder"])))
-            if path.parent == folder:
-                is_latest = configs is not None and entry.get("configs") == configs
-                found.append(entry | {"folder": path.name, "is_latest": is_latest})
-    return found
-
-
-def _read(folder: Path) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
-    try:
-        lines = (folder / FILE_NAME).read_text().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return entries
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            # The latest last.
-            entries.pop(entry["key"], None)
-            entries[entry["key"]] = entry
-        except (ValueError, TypeError, KeyError):
-            # A line that a kill cut short: its job is composed once more.
-            continue
-    return entries
 
 
 def _hash(parts: Sequence[str]) -> str:

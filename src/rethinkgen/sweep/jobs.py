@@ -11,27 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from rethinkgen.run.folder import RunFolder, RunFolderError
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import Outcome, State, first_line, outcome_of
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
-
-State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How far a run is, as its files tell."""
-
-    state: State
-    reason: str = ""
-    """Why there is no result, in a line."""
-    result: dict[str, Any] | None = None
 
 
 @dataclass
@@ -87,33 +75,7 @@ class Job:
 
     def outcome(self) -> Outcome:
         """Read how far the run is."""
-        try:
-            result = self.folder.read_result()
-        except RunFolderError as error:
-            return Outcome("failed", str(error))
-        status = self.folder.read_status()
-        state = status.get("state")
-        if self.fault and state not in ("failed", "interrupted"):
-            return self.fault
-        if result is not None and state is None:
-            return Outcome("done", result=result)
-        if state in ("failed", "interrupted", "waiting"):
-            return Outcome(state, first_line(status.get("reason", "")), result)
-        if state == "running" and not self.folder.is_held:
-            return self._finished_meanwhile() or Outcome("interrupted", "its process ended without a word", result)
-        if state == "running":
-            return Outcome("running", result=result)
-        return self._finished_meanwhile() or Outcome("missing", result=result)
-
-    def _finished_meanwhile(self) -> Outcome | None:
-        # The status goes once the result is there: who reads the result first may see neither.
-        result = self.folder.read_result()
-        return None if result is None or self.folder.status.exists() else Outcome("done", result=result)
-
-
-def first_line(text: str) -> str:
-    """Return what a table has room for."""
-    return text.strip().splitlines()[0] if text.strip() else ""
+        return outcome_of(self.folder, self.fault)
 
 
 def describe_exit(code: int) -> str:

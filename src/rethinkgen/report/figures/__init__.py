@@ -9,7 +9,7 @@ from dataclasses import replace
 from rethinkgen.report.figures import curves, general, input_noise, levels, opening, theory
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import by_data
-from rethinkgen.report.runs import Run
+from rethinkgen.run.run import Run
 
 __all__ = ["Picture", "pictures"]
 

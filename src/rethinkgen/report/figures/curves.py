@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import Steps, draw_curves, entry, handle, legend_below, panels, steps_of
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import KINDS, MOST_LINES, Line, curve, lines, names, settings
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import DASHED, SOLID, Look, drawing
+from rethinkgen.run.run import Run
 
 MOST_PANELS = 6
 

@@ -15,8 +15,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rethinkgen.report.figures.series import Line, budget, curve, finished, mean_curve
-from rethinkgen.report.runs import Run
 from rethinkgen.report.style import GREY, Dashes, Look
+from rethinkgen.run.run import Run
 
 THOUSANDS_FROM = 5000
 """Budget from which steps are counted in thousands, as in the paper."""

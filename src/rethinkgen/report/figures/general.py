@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.curves import draw_accuracies, fit_to_accuracies, on_training_set
 from rethinkgen.report.figures.drawing import (
     ARROW,
@@ -47,8 +48,8 @@ from rethinkgen.report.figures.series import (
     trained,
 )
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import GREY, SOLID, Look, drawing, looks_of
+from rethinkgen.run.run import Run
 
 MOST_ROWS = 6
 MOST_STRETCHED = 3

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import (
     ARROW,
     CHANCE,
@@ -30,8 +31,8 @@ from rethinkgen.report.figures.series import (
     statistics,
 )
 from rethinkgen.report.figures.words import sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import drawing
+from rethinkgen.run.run import Run
 
 INPUT_NOISE = {"gaussian_blend": "gaussian_blend strength", "noisy_inputs": "noisy_inputs fraction"}
 """Corruptions of the inputs by degrees, and what the axis is called."""

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_claims
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import (
     ARROW,
     CHANCE,
@@ -35,8 +36,8 @@ from rethinkgen.report.figures.series import (
     trained,
 )
 from rethinkgen.report.figures.words import left_out, sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import drawing
+from rethinkgen.run.run import Run
 
 CIFAR10 = ("cifar10", "cifar10_jpeg")
 MILESTONES = {"steps_to_fit": "fit", STEPS_TO_NEARLY_FIT: "fit 99 %"}

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import draw_curves, handle, legend_under, limits_percent, panels, steps_of
 from rethinkgen.report.figures.levels import draw_test_errors, label_noise, markers_of
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import MOST_LINES, Line, curve, finished, outcome_settings, settings
 from rethinkgen.report.figures.words import sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import BLACK, BLUE, DASH_DOT, DASHED, SOLID, VERMILLION, Look, drawing
+from rethinkgen.run.run import Run
 
 SHOWN_NOISE = 0.4
 """Share of wrong labels that the opening picture shows, or the nearest there is."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rethinkgen.report.runs import Run
 from rethinkgen.report.style import LOOKS, PALETTE, SOLID, Look, looks_of
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.run import Run
 
 LABEL_NOISE = ("none", "partial_labels", "random_labels")
 """One axis from 0 to 1: no label drawn at random, some, all."""

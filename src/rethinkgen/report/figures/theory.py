@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import draw_points, entry, legend_below, panels, plain_logarithmic
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import finished, lines, settings, statistics
 from rethinkgen.report.figures.words import sentences, setup_of, spread_of, unfinished
-from rethinkgen.report.runs import Run, command_of
 from rethinkgen.report.style import GREY, drawing
+from rethinkgen.run.run import Run
 
 
 def num_examples(run: Run) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rethinkgen.report.figures.series import finished
-from rethinkgen.report.runs import Run
+from rethinkgen.run.run import Run
 
 PIXELS = {"cifar10_jpeg": "CIFAR-10 stored as JPEG, whose pixels are not the originals"}
 

@@ -10,10 +10,11 @@ import pytest
 from run_folders import write_run
 
 from conftest import TINY, Command
+from rethinkgen.report.commands import command_of
 from rethinkgen.report.quantities import num_test, property_of
-from rethinkgen.report.runs import command_of, read_runs
+from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.sweep.index import FILE_NAME
+from rethinkgen.run.run import read_runs
 
 
 def test_a_real_sweep_with_a_cell_that_nobody_began(train: Command, tmp_path: Path) -> None:

@@ -1,26 +1,77 @@
-"""The runs of one or several sweeps, as their files tell: finished, at work, failed, and never begun."""
+"""A run as the files of its folder tell, however far it is; and all runs of sweeps, those never begun among them.
+
+Nothing that a file names is built or imported.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
-from rethinkgen.run.command import train_command
+from rethinkgen.run.catalogue import Entry, latest_entries
 from rethinkgen.run.folder import RunFolder, RunFolderError
-from rethinkgen.run.identity import LEVELS, counted, flatten
-from rethinkgen.sweep.index import Entry, latest_entries
-from rethinkgen.sweep.jobs import Job, Outcome, State
+from rethinkgen.run.former_identity import FORMER_NAME
+from rethinkgen.run.identity import ID_LENGTH, LEVELS, counted, flatten, identifying
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
 
 FOLDERS = (".ImageFolder", ".StreamedFolder")
 """Sources that are whatever lies at their path."""
+IMAGE_SHAPES = {
+    "digits": (1, 8, 8),
+    **dict.fromkeys(("mnist", "fashion_mnist"), (1, 28, 28)),
+    **dict.fromkeys(("cifar10", "cifar10_jpeg", "cifar100", "svhn"), (3, 32, 32)),
+}
+"""Of the sources that results name which do not tell the shape themselves: those of commit 785b5e0 and before."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run is, as its files tell."""
+
+    state: State
+    reason: str = ""
+    """Why there is no result, in a line."""
+    result: dict[str, Any] | None = None
+
+
+def outcome_of(folder: RunFolder, fault: Outcome | None = None) -> Outcome:
+    """Read how far the run in ``folder`` is; ``fault`` is how it ended, where only its launcher can tell."""
+    try:
+        result = folder.read_result()
+    except RunFolderError as error:
+        return Outcome("failed", str(error))
+    status = folder.read_status()
+    state = status.get("state")
+    if fault and state not in ("failed", "interrupted"):
+        return fault
+    if result is not None and state is None:
+        return Outcome("done", result=result)
+    if state in ("failed", "interrupted", "waiting"):
+        return Outcome(state, first_line(status.get("reason", "")), result)
+    if state == "running" and folder.is_held:
+        return Outcome("running", result=result)
+    # The status goes once the result is there: who reads the result first may see neither.
+    result = folder.read_result()
+    if result is not None and not folder.status.exists():
+        return Outcome("done", result=result)
+    if state == "running":
+        return Outcome("interrupted", "its process ended without a word", result)
+    return Outcome("missing", result=result)
+
+
+def first_line(text: str) -> str:
+    """Return what a table has room for."""
+    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +92,35 @@ class Run:
     seed: int
     result: dict[str, Any] | None = field(repr=False)
     """The whole ``result.json`` of a finished run."""
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """``identity.json``: which run it is; empty in folders of before."""
 
     @property
     def sweep(self) -> Path:
         """The sweep's folder."""
         return self.path.parent
 
-    @property
+    @cached_property
     def run_id(self) -> str:
-        """The hash that names the run."""
+        """The hash that names the run; of one that still has a former id, a name for it without the data."""
+        if self.facts.get("run_id"):
+            return str(self.facts["run_id"])
+        if FORMER_NAME.search(self.path.name) and self.config:
+            return self._id_without_fingerprint()
         return str((self.result or {}).get("run_id") or self.path.name.rpartition("-")[2])
+
+    def _id_without_fingerprint(self) -> str:
+        # Runs that had an id for each spelling are one here; on which data, only their place can tell.
+        data = dict(self.config.get("data") or {})
+        data["num_train"] = (self.result or {}).get("num_train") or data.get("num_train")
+        place = [self.data, self.key("data.root"), self.key("data.source.root")]
+        text = json.dumps([identifying({**self.config, "data": data}), *place], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder is named by the run's id of today."""
+        return self.path.name.endswith(f"-{self.run_id}")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -66,6 +136,19 @@ class Run:
     def num_classes(self) -> int | None:
         """Of a finished run."""
         return None if self.result is None else self.result.get("num_classes")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(channels, height, width)`` that the network saw, where that is known."""
+        found = (self.result or {}).get("image_shape")
+        if found is not None:
+            return tuple(found)
+        if self.data not in IMAGE_SHAPES:
+            return None
+        channels, height, width = IMAGE_SHAPES[self.data]
+        crop = self.key("data.crop")
+        side = (28 if height == 32 else None) if crop == "auto" else crop
+        return (channels, height, width) if side is None else (channels, side, side)
 
     @property
     def data(self) -> str:
@@ -105,6 +188,8 @@ class Run:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """``metrics.csv`` as it is, also of a run at work; empty where there is none."""
+        import pandas as pd  # a finished run is skipped without it
+
         try:
             text = (self.path / "metrics.csv").read_text()
         except (FileNotFoundError, NotADirectoryError):
@@ -149,33 +234,41 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: a folder does not exist or holds no run.
     """
-    found: dict[str, Run] = {}
-    for folder in folders:
-        runs = list(_runs_of(Path(folder)))
+    found: list[Run] = []
+    for folder in map(Path, folders):
+        runs = list(_runs_of(folder))
         if not runs:
-            raise ValueError(_nothing_there(Path(folder)))
-        for run in runs:
-            if run.run_id not in found or _rank(run) > _rank(found[run.run_id]):
-                found[run.run_id] = run
+            raise ValueError(_nothing_there(folder))
+        found += runs
+    return each_once(found)
+
+
+def each_once(runs: Iterable[Run]) -> list[Run]:
+    """Return of the runs with the same id one: the finished one, the one under its id of today, the later one."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        if run.run_id not in found or _rank(run) > _rank(found[run.run_id]):
+            found[run.run_id] = run
     return list(found.values())
 
 
-def _rank(run: Run) -> tuple[bool, bool, str]:
-    return run.state == "done", run.state == "running", str((run.result or {}).get("finished", ""))
+def _rank(run: Run) -> tuple[bool, bool, bool, str]:
+    is_done, is_running = run.state == "done", run.state == "running"
+    return is_done, is_running, run.is_in_place, str((run.result or {}).get("finished", ""))
 
 
 def _runs_of(folder: Path) -> Iterable[Run]:
     if _holds_run(folder):
-        yield _read_run(folder, _entries(folder.parent).get(folder.name))
+        yield read_run(folder, _entries(folder.parent).get(folder.name))
         return
     entries = _entries(folder)
     begun = {path.name: path for path in sorted(folder.glob("*")) if _holds_run(path)}
     # In the order that the sweep has, then what no index knows.
     for name in dict.fromkeys([*entries, *begun]):
         if name in begun:
-            yield _read_run(begun[name], entries.get(name))
+            yield read_run(begun[name], entries.get(name))
         elif (entry := entries[name]).get("is_latest"):
-            yield _read_run(folder / name, entry)
+            yield read_run(folder / name, entry)
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
@@ -197,9 +290,10 @@ def _nothing_there(folder: Path) -> str:
     return f"{folder}: {what}. Give the folder of a sweep, such as multirun/runs, or of a run.{there}"
 
 
-def _read_run(path: Path, entry: Entry | None) -> Run:
+def read_run(path: Path, entry: Entry | None = None) -> Run:
+    """Read the run in a folder; ``entry`` is what its sweep remembers of it."""
     folder, known = RunFolder(path), entry or {}
-    outcome = Job([], path).outcome()
+    outcome = outcome_of(folder)
     result = outcome.result if outcome.state == "done" else None
     if result is not None and not _has_metrics(result):
         result, outcome = None, Outcome("failed", f"{folder.result} is damaged (no metrics in it).")
@@ -221,32 +315,9 @@ def _read_run(path: Path, entry: Entry | None) -> Run:
         overrides=next((source["overrides"] for source in sources if source.get("overrides")), []),
         seed=int(config.get("seed") or status.get("seed") or 0),
         result=result,
+        facts=folder.read_identity(),
     )
 
 
 def _has_metrics(result: Any) -> bool:
     return isinstance(result, dict) and isinstance(result.get("metrics"), dict)
-
-
-def command_of(runs: Sequence[Run]) -> str:
-    """Return what one types to have these runs, a line for each command; of single runs, their overrides.
-
-    Paths of the machine are left out: results go to ``multirun``, and data lie where one has them.
-    """
-    commands: dict[str, None] = {}
-    for run in runs:
-        noted = run.sweep / "commands.txt"
-        if noted.exists():
-            # A line is a time and the command.
-            lines = noted.read_text().splitlines()
-            commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
-        else:
-            commands[_portable(train_command(run.overrides))] = None
-    return "\n".join(commands)
-
-
-def _portable(command: str) -> str:
-    """Return a command without the paths of the machine that it was given on."""
-    command = re.sub(r"^python \S*/(?=\w+\.py)", "python ", command)
-    command = re.sub(r" results_dir=\S+", "", command)
-    return re.sub(r"=/(?:\S*/)?(?=[^\s/])", "=path/to/", command)

@@ -1,0 +1,33 @@
+"""What one types to have the runs of a report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rethinkgen.run.command import train_command
+from rethinkgen.run.run import Run
+
+
+def command_of(runs: Sequence[Run]) -> str:
+    """Return what one types to have these runs, a line for each command; of single runs, their overrides.
+
+    Paths of the machine are left out: results go to ``multirun``, and data lie where one has them.
+    """
+    commands: dict[str, None] = {}
+    for run in runs:
+        noted = run.sweep / "commands.txt"
+        if noted.exists():
+            # A line is a time and the command.
+            lines = noted.read_text().splitlines()
+            commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
+        else:
+            commands[_portable(train_command(run.overrides))] = None
+    return "\n".join(commands)
+
+
+def _portable(command: str) -> str:
+    """Return a command without the paths of the machine that it was given on."""
+    command = re.sub(r"^python \S*/(?=\w+\.py)", "python ", command)
+    command = re.sub(r" results_dir=\S+", "", command)
+    return re.sub(r"=/(?:\S*/)?(?=[^\s/])", "=path/to/", command)
