@@ -64,6 +64,7 @@ class PoolLauncher(Launcher):
             StoppedError: a signal stopped the sweep; each job has saved.
         """
         from rethinkgen.checks import check_positive
+        from rethinkgen.run import own_code
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
         from rethinkgen.sweep.grid import StoppedError, job_returns
@@ -88,6 +89,7 @@ class PoolLauncher(Launcher):
                 argv=[sys.argv[0], *hydra_overrides, *job.overrides],
                 folder=str(job.path),
                 share=share,
+                opened=own_code.opened(),
             )
             return make_process(run_in_child, command)
 

@@ -19,6 +19,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from rethinkgen.run import own_code
 from rethinkgen.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class SlurmLauncher(SubmititLauncher):
                 "hydra/launcher out to use this machine."
             )
         self.hydra_context = hydra_context
+        self.opened = own_code.opened()
         self.task_function = task_function
         self.config = config
 
@@ -159,7 +161,9 @@ class SlurmLauncher(SubmititLauncher):
                 job_subdir_key="hydra.sweep.subdir",
             )
 
-        run_in_task(run, RunFolder(path))
+        # Not every cluster hands the environment on.
+        with own_code.opening(self.opened):
+            run_in_task(run, RunFolder(path))
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def fingerprint(source: str) -> str | None:
 
 @functools.cache
 def _source(source: str) -> Any:
-    return build(OmegaConf.create(json.loads(source)))
+    return build(json.loads(source), "data.source")
 
 
 def look_at_data_again() -> None:

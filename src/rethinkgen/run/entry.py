@@ -26,7 +26,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from rich.markup import escape
 
 from rethinkgen.checks import check_switch
-from rethinkgen.run import identity
+from rethinkgen.run import identity, own_code
 from rethinkgen.run.description import Description, describe, folders_of
 from rethinkgen.run.folder import RunFolder, RunFolderError, RunIsHeldError, is_full_disk, now
 from rethinkgen.run.former_identity import FORMER_NAME
@@ -54,7 +54,8 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     wants_tracebacks = _wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        main()
+        with own_code.opening(own_code.asked_for(sys.argv[1:])):
+            main()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -109,6 +110,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     if is_follower(config.trainer):
         return follow(config, folder)
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
+        own_code.check_opened(config.get("code"))
         description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
         is_rerun = check_switch("rerun", description.config["rerun"])
         for line in take_up_former(description, folder):

@@ -110,7 +110,9 @@ class Training:
         )
         self.progress = LiveProgress(folder, self.evaluation, console)
         self.table = MetricsTable(folder.metrics)
-        self.loggers: list[Logger] = [build(node) for node in config.logger.values()] if self.ranks.is_leading else []
+        self.loggers: list[Logger] = (
+            [build(node, "logger") for node in config.logger.values()] if self.ranks.is_leading else []
+        )
         self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
         if self.is_closed_form:
@@ -120,10 +122,10 @@ class Training:
 
     def _build_model(self, config: DictConfig) -> Classifier:
         if self.is_closed_form:
-            model: Classifier = build(config.model)
+            model: Classifier = build(config.model, "model")
         else:
-            optimizer, schedule = build(config.optimizer), build(config.schedule)
-            model = build(config.model, optimizer=optimizer, schedule=schedule)
+            optimizer, schedule = build(config.optimizer, "optimizer"), build(config.schedule, "schedule")
+            model = build(config.model, "model", optimizer=optimizer, schedule=schedule)
             check_optimizer(optimizer, config.optimizer)
         if model.is_closed_form is not self.is_closed_form:
             raise ValueError(
@@ -192,6 +194,7 @@ class Training:
         try:
             trainer: pl.Trainer = build(
                 trainer_config,
+                "trainer",
                 max_steps=total_steps,
                 max_epochs=-1,
                 callbacks=[self.progress, self.evaluation, self.checkpoint],
@@ -313,7 +316,8 @@ def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
     arguments |= keywords
-    datamodule: CorruptedImages = build(config.corruption, source=build(config.source), **arguments)
+    source = build(config.source, "data.source")
+    datamodule: CorruptedImages = build(config.corruption, "data.corruption", source=source, **arguments)
     return datamodule
 
 

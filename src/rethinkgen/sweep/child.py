@@ -19,6 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from rethinkgen.machine import CORES_OF_JOB
+from rethinkgen.run import own_code
 from rethinkgen.run.entry import note_failure, reason_of
 from rethinkgen.run.folder import RunFolder, RunIsHeldError
 from rethinkgen.sweep.resources import Share
@@ -43,6 +44,8 @@ class Command:
     """What ``sys.argv`` would be, were this job alone: the processes of DDP are started by it."""
     folder: str
     share: Share
+    opened: list[str]
+    """Packages of the user's own that the command opened."""
 
 
 def run_in_child(command: Command) -> NoReturn:
@@ -59,7 +62,9 @@ def run_in_child(command: Command) -> NoReturn:
     sys.argv = command.argv
     code = 1
     try:
-        code = _run(command, folder)
+        # The server may have been started by an earlier command of this process.
+        with own_code.opening(command.opened):
+            code = _run(command, folder)
     except SystemExit as error:
         # A run that ended well returns; and what is above 255 would be cut to something else.
         is_code = isinstance(error.code, int) and 0 < error.code < 256 and error.code != HELD

@@ -26,7 +26,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +36,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
 from rethinkgen.checks import check_between, check_switch, check_whole
+from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
@@ -47,7 +47,6 @@ from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.resources import Resources, wanted_devices
 
-SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 SEED = 0
 """Of the sampler where none is given: the same command proposes the same trials."""
 ROUNDS = 4
@@ -231,7 +230,7 @@ class Tuning(OptunaSweeperImpl):
         with warnings.catch_warnings():
             # That its interface may change is nothing a user could do anything about, at each round.
             warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler = instantiate(config, _execution_whitelist_=SAMPLERS)
+            sampler = build(config, "hydra.sweeper.sampler")
         return sampler(self.grid) if self._is_grid else sampler
 
     # Running.

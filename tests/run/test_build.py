@@ -1,0 +1,498 @@
+"""What a place of the config accepts: ours by name, of few others what it wants, one's own where a command opens it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from conftest import ROOT, TINY, Command, read_result
+from rethinkgen.run import own_code
+from rethinkgen.run.build import PLACES, build, names_of_ours
+
+CONF = ROOT / "conf"
+NEEDED = {"torch.optim", "pytorch_lightning", "pytorch_lightning.loggers", "optuna.samplers", "optuna.samplers.nsgaii"}
+"""Foreign modules that may be imported to find out what is of which kind."""
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (Path(self.path),)
+
+
+def attacks(folder: Path) -> list[dict[str, Any]]:
+    """Return nodes that leave ``folder/canary``, import what does, or reach for what could."""
+    canary = str(folder / "canary")
+    touch = f"touch {canary}"
+    loaded = folder / "pickled.pt"
+    loaded.write_bytes(pickle.dumps(_Touch(Path(canary))))
+    (folder / "hubconf.py").write_text(f"open({canary!r}, 'w')\ndef network(): ...\n")
+    (folder / "canary_package.py").write_text(f"open({canary!r}, 'w')\ndef network(*a, **k): ...\nclass MLP: ...\n")
+    open_it: dict[str, Any] = {"file": canary, "mode": "w"}
+    nodes = [
+        ("os.system", {"command": touch}),
+        ("os.mkdir", {"path": canary}),
+        ("os.popen", {"cmd": touch}),
+        ("os.execv", {"path": "/bin/sh", "argv": ["sh", "-c", touch]}),
+        ("posix.system", {"command": touch}),
+        ("subprocess.run", {"args": touch, "shell": True}),
+        ("subprocess.Popen", {"args": touch, "shell": True}),
+        ("subprocess.check_output", {"args": touch, "shell": True}),
+        ("builtins.eval", {"source": f"open({canary!r}, 'w')"}),
+        ("builtins.exec", {"_args_": [f"open({canary!r}, 'w')"]}),
+        ("builtins.open", open_it),
+        ("builtins.__import__", {"name": "canary_package"}),
+        ("io.open", open_it),
+        ("pathlib.Path.touch", {"self": canary}),
+        ("shutil.copy", {"src": str(loaded), "dst": canary}),
+        ("shutil.rmtree", {"path": canary}),
+        ("importlib.import_module", {"name": "canary_package"}),
+        ("runpy.run_path", {"path_name": str(folder / "canary_package.py")}),
+        ("pickle.loads", {"_args_": ["x"]}),
+        ("functools.partial", {"_args_": [{"_target_": "os.system", "_partial_": True}, touch]}),
+        ("operator.methodcaller", {"_args_": ["system", touch]}),
+        ("hydra.utils.call", {"config": {"_target_": "os.system", "command": touch}}),
+        ("hydra.utils.instantiate", {"config": {"_target_": "os.system", "command": touch}}),
+        ("hydra.utils.get_method", {"path": "os.system"}),
+        ("omegaconf.OmegaConf.save", {"config": {}, "f": canary}),
+        ("numpy.save", {"file": canary, "arr": [1]}),
+        ("numpy.load", {"file": str(loaded), "allow_pickle": True}),
+        ("torch.load", {"f": str(loaded), "weights_only": False}),
+        ("torch.save", {"obj": 1, "f": canary}),
+        ("torch.hub.load", {"repo_or_dir": str(folder), "model": "network", "source": "local"}),
+        ("torch.hub.download_url_to_file", {"url": loaded.as_uri(), "dst": canary}),
+        ("torch.jit.load", {"f": str(loaded)}),
+        ("torch.package.PackageImporter", {"file_or_buffer": str(loaded)}),
+        ("torch.package.PackageExporter", {"f": canary}),
+        ("torch.onnx.export", {"model": None, "args": [], "f": canary}),
+        ("torch.serialization.load", {"f": str(loaded), "weights_only": False}),
+        ("torch.utils.collect_env.run", {"command": touch}),
+        ("torch.utils.cpp_extension.load", {"name": "x", "sources": [canary]}),
+        ("torch.utils.cpp_extension.subprocess.run", {"args": touch, "shell": True}),
+        ("torch.utils.data.DataLoader", {"dataset": [1]}),
+        ("torch.utils.model_zoo.load_url", {"url": loaded.as_uri(), "model_dir": str(folder)}),
+        ("torch.distributed.run.main", {"args": ["--standalone", str(folder / "canary_package.py")]}),
+        ("torch._dynamo.utils.istype", {"obj": 1, "allowed_types": 1}),
+        ("torch._inductor.cpp_builder.run_compile_cmd", {"cmd_line": touch, "cwd": str(folder)}),
+        ("torch.optim.sgd.sys.exit", {}),
+        ("torch.optim.lr_scheduler", {}),
+        ("torch.optim.lr_scheduler.warnings.warn", {"message": "x"}),
+        ("torch.optim.functional", {}),
+        ("torch.optim.swa_utils.AveragedModel", {"model": None}),
+        ("torch.optim.*", {}),
+        ("torchvision.datasets.utils.download_url", {"url": loaded.as_uri(), "root": str(folder)}),
+        ("torchvision.datasets.MNIST", {"root": str(folder / "canary"), "download": True}),
+        ("torchvision.datasets.utils.extract_archive", {"from_path": str(loaded), "to_path": canary}),
+        ("wandb.init", {"dir": str(folder), "mode": "offline"}),
+        ("wandb.sdk.lib.filesystem.mkdir_exists_ok", {"dir_name": canary}),
+        ("wandb.util.subprocess.run", {"args": touch, "shell": True}),
+        ("pytorch_lightning.cli.LightningCLI", {"model_class": None, "args": ["fit"]}),
+        ("pytorch_lightning.callbacks.ModelCheckpoint", {"dirpath": canary}),
+        ("pytorch_lightning.loggers.csv_logs.os.mkdir", {"path": canary}),
+        ("pytorch_lightning.Trainer.fit", {"self": None, "model": None}),
+        ("optuna.storages.RDBStorage", {"url": f"sqlite:///{canary}"}),
+        ("optuna.create_study", {"storage": f"sqlite:///{canary}"}),
+        ("rethinkgen.run.folder.write_atomically", {"path": canary, "text": "x"}),
+        ("rethinkgen.run.folder.RunFolder", {"path": canary}),
+        ("rethinkgen.run.build.build", {"config": {"_target_": "os.system", "command": touch}, "key": "model"}),
+        ("rethinkgen.run.build.os.system", {"command": touch}),
+        ("rethinkgen.run.build.importlib.import_module", {"name": "canary_package"}),
+        ("rethinkgen.run.own_code.import_opened", {"module": "canary_package"}),
+        ("rethinkgen.run.training.subprocess.run", {"args": touch, "shell": True}),
+        ("rethinkgen.data.source.os.mkdir", {"path": canary}),
+        ("rethinkgen.data.source.subprocess.run", {"args": touch, "shell": True}),
+        ("rethinkgen.data.source._write_cache", {"cache": canary, "images": None}),
+        ("rethinkgen.data.source.Source", {}),
+        ("rethinkgen.data.source.Images", {}),
+        ("rethinkgen.data.corruption._CorruptedPixels", {}),
+        ("rethinkgen.data.corruption.CorruptedImages", {}),
+        ("rethinkgen.model.mlp.nn.Module", {}),
+        ("rethinkgen.model.mlp.nn.Sequential", {"_args_": [{"_target_": "os.system", "command": touch}]}),
+        ("rethinkgen.model.classifier.Classifier", {}),
+        ("rethinkgen.model.schedule.check_positive", {"key": "a", "value": 1}),
+        ("canary_package.network", {}),
+        ("canary_package.MLP", {}),
+        ("canary_package", {}),
+        ("..os.system", {"command": touch}),
+        ("os.system ", {"command": touch}),
+        ("system", {"command": touch}),
+        ("", {}),
+    ]  # fmt: skip
+    return [{"_target_": target, **arguments} for target, arguments in nodes]
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the import system by name; and the canary's package lies where it would be found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delenv(own_code.VARIABLE, raising=False)
+    names: list[str] = []
+    import_module = importlib.import_module
+
+    def note(name: str, package: str | None = None) -> Any:
+        # Libraries import much themselves, once they are imported.
+        if str(sys._getframe(1).f_globals["__name__"]).startswith("rethinkgen."):
+            names.append(name)
+        return import_module(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", note)
+    return names
+
+
+@pytest.mark.parametrize("key", PLACES)
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_attacks_are_refused_unimported_and_uncalled(
+    tmp_path: Path, imported: list[str], key: str, is_partial: bool
+) -> None:
+    for node in attacks(tmp_path):
+        # Where the partial itself is refused, nothing would be said about the target.
+        partial = {"_partial_": True} if is_partial and PLACES[key].is_partial in (True, None) else {}
+        with pytest.raises(ValueError, match=key):
+            build(OmegaConf.create(node | partial), key)
+        assert not (tmp_path / "canary").exists(), node
+        assert "canary_package" not in sys.modules, node
+    foreign = {name for name in imported if not name.startswith("rethinkgen.")}
+    assert foreign <= NEEDED
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_attacks_inside_of_what_is_allowed_are_refused(tmp_path: Path, imported: list[str], key: str) -> None:
+    allowed = allowed_target(key)
+    for node in attacks(tmp_path):
+        for inside in (node, [node], {"deep": [{"er": node}]}):
+            with pytest.raises(ValueError, match=key):
+                build(DictConfig({"_target_": allowed, "argument": inside}), key)
+    assert not (tmp_path / "canary").exists()
+
+
+def allowed_target(key: str) -> str:
+    others = {
+        "optimizer": "torch.optim.SGD",
+        "logger": "rethinkgen.run.wandb_mirror.WandbMirror",
+        "trainer": "pytorch_lightning.Trainer",
+        "hydra.sweeper.sampler": "optuna.samplers.TPESampler",
+    }
+    return others.get(key) or names_of_ours(key)[0]
+
+
+@pytest.mark.parametrize("key", PLACES)
+@pytest.mark.parametrize(
+    "trick",
+    [
+        {"_args_": [1]},
+        {"_recursive_": False},
+        {"_convert_": "object"},
+        {"_isolate_": True},
+        {"_execution_whitelist_": ["*"]},
+        {"_partial_": "yes"},
+        {"_partial_": "${oc.env:PATH}"},
+    ],
+)
+def test_hydras_other_keys_are_refused(key: str, trick: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{key}\.{next(iter(trick))}"):
+        build(DictConfig({"_target_": allowed_target(key), **trick}), key)
+
+
+@pytest.mark.parametrize(
+    ("key", "is_partial"), [("model", True), ("data.source", True), ("optimizer", False), ("schedule", False)]
+)
+def test_what_is_to_be_called_later_is_so_by_its_place(key: str, is_partial: bool) -> None:
+    with pytest.raises(ValueError, match=rf"{key}\._partial_={is_partial}: here it is {str(not is_partial).lower()}"):
+        build(DictConfig({"_target_": allowed_target(key), "_partial_": is_partial}), key)
+    assert isinstance(build({"_target_": "torch.optim.SGD", "lr": 1}, "optimizer"), functools.partial)
+
+
+def targets_in_conf() -> list[tuple[str, str]]:
+    """Return each place and target that a file of ``conf/`` names, but for Hydra's own."""
+    found = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        group = file.parent.relative_to(CONF).as_posix()
+        node = OmegaConf.to_container(OmegaConf.load(file))
+        pending = [("" if group == "." else group, node)]
+        while pending:
+            key, node = pending.pop()
+            if isinstance(node, dict):
+                if "_target_" in node and not key.startswith("hydra"):
+                    found.append(("logger" if key.startswith("logger.") else key, node["_target_"]))
+                pending += [(f"{key}.{name}".removeprefix("."), child) for name, child in node.items()]
+    return found
+
+
+def test_every_target_in_conf_is_accepted_at_its_place_and_no_other() -> None:
+    found = targets_in_conf()
+    assert len(found) >= 38
+    assert {key for key, _ in found} == PLACES.keys() - {"hydra.sweeper.sampler"}
+    for key, target in found:
+        for place in PLACES:
+            if place == key:
+                # It is found: what is refused is an argument that nothing has.
+                with pytest.raises(ValueError, match=f"of {target}: not set here"):
+                    build({"_target_": target, "surely_no_argument": 1}, place, surely_no_argument=2)
+            else:
+                with pytest.raises(ValueError, match=rf"{place}\._target_={target}: .* is wanted here"):
+                    build({"_target_": target}, place)
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_name_says_which_of_ours_is_meant(key: str) -> None:
+    names = Counter(full.rpartition(".")[2] for full in names_of_ours(key))
+    assert not [name for name, number in names.items() if number > 1]
+
+
+@pytest.mark.parametrize(
+    ("key", "target", "name"),
+    [
+        ("model", "rethinkgen.networks.perceptron.MLP", "MLP"),
+        ("model", "rethinkgen.data.source.AlexNet", "AlexNet"),
+        ("model", "rethinkgen.model.mlp.Inception", "Inception"),
+        ("data.source", "rethinkgen.data.streamed_source.CIFAR10", "CIFAR10"),
+        ("data.source", "rethinkgen.data.Digits", "Digits"),
+        ("data.corruption", "rethinkgen.data.label_noise.RandomLabels", "RandomLabels"),
+        ("logger", "rethinkgen.logging.WandbMirror", "WandbMirror"),
+    ],
+)
+def test_ours_are_found_by_name_wherever_a_config_says_they_are(key: str, target: str, name: str) -> None:
+    needed = {
+        "data.corruption": {"source": None},
+        "data.source": {"root": "data"} if name == "CIFAR10" else {},
+        "logger": {"project": "p"},
+        "model": {"depth": 1, "width": 8} if name == "MLP" else {},
+    }
+    made = build({"_target_": target, "protocol": 1, **needed[key]}, key)
+    assert type(made).__name__ == name
+
+
+def test_a_schedule_is_found_by_name() -> None:
+    schedule = build({"_target_": "rethinkgen.schedules.step", "factor": 0.1, "at": [0.5]}, "schedule")
+    assert [schedule(step, 10) for step in (0, 4, 5, 9)] == [1, 1, 0.1, 0.1]
+    assert type(schedule) is functools.partial, "Hydra's own costs 20 us a call"
+
+
+def test_what_is_refused_is_told_with_what_is_like_it() -> None:
+    with pytest.raises(ValueError, match="AlexNet") as refusal:
+        build({"_target_": "rethinkgen.model.alexnet.AlexNett"}, "model")
+    message = str(refusal.value)
+    assert message.startswith("model._target_=rethinkgen.model.alexnet.AlexNett: a network (a subclass of")
+    assert "rethinkgen.model.alexnet.AlexNet." in message
+    assert "Inception" not in message
+    assert message.endswith("needs its package opened by the command: code=my_package")
+    with pytest.raises(ValueError, match=r"torch\.optim\.\*"):
+        build({"_target_": "my_package.Lion"}, "optimizer")
+    with pytest.raises(ValueError, match=r"data\.source\._target_=None: a source of images"):
+        build({}, "data.source")
+    with pytest.raises(ValueError, match=r"model\._target_=None: a network"):
+        build(3, "model")
+
+
+def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_is_raised(
+    own_package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"^data\.source: StreamedFolder.* missing 1 required .*'root'\.$"):
+        build({"_target_": "rethinkgen.data.streamed_source.StreamedFolder"}, "data.source")
+    with pytest.raises(
+        ValueError, match=r"^model: .*unexpected keyword argument 'colour': .*MLP has no such option\.$"
+    ):
+        build({"_target_": "rethinkgen.model.mlp.MLP", "colour": "red"}, "model")
+    monkeypatch.setenv(own_code.VARIABLE, own_package)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'within'"):
+        build({"_target_": f"{own_package}.nets.Mistaken", "colour": "red"}, "model")
+
+
+def test_samplers_take_samplers_and_what_crosses_them() -> None:
+    import optuna
+
+    node = {
+        "_target_": "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler",
+        "crossover": {"_target_": "optuna.samplers.nsgaii.UniformCrossover"},
+        "seed": 0,
+    }
+    assert isinstance(build(node, "hydra.sweeper.sampler"), optuna.samplers.NSGAIISampler)
+    grid = build({"_target_": "optuna.samplers.GridSampler", "_partial_": True, "seed": 0}, "hydra.sweeper.sampler")
+    assert isinstance(grid({"a": [1, 2]}), optuna.samplers.GridSampler)
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.sampler\._target_=optuna.*UniformCrossover"):
+        build(node["crossover"], "hydra.sweeper.sampler")
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.sampler\.crossover\._target_=torch\.save"):
+        build(node | {"crossover": {"_target_": "torch.save"}}, "hydra.sweeper.sampler")
+
+
+OWN = """
+import os
+from torch import nn
+from torch.optim import SGD
+from rethinkgen.model.mlp import MLP
+
+class MyNet(MLP):
+    def build(self, image_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], num_classes))
+
+class Mistaken(MLP):
+    def __init__(self, colour):
+        super().__init__(within=colour)
+
+class NoNet(nn.Module):
+    pass
+
+def falling(step, total_steps):
+    return 1 - step / total_steps
+
+def none_of_these(step):
+    return 1.0
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package in the current folder, whose name no other test's has: Python keeps what it has imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv(own_code.VARIABLE, raising=False)
+    package = f"mine_{abs(hash(tmp_path)):x}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("from .nets import MyNet\n")
+    (tmp_path / package / "nets.py").write_text(OWN)
+    return package
+
+
+def test_own_code_is_built_where_its_package_is_opened(own_package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in (f"{own_package}.nets.MyNet", f"{own_package}.MyNet"):
+        with pytest.raises(ValueError, match=rf"opened by the command: code={own_package}$"):
+            build({"_target_": target}, "model")
+    assert own_package not in sys.modules
+    assert os.getcwd() not in sys.path
+    # The variable may stand in a shell's profile beside others.
+    monkeypatch.setenv(own_code.VARIABLE, f"another, {own_package}")
+    assert type(build({"_target_": f"{own_package}.nets.MyNet"}, "model")).__name__ == "MyNet"
+    assert type(build({"_target_": f"{own_package}.MyNet"}, "model")).__name__ == "MyNet"
+    assert build({"_target_": f"{own_package}.nets.falling"}, "schedule")(1, 4) == 0.75
+    assert sys.path[-1] == os.getcwd(), "nothing in it may take the place of what is installed"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("model", "nets.NoNet"),
+        ("model", "nets.nn.Module"),
+        ("model", "nets.falling"),
+        ("model", "nets.Missing"),
+        ("schedule", "nets.none_of_these"),
+        ("schedule", "nets.MyNet"),
+        ("optimizer", "nets.SGD"),
+        ("optimizer", "nets.MyNet"),
+        ("data.source", "nets.MyNet"),
+        ("data.corruption", "nets.MyNet"),
+        ("trainer", "nets.MyNet"),
+        ("logger", "nets.os.mkdir"),
+    ],
+)
+def test_own_code_must_be_of_the_kind(own_package: str, monkeypatch: pytest.MonkeyPatch, key: str, name: str) -> None:
+    monkeypatch.setenv(own_code.VARIABLE, own_package)
+    with pytest.raises(ValueError, match=rf"{key}\._target_={own_package}\.{name}(:| is none:| does not exist:) "):
+        build({"_target_": f"{own_package}.{name}"}, key)
+
+
+def test_what_is_not_in_own_code_is_told_with_what_is(own_package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(own_code.VARIABLE, own_package)
+    has = rf"is wanted here; {own_package}\.nets has Mistaken, MyNet\.$"
+    with pytest.raises(ValueError, match=rf"nets\.MyNett does not exist: a network \(a subclass of Classifier\) {has}"):
+        build({"_target_": f"{own_package}.nets.MyNett"}, "model")
+    with pytest.raises(ValueError, match=rf"nets\.NoNet is none: a network .* {has}"):
+        build({"_target_": f"{own_package}.nets.NoNet"}, "model")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import no_such_library\n", r"broken\.py, line 1: ModuleNotFoundError: No module named 'no_such_library'"),
+        ("\nclass MyNet(:\n", r"broken\.py, line 2: SyntaxError: invalid syntax"),
+        ("\n\n1 / 0\n", r"broken\.py, line 3: ZeroDivisionError: division by zero"),
+        ("from .nets import Gone\n", r"broken\.py, line 1: ImportError: cannot import name 'Gone'"),
+        (None, r"there is no mine_\w+\.broken, neither installed nor in /"),
+    ],
+)
+def test_own_code_that_is_broken_is_told_with_file_and_line(
+    own_package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, said: str
+) -> None:
+    monkeypatch.setenv(own_code.VARIABLE, own_package)
+    if text is not None:
+        (tmp_path / own_package / "broken.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"^model\._target_={own_package}\.broken\.MyNet: .*{said}"):
+        build({"_target_": f"{own_package}.broken.MyNet"}, "model")
+
+
+def test_a_file_of_ones_own_beside_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "lone_file.py").write_text(OWN)
+    with own_code.opening(own_code.asked_for(["seed=1", "code=lone_file"])):
+        assert build({"_target_": "lone_file.falling"}, "schedule")(1, 2) == 0.5
+        assert own_code.opened() == ["lone_file"]
+    assert own_code.opened() == []
+
+
+@pytest.mark.parametrize("package", ["os", "subprocess", "rethinkgen", "my package", "../mine", "mine.py/x", "a..b"])
+def test_what_cannot_be_ones_own_is_not_opened(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(own_code.VARIABLE, raising=False)
+    with pytest.raises(ValueError, match="the name of a package or module of your own is needed"):
+        own_code.asked_for([f"code='{package}'"])
+    monkeypatch.setenv(own_code.VARIABLE, package)
+    with pytest.raises(ValueError, match=own_code.VARIABLE):
+        own_code.opened()
+
+
+def test_a_command_opens_several_by_a_list_and_a_sweep_chooses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_code.asked_for(["-m", "code=[one,two.nets]", "+code=three"]) == ["three"]
+    assert own_code.asked_for(["-m", "code=[one,two.nets]"]) == ["one", "two.nets"]
+    assert own_code.asked_for(["code=null", "--help", "codes=x"]) == []
+    with pytest.raises(ValueError, match=r"code=one,two: .*'code=\[a,b\]'"):
+        own_code.asked_for(["-m", "code=one,two"])
+    monkeypatch.setenv(own_code.VARIABLE, "before")
+    with own_code.opening(["one", "before"]):
+        assert own_code.opened() == ["before", "one"]
+        assert sys.path[-1] == os.getcwd()
+    assert own_code.opened() == ["before"]
+
+
+def test_a_command_opens_a_package_and_a_config_file_does_not(
+    train: Command, own_package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = [*TINY, "max_steps=5", f"model._target_={own_package}.MyNet"]
+    with pytest.raises(SystemExit):
+        train(*mine)
+    assert f"code={own_package}" in capsys.readouterr().err
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    (tmp_path / "configs" / "experiment" / "found.yaml").write_text(f"# @package _global_\ncode: {own_package}\n")
+    with pytest.raises(SystemExit):
+        train(*mine, "--config-dir", str(tmp_path / "configs"), "+experiment=found")
+    assert f"code='{own_package}' stands in a config file, which opens nothing" in capsys.readouterr().err
+    assert own_package not in sys.modules
+    opened = read_result(train(*mine, f"code={own_package}"))
+    assert opened["metrics"]["num_parameters"] == 65 * 10
+    assert opened["run_id"] == read_result(train(*mine, f"code={own_package}", "seed=0"))["run_id"]
+    assert os.environ.get(own_code.VARIABLE) is None
+
+
+def test_a_job_of_the_pool_and_its_rank_of_ddp_have_what_the_command_opened(own_package: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable, str(ROOT / "train.py"), "-m", *TINY, "trainer=ddp_cpu", "max_steps=5", "sweep=own",
+        f"results_dir={tmp_path}/multirun", f"model._target_={own_package}.nets.MyNet", f"code={own_package}",
+    ]  # fmt: skip
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (found,) = tmp_path.glob("multirun/own/*/result.json")
+    result = read_result(found.parent)
+    assert result["world_size"] == 2
+    assert set(result["code"]) == {own_package}, "a digest of its source"
