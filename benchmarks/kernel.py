@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from rethinkgen.model.kernel import SOLVERS
+from rethinkgen.model.closed_form.kernel import SOLVERS
 
 
 def measure(root: str, num_train: int, solver: str, bandwidth: float, device: str) -> dict[str, float]:
@@ -23,7 +23,7 @@ def measure(root: str, num_train: int, solver: str, bandwidth: float, device: st
 
     from rethinkgen.data.corruption import TrueLabels
     from rethinkgen.data.source import MNIST
-    from rethinkgen.model.kernel import KernelGaussian
+    from rethinkgen.model.closed_form.kernel import KernelGaussian
 
     datamodule = TrueLabels(MNIST(root), preprocessing="none", num_train=num_train)
     datamodule.setup()

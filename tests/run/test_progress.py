@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.progress import LiveProgress, Throughput
+from rethinkgen.train.evaluation import Evaluation
 
 
 def text(width: int, is_terminal: bool, tmp_path: Path) -> str:

@@ -8,10 +8,11 @@ import torch
 from conftest import TINY, Command, read_result
 from rethinkgen.data.corruption import PartialLabels
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import fit_metrics, predict
+from rethinkgen.measure.fit import fit_metrics
+from rethinkgen.measure.predict import predict
 from rethinkgen.model.mlp import MLP
-from rethinkgen.run.checkpoint import load_checkpoint
 from rethinkgen.run.training import total_budget
+from rethinkgen.train.checkpoint import load_checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

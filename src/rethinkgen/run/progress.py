@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.screen import duration, percent
+from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 

@@ -26,23 +26,23 @@ from rich.console import Console
 from rethinkgen.checks import check_between, check_positive, check_switch, check_whole
 from rethinkgen.data.batches import Blocks
 from rethinkgen.data.module import CorruptedImages
-from rethinkgen.measure.evaluation import Evaluation
-from rethinkgen.model.classifier import Classifier, MakeOptimizer
 from rethinkgen.run.build import build
-from rethinkgen.run.checkpoint import (
-    AtomicCheckpointIO,
-    ExactCheckpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_atomically,
-)
-from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.run.folder import RunFolder, now, write_atomically
 from rethinkgen.run.identity import inert_keys, is_closed_form
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
+from rethinkgen.train.checkpoint import (
+    AtomicCheckpointIO,
+    ExactCheckpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_atomically,
+)
+from rethinkgen.train.classifier import Classifier, MakeOptimizer
+from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
+from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
 from rethinkgen.machine import available_bytes
-from rethinkgen.model.classifier import Classifier
+from rethinkgen.train.classifier import Classifier
 
 Report = Callable[[str, float], None]
 """Told while a solve is under way: what is being computed, and the share of the whole that is done."""

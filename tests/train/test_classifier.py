@@ -16,10 +16,11 @@ from rethinkgen.data.batches import Blocks
 from rethinkgen.data.corruption import RandomLabels, RandomSigns, TrueLabels
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import Evaluation, predict
+from rethinkgen.measure.predict import predict
 from rethinkgen.model.inception import Inception
 from rethinkgen.model.mlp import MLP
-from rethinkgen.model.schedule import exponential
+from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.train.schedule import exponential
 
 
 def trainer(steps: int, **keywords: Any) -> pl.Trainer:

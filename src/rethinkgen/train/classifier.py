@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rethinkgen.checks import check_between, check_positive
 from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
-from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.train.evaluation import Evaluation
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 Schedule = Callable[[int, int], float]
@@ -55,7 +55,7 @@ class Classifier(pl.LightningModule, ABC):
     """
 
     is_closed_form = False
-    """Whether the whole run is one solve (``rethinkgen.model.closed_form``) instead of gradient steps."""
+    """Whether the whole run is one solve (``rethinkgen.model.closed_form.closed_form``) instead of gradient steps."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Classifier(pl.LightningModule, ABC):
                 sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
             sizes.append(global_size)
         # The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints
-        # and max_steps go by this counter (tests/model/test_classifier.py holds it to the truth).
+        # and max_steps go by this counter (tests/train/test_classifier.py holds it to the truth).
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.completed += len(sizes)
         totals = torch.stack(sums)

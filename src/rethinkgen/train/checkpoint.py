@@ -22,8 +22,8 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
 from rethinkgen.data.draws import generator
-from rethinkgen.measure.evaluation import TrainingDivergedError
 from rethinkgen.run.interrupt import Interrupted, handled_by
+from rethinkgen.train.evaluation import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 
