@@ -259,13 +259,13 @@ def agrees(rank: int) -> None:
 
     # A signal that came to one rank alone stops both; the clock of one is the clock of both.
     checkpoint = ExactCheckpoint(Path(), every_seconds=1000, is_leading=rank == 0)
-    assert not checkpoint.is_due()
+    assert not checkpoint.should_pause()
     if rank == 1:
         checkpoint._stop(signal.SIGUSR2, None)
     assert checkpoint._agree() == (True, signal.SIGUSR2)
     checkpoint.signal = None
     checkpoint.every_seconds = 1000 * rank
-    assert checkpoint.is_due()
+    assert checkpoint.should_pause()
 
     # Dropout differs between ranks, and each goes on with its own.
     model.steps = []  # type: ignore[assignment]

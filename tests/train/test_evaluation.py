@@ -10,16 +10,17 @@ import torch
 
 from rethinkgen.data.corruption import PartialLabels, RandomLabels, TrueLabels
 from rethinkgen.data.source import Digits
+from rethinkgen.data.timetable import Timetable
 from rethinkgen.model.mlp import MLP
 from rethinkgen.train.evaluation import Evaluation, TrainingDivergedError
 
 
 def evaluated_steps(every: float, steps_per_epoch: int, total: int) -> list[int]:
     evaluation = Evaluation(every=every)
-    evaluation.steps_per_epoch, evaluation.total_steps = steps_per_epoch, total
+    evaluation.timetable, evaluation.total_steps = Timetable(steps_per_epoch, 1), total
     steps, step = [], 0
     while step < total:
-        step = evaluation.next_evaluation(step)
+        step = evaluation.next_stop(step)
         steps.append(step)
     return steps
 

@@ -19,6 +19,7 @@ from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import Split
+    from rethinkgen.data.timetable import Timetable
 
 LOSS_LEVELS = (0.1, 0.01)
 """Levels of the loss on the whole training set whose first step is recorded."""
@@ -45,6 +46,11 @@ class _Window:
         latest = list(itertools.islice(reversed(self.steps), num_steps))
         num_examples = sum(step[2] for step in latest)
         return sum(step[0] for step in latest) / num_examples, sum(step[1] for step in latest) / num_examples
+
+    def forget(self, num_steps: int) -> None:
+        """Keep the latest ``num_steps`` alone."""
+        while len(self.steps) > num_steps:
+            self.steps.popleft()
 
 
 class TrainingDivergedError(RuntimeError):
@@ -115,21 +121,25 @@ class Evaluation(pl.Callback):
                 "Nothing is ever chosen on the test set."
             )
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have blocks end where an evaluation is due, and stop at once if a resumed run was already to stop."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self.steps_per_epoch: int = datamodule.steps_per_epoch
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn what evaluations go by."""
+        self.timetable: Timetable = trainer.datamodule.timetable  # type: ignore[attr-defined]
         self.total_steps: int = pl_module.total_steps  # type: ignore[assignment]
         self.is_closed_form = bool(pl_module.is_closed_form)
-        datamodule.next_stop = self.next_evaluation
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once if a resumed run was already to stop."""
         if self.evaluated and self._should_stop():
             trainer.should_stop = True
 
-    def next_evaluation(self, step: int) -> int:
-        """Return the first evaluated step after ``step``: a multiple of ``every`` epochs, or the end of the budget."""
-        interval = self.every * self.steps_per_epoch
-        first = max(1, math.floor(step / interval))
-        following = next(due for k in itertools.count(first) if (due := max(1, round(k * interval))) > step)
+    def next_stop(self, step: int) -> int:
+        """Return the first evaluated step after ``step``: a multiple of ``every`` epochs, or the end of the budget.
+
+        Blocks of batches end there (``rethinkgen.data.batches.EndsBlocks``).
+        """
+        near = max(1, math.floor(self.timetable.epochs(step) / self.every) - 1)
+        due = (max(1, self.timetable.step_at(self.every, times)) for times in itertools.count(near))
+        following = next(at for at in due if at > step)
         return min(following, self.total_steps) if step < self.total_steps else following
 
     def on_train_batch_end(
@@ -138,11 +148,11 @@ class Evaluation(pl.Callback):
         """Log the steps of the block just trained; evaluate if one is due at its end."""
         steps = pl_module.steps
         before = trainer.global_step - len(steps)  # type: ignore[arg-type]
-        is_due = self.next_evaluation(trainer.global_step - 1) == trainer.global_step
+        is_due = self.next_stop(trainer.global_step - 1) == trainer.global_step
         for step, (loss_sum, num_correct, num_examples, rate) in enumerate(steps, before + 1):  # type: ignore[arg-type]
             if not math.isfinite(loss_sum):
                 raise diverged("training loss", loss_sum, step, pl_module)
-            self._push(loss_sum, num_correct, num_examples)
+            self.window.steps.append((loss_sum, num_correct, num_examples))
             if self.rate_exhausted_at is None and rate < 0.01 * pl_module.initial_learning_rate:  # type: ignore[operator]
                 self.rate_exhausted_at = step
             if step % self.log_every == 0 or (is_due and step == trainer.global_step):
@@ -151,9 +161,10 @@ class Evaluation(pl.Callback):
                     row |= self.evaluate(trainer, pl_module)
                 self._log(trainer, row, step)
         if self.is_closed_form:
-            row = {"epoch": trainer.global_step / self.steps_per_epoch, **self.evaluate(trainer, pl_module)}
+            row = {"epoch": self.timetable.epochs(trainer.global_step), **self.evaluate(trainer, pl_module)}
             self.solved = dict(pl_module.solution_metrics)  # type: ignore[arg-type]
             self._log(trainer, row | {name: value for name, value in self.solved.items() if value is not None}, 1)
+        self.window.forget(max(self.log_every, self.timetable.steps_of_latest_epoch(trainer.global_step)))
         if is_due and self._should_stop():
             trainer.should_stop = True
 
@@ -173,7 +184,7 @@ class Evaluation(pl.Callback):
         splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
         metrics: Metrics = {}
         if self.window.steps:
-            loss, accuracy = self.window.mean(self.steps_per_epoch)
+            loss, accuracy = self.window.mean(self.timetable.steps_of_latest_epoch(step))
             metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
         for name, split in splits.items():
             predictions = predict(pl_module, split.inputs, judged_by(name, split), is_shared=True)
@@ -214,7 +225,7 @@ class Evaluation(pl.Callback):
                 split = splits[name]
                 metrics |= compute(predict(pl_module, split.inputs, judged_by(name, split)), split)
         if has_batch_norm(pl_module) and metrics["fit/accuracy"] < self.fit_threshold:
-            batch_size: int = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+            batch_size = trainer.datamodule.timetable.size(trainer.global_step - 1)  # type: ignore[attr-defined]
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):
                 recalibrated = predict(pl_module, train.inputs, train.labels)
             metrics["fit/accuracy_recalibrated"] = fit_metrics(recalibrated, train)["fit/accuracy"]
@@ -261,14 +272,9 @@ class Evaluation(pl.Callback):
             return True
         return self.patience is not None and self.best["num_evaluations_since"] >= self.patience
 
-    def _push(self, loss_sum: float, num_correct: int, num_examples: int) -> None:
-        self.window.steps.append((loss_sum, num_correct, num_examples))
-        while len(self.window.steps) > max(self.log_every, self.steps_per_epoch):
-            self.window.steps.popleft()
-
     def _training_row(self, step: int, rate: float) -> Metrics:
         loss, accuracy = self.window.mean(self.log_every)
-        epoch = step / self.steps_per_epoch
+        epoch = self.timetable.epochs(step)
         return {"epoch": epoch, "learning_rate": rate, "train/loss": loss, "train/accuracy": accuracy}
 
     def _log(self, trainer: pl.Trainer, row: Metrics, step: int) -> None:
