@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from rethinkgen.model.kernel import SOLVERS
+from rethinkgen.model.closed_form.kernel import SOLVERS
 
 
 def measure(root: str, num_train: int, solver: str, bandwidth: float, device: str) -> dict[str, float]:
@@ -23,13 +23,21 @@ def measure(root: str, num_train: int, solver: str, bandwidth: float, device: st
 
     from rethinkgen.data.corruption import TrueLabels
     from rethinkgen.data.source import MNIST
-    from rethinkgen.model.kernel import KernelGaussian
+    from rethinkgen.model.closed_form.kernel import KernelGaussian
 
     datamodule = TrueLabels(MNIST(root), preprocessing="none", num_train=num_train)
     datamodule.setup()
     train, test = (datamodule.splits[name].to(device) for name in ("train", "test"))
-    model = KernelGaussian(bandwidth=bandwidth, solver=solver)
-    model.report = tell if sys.stderr.isatty() else model.report
+
+    class Telling(KernelGaussian):
+        """Says how far the solve is."""
+
+        def report(self, what: str, share: float) -> None:
+            """Show it on a terminal."""
+            if sys.stderr.isatty():
+                tell(what, share)
+
+    model = Telling(bandwidth=bandwidth, solver=solver)
     with torch.no_grad():
         began = time.perf_counter()
         network, metrics = model.solve(train.inputs, train.labels, 10)

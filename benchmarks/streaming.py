@@ -95,14 +95,13 @@ def ours(root: Path, arguments: argparse.Namespace, is_augmented: bool) -> Itera
     data.setup()
     data._move(torch.device(arguments.device))
     try:
-        epoch = 0
+        step = 0
+        blocks = Blocks(data.timetable, 0, lambda: step, lambda step: float("inf"))
         while True:
-            count = len(data.splits["train"])
-            blocks = Blocks(count, arguments.batch_size, 0, lambda epoch=epoch: epoch, lambda step: float("inf"))
             for block in blocks:
                 moved = block._replace(indices=block.indices.to(arguments.device))
                 yield from (batch.images for batch in data.batches(moved))
-            epoch += 1
+                step += len(block.sizes)
     finally:
         data.teardown("fit")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from conftest import read_result
-from rethinkgen.run.checkpoint import load_checkpoint
+from rethinkgen.train.checkpoint import load_checkpoint
 
 TIMES = ("seconds", "images_per_second", "finished", "overrides", "config")
 

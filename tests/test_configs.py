@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from conftest import ROOT
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
-from rethinkgen.model.classifier import Classifier
-from rethinkgen.model.closed_form import ClosedForm
+from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.run.build import build
 from rethinkgen.run.identity import is_closed_form
 from rethinkgen.run.training import build_datamodule
+from rethinkgen.train.classifier import Classifier
 
 CONF = ROOT / "conf"
 

@@ -11,8 +11,9 @@ from in_memory import InMemory
 from numpy.typing import NDArray
 from torch import Tensor
 
+from one_epoch import one_epoch
 from rethinkgen.data.augmentation import center_crop, epoch_draws
-from rethinkgen.data.batches import Batch, Block, Blocks
+from rethinkgen.data.batches import Batch, Block
 from rethinkgen.data.corruption import Gaussian, NoisyInputs, RandomLabels, RandomPixels, ShuffledPixels, TrueLabels
 from rethinkgen.data.module import CorruptedImages, find_conflicts
 from rethinkgen.data.source import Digits, Examples, Images
@@ -177,9 +178,7 @@ def test_augmented_batches_are_the_same_in_blocks_of_any_length_and_interleave_o
     data = make(kind, order_seed=3, **AUGMENTATION)
 
     def batches(batches_per_block: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
-        blocks = Blocks(
-            200, 16, 3, lambda: 2, lambda step: step + batches_per_block, rank, world_size, clock=lambda: 0.0
-        )
+        blocks = one_epoch(200, 16, 3, 2, lambda step: step + batches_per_block, rank, world_size, clock=lambda: 0.0)
         return [batch for block in blocks for batch in data.batches(block)]
 
     whole = batches(1)
@@ -328,15 +327,11 @@ def test_prepared_data_is_not_prepared_again() -> None:
 def test_a_trainer_sees_every_example_once_an_epoch_in_the_order_of_seed_and_epoch() -> None:
     model, data = Recorder(), RandomLabels(InMemory(), batch_size=16, order_seed=9, flip=True)
     trainer(max_epochs=3).fit(model, data)
-    per_epoch = data.steps_per_epoch
+    per_epoch = data.timetable.steps(0)
     assert per_epoch == 13
     assert len(model.seen) == 3 * per_epoch
     for epoch in range(3):
-        expected = [
-            batch
-            for block in Blocks(200, 16, 9, lambda epoch=epoch: epoch, lambda _: np.inf)
-            for batch in data.batches(block)
-        ]
+        expected = [batch for block in one_epoch(200, 16, 9, epoch) for batch in data.batches(block)]
         found = model.seen[epoch * per_epoch : (epoch + 1) * per_epoch]
         for left, right in zip(found, expected, strict=True):
             assert torch.equal(left.images, right.images)
@@ -348,8 +343,8 @@ def test_blocks_end_where_a_callback_wants_to_be_called() -> None:
     stops: list[int] = []
 
     class Stop(pl.Callback):
-        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            trainer.datamodule.next_stop = lambda step: (step // 10 + 1) * 10  # type: ignore[attr-defined]
+        def next_stop(self, step: int) -> float:
+            return (step // 10 + 1) * 10
 
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             stops.append(trainer.global_step)

@@ -15,6 +15,7 @@ from every_corruption import EVERY
 from PIL import Image
 
 from image_folder import make_image_folder
+from one_epoch import one_epoch
 from rethinkgen.data import streamed_source
 from rethinkgen.data.batches import Batch, Blocks
 from rethinkgen.data.corruption import (
@@ -28,7 +29,7 @@ from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import ImageFolder
 from rethinkgen.data.streamed_source import StreamedFolder
 from rethinkgen.data.streaming import UnreadableImageError, View, crop_seeds, in_parts
-from rethinkgen.measure.evaluation import predict, recalibrated_batch_norm, slices
+from rethinkgen.measure.predict import predict, recalibrated_batch_norm, slices
 from rethinkgen.model.inception import Inception
 
 
@@ -64,16 +65,15 @@ def batches(
     datamodule: CorruptedImages, epoch: int = 0, position: int = 0, per_block: int = 2, rank: int = 0, size: int = 1
 ) -> list[Batch]:
     """Return the batches of an epoch from ``position`` on."""
+    timetable = datamodule.timetable
     blocks = Blocks(
-        len(datamodule.splits["train"]),
-        datamodule.batch_size,
+        timetable,
         datamodule.order_seed,
-        lambda: epoch,
+        lambda: timetable.first(epoch) + position,
         lambda step: step + per_block,
         rank,
         size,
         clock=lambda: 0.0,
-        position=lambda: position,
     )
     return [batch for block in blocks for batch in datamodule.batches(block)]
 
@@ -234,7 +234,7 @@ def test_epochs_differ_in_order_and_crop_and_the_crop_is_the_example_s(various: 
     seen = []
     for epoch in (0, 1):
         seeds = crop_seeds(4, epoch, 9)
-        (block,) = Blocks(9, 9, 4, lambda epoch=epoch: epoch, lambda step: np.inf)
+        (block,) = one_epoch(9, 9, 4, epoch)
         images = torch.cat([batch.images for batch in batches(data, epoch)])
         for position, image in zip(block.indices.tolist(), images, strict=True):
             with Image.open(os.path.join(reader.root, os.fsdecode(reader.names[position]))) as file:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from rethinkgen.model.alexnet import AlexNet, LocalResponseNorm
-from rethinkgen.model.classifier import Classifier
 from rethinkgen.model.inception import Inception
 from rethinkgen.model.mlp import MLP
+from rethinkgen.train.classifier import Classifier
 
 CIFAR = {"image_shape": (3, 28, 28), "num_classes": 10}
 

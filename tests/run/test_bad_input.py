@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import TINY, Command, read_result
 from outcomes import assert_same, outcome
-from rethinkgen.run.checkpoint import load_checkpoint
+from rethinkgen.train.checkpoint import load_checkpoint
 
 Refused = Callable[..., str]
 
@@ -276,7 +276,7 @@ def test_a_folder_that_holds_another_run_says_what_differs(
 def test_our_own_bug_shows_its_traceback(
     train: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rethinkgen.measure.evaluation import Evaluation
+    from rethinkgen.train.evaluation import Evaluation
 
     def broken(*_: object) -> None:
         raise ValueError("a bug of ours")

@@ -28,10 +28,11 @@ from torch import nn
 from conftest import TINY, Command, in_own_process, is_running, read_result
 from outcomes import assert_same, outcome
 from rethinkgen.collective import gathered, take_buffers_of_rank_zero
-from rethinkgen.measure.evaluation import PREDICTION_BATCH, TrainingDivergedError, predict
-from rethinkgen.model.batch_norm import SyncBatchNormOnCPU
-from rethinkgen.run.checkpoint import ExactCheckpoint, check_finite
+from rethinkgen.measure.predict import PREDICTION_BATCH, predict
 from rethinkgen.run.ranks import Leader, RankDiedError, num_devices
+from rethinkgen.train.batch_norm import SyncBatchNormOnCPU
+from rethinkgen.train.checkpoint import ExactCheckpoint, check_finite
+from rethinkgen.train.evaluation import TrainingDivergedError
 
 Start = Callable[..., BaseProcess]
 DDP = [*(item for item in TINY if not item.startswith("trainer=")), "trainer=ddp_cpu"]
@@ -258,13 +259,13 @@ def agrees(rank: int) -> None:
 
     # A signal that came to one rank alone stops both; the clock of one is the clock of both.
     checkpoint = ExactCheckpoint(Path(), every_seconds=1000, is_leading=rank == 0)
-    assert not checkpoint.is_due()
+    assert not checkpoint.should_pause()
     if rank == 1:
         checkpoint._stop(signal.SIGUSR2, None)
     assert checkpoint._agree() == (True, signal.SIGUSR2)
     checkpoint.signal = None
     checkpoint.every_seconds = 1000 * rank
-    assert checkpoint.is_due()
+    assert checkpoint.should_pause()
 
     # Dropout differs between ranks, and each goes on with its own.
     model.steps = []  # type: ignore[assignment]

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.data.timetable import Timetable
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.progress import LiveProgress, Throughput
+from rethinkgen.train.evaluation import Evaluation
 
 
 def text(width: int, is_terminal: bool, tmp_path: Path) -> str:
     evaluation = Evaluation(until_fit=True)
-    evaluation.steps_per_epoch, evaluation.total_steps = 12, 20_000
+    evaluation.timetable, evaluation.total_steps = Timetable(12, 1), 20_000
     evaluation.window.steps.append((25.6, 64, 128))
     evaluation.evaluated = {"fit/accuracy": 0.99999, "test/accuracy": 0.981}
     console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal)

@@ -8,10 +8,12 @@ import torch
 from conftest import TINY, Command, read_result
 from rethinkgen.data.corruption import PartialLabels
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import fit_metrics, predict
+from rethinkgen.data.timetable import Timetable
+from rethinkgen.measure.fit import fit_metrics
+from rethinkgen.measure.predict import predict
 from rethinkgen.model.mlp import MLP
-from rethinkgen.run.checkpoint import load_checkpoint
 from rethinkgen.run.training import total_budget
+from rethinkgen.train.checkpoint import load_checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -54,10 +56,10 @@ def test_corruptions_start_from_the_same_weights_for_the_same_seed(train: Comman
 
 
 def test_budget_in_steps_or_epochs() -> None:
-    assert total_budget({"max_steps": 30, "max_epochs": None}, 12) == 30
-    assert total_budget({"max_steps": 30, "max_epochs": 2.5}, 12) == 30
+    assert total_budget({"max_steps": 30, "max_epochs": None}, Timetable(12, 1)) == 30
+    assert total_budget({"max_steps": 30, "max_epochs": 2.5}, Timetable(12, 1)) == 30
     with pytest.raises(ValueError, match=r"max_epochs=0: "):
-        total_budget({"max_steps": 30, "max_epochs": 0}, 12)
+        total_budget({"max_steps": 30, "max_epochs": 0}, Timetable(12, 1))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rethinkgen.data.draws import generator
+from rethinkgen.data.timetable import Timetable
 
 BLOCK_SECONDS = 0.2
 """What a block is meant to last: long beside Lightning's 0.3 ms a step, short beside a user's patience."""
@@ -43,116 +45,101 @@ class Block(NamedTuple):
     """Of the first batch in its epoch."""
 
 
-def batch_sizes(num_examples: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's batches: the last may be short, but a batch of one joins the one before.
+@runtime_checkable
+class EndsBlocks(Protocol):
+    """A callback of the trainer at whose steps a block must end, so that it is called there."""
 
-    BatchNorm cannot normalise a batch of one, and dropping it would leave an example out of the epoch.
+    def next_stop(self, step: int) -> float:
+        """Return the first such step after ``step``; infinity if there is none."""
 
-    Raises:
-        ValueError: the batch is larger than the training set.
+
+@runtime_checkable
+class EndsEpochs(Protocol):
+    """A callback of the trainer that may have what Lightning takes for an epoch end early, to save a checkpoint."""
+
+    def should_pause(self) -> bool:
+        """Whether that should end now; all ranks ask, and are told the same."""
+
+
+def epoch_order(timetable: Timetable, seed: int, epoch: int) -> list[Tensor]:
+    """Return the positions of the examples of each batch of an epoch, over all ranks: a function of seed and epoch.
+
+    However an epoch is cut into batches, the order of its examples is the same.
     """
-    if batch_size > num_examples:
-        raise ValueError(
-            f"data.batch_size={batch_size} is larger than the training set of {num_examples} examples: "
-            f"at most {num_examples} is allowed."
-        )
-    whole, rest = divmod(num_examples, batch_size)
-    sizes = [batch_size] * whole
-    if rest == 1:
-        sizes[-1] += 1
-    elif rest > 1:
-        sizes.append(rest)
-    return sizes
-
-
-def epoch_order(num_examples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Return the positions of the examples of each batch of an epoch, over all ranks: a function of seed and epoch."""
-    order = torch.from_numpy(generator("order", seed, "train", epoch).permutation(num_examples))
-    return list(torch.split(order, batch_sizes(num_examples, batch_size)))
+    order = torch.from_numpy(generator("order", seed, "train", epoch).permutation(timetable.num_examples))
+    return list(torch.split(order, timetable.sizes(epoch)))
 
 
 class Blocks:
-    """Iterates in blocks of whole batches over one epoch, the one that ``epoch()`` names at the start.
+    """Iterates in blocks of whole batches over the rest of the epoch that ``step()`` lies in.
 
     The order is a permutation that depends on (seed, epoch) alone. Rank r takes every ``world_size``-th
     example of each global batch, from its r-th on. How many batches a block holds adapts to how fast they are
-    trained on, and never changes which examples are in which batch.
+    trained on, and never changes which examples are in which batch. It is counted in examples, so that a block lasts
+    no longer where batches grow. A block lies in one epoch, so that no example stands twice in it.
 
     There is no ``__len__``, so Lightning fetches one block ahead: what passes between two fetches is the
     training of the block before the last. Blocks are doubled or halved, and only outside a factor of four, so
-    this lag cannot make them oscillate. The first block of all holds one batch, since Lightning fetches it
-    before ``on_train_start``, where ``next_stop`` may be set.
+    this lag cannot make them oscillate. The first block of all holds one batch: of its speed nothing is known.
 
     Args:
-        batch_size: over all ranks.
+        step: how many optimizer steps were taken before iteration begins.
         next_stop: given a global step, the next one at which a block must end.
-        position: how many batches of the epoch were trained on before iteration begins.
         should_pause: asked before each block but the first; if so, iteration ends early, and the next one begins at
-            ``position``. That is how a checkpoint can fall into an epoch.
+            ``step()`` again. That is how a checkpoint can fall into an epoch.
         clock: returns seconds.
     """
 
     def __init__(
         self,
-        num_examples: int,
-        batch_size: int,
+        timetable: Timetable,
         seed: int,
-        epoch: Callable[[], int],
+        step: Callable[[], int],
         next_stop: Callable[[int], float],
         rank: int = 0,
         world_size: int = 1,
         clock: Callable[[], float] = time.perf_counter,
         *,
-        position: Callable[[], int] = lambda: 0,
         should_pause: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.global_sizes = batch_sizes(num_examples, batch_size)
-        if min(self.global_sizes) < world_size:
-            raise ValueError(
-                f"data.batch_size={batch_size}: an epoch of {num_examples} training examples has a batch of "
-                f"{min(self.global_sizes)}, fewer than the {world_size} devices. Choose another "
-                "data.batch_size or data.num_train."
-            )
-        self.num_examples = num_examples
-        self.batch_size = batch_size
+        timetable.check_epoch(0, world_size)
+        self.timetable = timetable
         self.seed = seed
-        self.epoch = epoch
+        self.step = step
         self.next_stop = next_stop
         self.rank = rank
         self.world_size = world_size
         self.clock = clock
-        self.position = position
         self.should_pause = should_pause
-        self.batches_per_block = 1
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches, so optimizer steps, of an epoch."""
-        return len(self.global_sizes)
+        self.examples_per_block = 1
 
     def __iter__(self) -> Iterator[Block]:
-        """Yield the blocks of the current epoch."""
-        epoch = self.epoch()
-        batches = epoch_order(self.num_examples, self.batch_size, self.seed, epoch)
-        first_step = epoch * self.steps_per_epoch
-        start = position = self.position()
-        while position < len(batches) and (position == start or not self.should_pause()):
-            step = first_step + position
-            room = min(self.batches_per_block, self.next_stop(step) - step)
-            block = batches[position : position + max(1, math.floor(room))]
+        """Yield the blocks of what is left of the epoch."""
+        step = first_step = self.step()
+        epoch, position = self.timetable.place(step)
+        self.timetable.check_epoch(epoch, self.world_size)
+        batches = epoch_order(self.timetable, self.seed, epoch)
+        while position < len(batches) and (step == first_step or not self.should_pause()):
+            block = batches[position : position + self._length(batches, position, step)]
             shares = [batch[self.rank :: self.world_size] for batch in block]
             sizes, global_sizes = ([len(part) for part in parts] for parts in (shares, block))
             fetched = self.clock()
             yield Block(torch.cat(shares), sizes, global_sizes, epoch, position)
             if self.world_size > 1:
                 # Not by the clock: ranks must agree, since Lightning and DDP synchronise them once a block.
-                self.batches_per_block = BATCHES_PER_BLOCK_IF_DISTRIBUTED
-            elif position > start:  # Lightning fetches the first two blocks at once
-                self._adapt(self.clock() - fetched)
-            position += len(block)
+                self.examples_per_block = BATCHES_PER_BLOCK_IF_DISTRIBUTED * self.timetable.size(0)
+            elif step > first_step:  # Lightning fetches the first two blocks at once
+                self._adapt(self.clock() - fetched, self.timetable.size(step))
+            position, step = position + len(block), step + len(block)
 
-    def _adapt(self, seconds: float) -> None:
+    def _length(self, batches: list[Tensor], position: int, step: int) -> int:
+        """Return how many batches the block at ``position`` has: at least one."""
+        most = max(1, math.floor(min(self.next_stop(step) - step, MOST_BATCHES)))
+        num_examples = itertools.accumulate(len(batch) for batch in batches[position : position + most])
+        return max(1, sum(number <= self.examples_per_block for number in num_examples))
+
+    def _adapt(self, seconds: float, batch_size: int) -> None:
         if seconds < BLOCK_SECONDS / 2:
-            self.batches_per_block = min(2 * self.batches_per_block, MOST_BATCHES)
+            self.examples_per_block = min(2 * max(self.examples_per_block, batch_size), MOST_BATCHES * batch_size)
         elif seconds > BLOCK_SECONDS * 2:
-            self.batches_per_block = max(self.batches_per_block // 2, 1)
+            self.examples_per_block = max(self.examples_per_block // 2, batch_size)

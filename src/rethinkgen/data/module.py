@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
-from rethinkgen.data.batches import Batch, Block, Blocks, batch_sizes, epoch_order
+from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order
 from rethinkgen.data.draws import balanced_subset
 from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
 from rethinkgen.data.source import Examples, Images, Source
@@ -33,6 +33,7 @@ from rethinkgen.data.streaming import (
     in_parts,
     num_workers_here,
 )
+from rethinkgen.data.timetable import BatchSize, Timetable
 
 SplitName = Literal["train", "validation", "test"]
 Pattern = tuple[Tensor, ...]
@@ -103,7 +104,8 @@ class CorruptedImages(pl.LightningDataModule):
 
     Args:
         source: one of ``rethinkgen.data.source``, or ``rethinkgen.data.streamed_source.StreamedFolder``.
-        batch_size: of the global batch, over all devices; ``all``: the whole training set.
+        batch_size: of the global batch, over all devices; ``all``: the whole training set; or a function
+            ``(epoch, step) ->`` size, of batches that change along training.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
             source's training images (a sample of them if they are streamed), ``signed`` to ``[-1, 1]``, or ``none``,
             which leaves pixels in ``[0, 1]``.
@@ -131,7 +133,7 @@ class CorruptedImages(pl.LightningDataModule):
         self,
         source: Source,
         *,
-        batch_size: int | str = 128,
+        batch_size: int | str | Callable[[int, int], int] = 128,
         preprocessing: str = "whitening",
         crop: str | int | None = "auto",
         num_train: int | None = None,
@@ -145,7 +147,9 @@ class CorruptedImages(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self._batch_size = None if batch_size == "all" else check_whole("data.batch_size", batch_size, 1)
+        self._batch_size: BatchSize | None = None
+        if batch_size != "all":
+            self._batch_size = batch_size if callable(batch_size) else check_whole("data.batch_size", batch_size, 1)
         if preprocessing not in PREPROCESSINGS:
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
@@ -161,15 +165,13 @@ class CorruptedImages(pl.LightningDataModule):
         self.rotation = check_between("regularizer.rotation", rotation, 0, 180)
         self.color_jitter = check_switch("regularizer.color_jitter", color_jitter)
 
-        self.should_pause: Callable[[], bool] = _no
-        """Whether what Lightning takes for an epoch should end now, so that a checkpoint can be saved."""
-        self.next_stop: Callable[[int], float] = _never
-        """Given a global step, the next one at which a block must end, so that callbacks are called then."""
         self.splits: dict[SplitName, Split] = {}
         """``train``, ``test`` and, if asked for, ``validation``. Empty before ``setup``, as all below."""
         self.image_shape: tuple[int, int, int]
         """``(C, H, W)`` that the network sees."""
         self.class_names: tuple[str, ...]
+        self.timetable: Timetable
+        """Which step lies in which epoch, and how large its batch is."""
         self.num_conflicts: int
         """Training examples whose input another, with another label, has too; 0 under augmentation or streamed."""
         self.fit_ceiling: float | None
@@ -229,17 +231,17 @@ class CorruptedImages(pl.LightningDataModule):
         assert trainer is not None
         if self._files is not None:
             self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
+        stops = [callback for callback in trainer.callbacks if isinstance(callback, EndsBlocks)]  # type: ignore[attr-defined]
+        pauses = [callback for callback in trainer.callbacks if isinstance(callback, EndsEpochs)]  # type: ignore[attr-defined]
         return Blocks(
-            len(self.splits["train"]),
-            self.batch_size,
+            self.timetable,
             self.order_seed,
             # Not trainer.current_epoch: a resumed run asks for its first block before that is right.
-            epoch=lambda: trainer.global_step // self.steps_per_epoch,
-            next_stop=lambda step: self.next_stop(step),
+            step=lambda: trainer.global_step,
+            next_stop=lambda step: min((callback.next_stop(step) for callback in stops), default=math.inf),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            position=lambda: trainer.global_step % self.steps_per_epoch,
-            should_pause=lambda: self.should_pause(),
+            should_pause=lambda: any(callback.should_pause() for callback in pauses),
         )
 
     def teardown(self, stage: str) -> None:
@@ -281,16 +283,6 @@ class CorruptedImages(pl.LightningDataModule):
     def num_outputs(self) -> int:
         """How many outputs a network needs: one for each class."""
         return self.num_classes
-
-    @property
-    def batch_size(self) -> int:
-        """Examples in a whole batch, over all devices."""
-        return len(self.splits["train"]) if self._batch_size is None else self._batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
-        return len(batch_sizes(len(self.splits["train"]), self.batch_size))
 
     @property
     def noise(self) -> dict[str, float | None]:
@@ -345,9 +337,8 @@ class CorruptedImages(pl.LightningDataModule):
         training, held_out = self._choose(train)
         images = self.replace_task(images)
         train, test, self.class_names = images.train, images.test, images.class_names
-        batch_sizes(
-            len(training), self._batch_size or len(training)
-        )  # an error is better now than when training begins
+        # An error is better now than when training begins.
+        self.timetable = Timetable(len(training), self._batch_size or len(training))
         given = self.corrupt_labels(train.labels, train.keys, self.num_classes)
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:
@@ -523,9 +514,7 @@ class CorruptedImages(pl.LightningDataModule):
         self.teardown("fit")
         self._stream = TrainingStream(
             train.inputs.reader,
-            lambda epoch: [
-                batch[rank::world_size] for batch in epoch_order(len(train), self.batch_size, self.order_seed, epoch)
-            ],
+            lambda epoch: [batch[rank::world_size] for batch in epoch_order(self.timetable, self.order_seed, epoch)],
             (lambda epoch: crop_seeds(self.order_seed, epoch, len(train))) if self.random_crop else None,
             num_workers,
             train.inputs.device,
@@ -552,11 +541,3 @@ def find_conflicts(inputs: Tensor, labels: Tensor) -> Conflicts:
     conflicting = [counts for counts in equal.values() if len(counts) > 1]
     num_missed = sum(counts.total() - max(counts.values()) for counts in conflicting)
     return Conflicts(sum(counts.total() for counts in conflicting), 1 - num_missed / len(rows))
-
-
-def _never(step: int) -> float:
-    return float("inf")
-
-
-def _no() -> bool:
-    return False

@@ -1,1 +1,1 @@
-"""Measures: pure functions of (network, data), and the callback that decides when."""
+"""Measures: pure functions of a network and data, which know nothing of training."""

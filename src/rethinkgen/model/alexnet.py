@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rethinkgen.model.classifier import Classifier, check_image_size
+from rethinkgen.train.classifier import Classifier, check_image_size
 
 
 class AlexNet(Classifier):

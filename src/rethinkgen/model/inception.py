@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rethinkgen.model.classifier import Classifier, check_image_size
 from rethinkgen.model.initialization import glorot_uniform
+from rethinkgen.train.classifier import Classifier, check_image_size
 
 
 class Inception(Classifier):

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from rethinkgen.checks import check_whole
-from rethinkgen.model.classifier import Classifier
 from rethinkgen.model.initialization import glorot_uniform
+from rethinkgen.train.classifier import Classifier
 
 
 class MLP(Classifier):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from rethinkgen.model.classifier import Classifier, check_image_size
+from rethinkgen.train.classifier import Classifier, check_image_size
 
 
 class InceptionV3(Classifier):

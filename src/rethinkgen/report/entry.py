@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rethinkgen.report.own_page import is_foreign
 from rethinkgen.run.screen import stderr, stdout
 from rethinkgen.sweep.jobs import shown
 
@@ -30,8 +31,6 @@ is missing is shown as missing, and the same command later writes the report ane
 """
 PUBLISHERS = ("wandb",)
 KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
-GENERATOR = '<meta name="generator" content="rethinkgen report">'
-"""What a page of ours, and no other, has in its head."""
 EXIT_USERS_MISTAKE = 2
 
 
@@ -108,11 +107,6 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             "file away."
         )
     return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"))
-
-
-def is_foreign(index: Path) -> bool:
-    """Whether a page lies there that no ``report.py`` wrote."""
-    return index.exists() and not (index.is_file() and GENERATOR in index.read_text(errors="replace"))
 
 
 def _check_key(key: str, value: str) -> None:

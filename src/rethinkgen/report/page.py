@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from rethinkgen.report.claims import Verdict, certainty_marks, published
 from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
-from rethinkgen.report.entry import is_foreign
 from rethinkgen.report.figures import Picture
+from rethinkgen.report.own_page import is_foreign
 from rethinkgen.run.folder import now, write_atomically
 from rethinkgen.run.run import Run
 

@@ -1,1 +1,1 @@
-"""A run: its identity, folder, checkpoints, results and screen."""
+"""A run: its identity, folder, results and screen."""

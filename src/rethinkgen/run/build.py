@@ -81,7 +81,7 @@ PLACES = {
     ),
     "model": Place(
         "a network (a subclass of Classifier)",
-        _subclass_of("rethinkgen.model.classifier.Classifier"),
+        _subclass_of("rethinkgen.train.classifier.Classifier"),
         ours=("rethinkgen.model",),
     ),
     "optimizer": Place(
@@ -93,7 +93,7 @@ PLACES = {
     "schedule": Place(
         "a schedule (a function of the step and the number of steps)",
         _is_schedule,
-        ours=("rethinkgen.model.schedule",),
+        ours=("rethinkgen.train.schedule",),
         is_partial=True,
     ),
     "logger": Place(

@@ -23,8 +23,8 @@ from rethinkgen.run.ranks import Follower
 
 def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict[str, Any]) -> None:
     """Train this rank's share of the run in ``folder``, and tell rank 0 how that ended."""
-    from rethinkgen.measure.evaluation import TrainingDivergedError
     from rethinkgen.run.training import Training
+    from rethinkgen.train.evaluation import TrainingDivergedError
 
     try:
         training = Training(config, RunFolder(folder), run_identity, Console(quiet=True), ranks)

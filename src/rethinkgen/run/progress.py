@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from rethinkgen.measure.evaluation import Evaluation
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.screen import duration, percent
+from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +87,12 @@ class LiveProgress(ProgressBar):
             self._progress.start()
             total = pl_module.total_steps
             self._progress.add_task("starting", total=total, completed=trainer.global_step)  # type: ignore[arg-type]
-        if pl_module.is_closed_form:
-            pl_module.report = self.show_solve  # type: ignore[assignment]
 
     def show_solve(self, what: str, share: float) -> None:
-        """Show how far a solve is, not too often: a share of the whole, of which the seconds so far tell the rest."""
+        """Show how far a solve is, not too often: a share of the whole, of which the seconds so far tell the rest.
+
+        Called as ``rethinkgen.model.closed_form.closed_form.WatchesSolve`` says.
+        """
         now = time.monotonic()
         seconds = now - self._started[0]
         left = f" · {duration(seconds * (1 - share) / share)} left" if share else ""
@@ -149,7 +150,7 @@ class LiveProgress(ProgressBar):
         left = (time.monotonic() - seconds) / (step - first_step) * (total - step)
         evaluated = self.evaluation.evaluated
         is_wide = not self.console.is_terminal or self.console.width >= WIDE
-        parts = [f"epoch {step / self.evaluation.steps_per_epoch:.1f}"]
+        parts = [f"epoch {self.evaluation.timetable.epochs(step):.1f}"]
         if is_wide:
             parts.append(f"step {step:,}/{total:,}")
         if self.evaluation.window.steps:
@@ -169,7 +170,7 @@ class LiveProgress(ProgressBar):
         window = self.evaluation.window
         self._try_to_write_status(
             step=trainer.global_step,
-            epoch=trainer.global_step / self.evaluation.steps_per_epoch,
+            epoch=self.evaluation.timetable.epochs(trainer.global_step),
             accuracy=window.mean(self.evaluation.log_every)[1] if window.steps else None,
             images_per_second=round(self.throughput.latest),
         )

@@ -24,25 +24,25 @@ from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
 from rethinkgen.checks import check_between, check_positive, check_switch, check_whole
-from rethinkgen.data.batches import Blocks
 from rethinkgen.data.module import CorruptedImages
-from rethinkgen.measure.evaluation import Evaluation
-from rethinkgen.model.classifier import Classifier, MakeOptimizer
+from rethinkgen.data.timetable import Timetable
 from rethinkgen.run.build import build
-from rethinkgen.run.checkpoint import (
-    AtomicCheckpointIO,
-    ExactCheckpoint,
-    find_checkpoint,
-    load_checkpoint,
-    save_atomically,
-)
-from rethinkgen.run.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.run.folder import RunFolder, now, write_atomically
 from rethinkgen.run.identity import inert_keys, is_closed_form
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
+from rethinkgen.train.checkpoint import (
+    AtomicCheckpointIO,
+    ExactCheckpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_atomically,
+)
+from rethinkgen.train.classifier import Classifier, MakeOptimizer
+from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
+from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -157,8 +157,9 @@ class Training:
                 f"fit/accuracy cannot exceed {ceiling:.4%}.",
                 soft_wrap=True,
             )
-        total_steps = total_budget(self.budget, self.datamodule.steps_per_epoch)
-        check_shares(self.datamodule, self.ranks.size)
+        timetable = self.datamodule.timetable
+        total_steps = total_budget(self.budget, timetable)
+        timetable.check(total_steps, self.ranks.size)
         self.trainer = self._make_trainer(total_steps)
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
@@ -250,7 +251,7 @@ class Training:
         metrics = self.evaluation.summary(self.trainer, self.model)
         metrics |= self.datamodule.noise
         metrics["num_parameters"] = self.model.num_parameters
-        metrics["epochs"] = metrics["steps"] / self.datamodule.steps_per_epoch
+        metrics["epochs"] = self.datamodule.timetable.epochs(metrics["steps"])
         # JSON knows no infinity: a number that is none is null, as everything else that was not reached.
         metrics = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -388,16 +389,6 @@ def check_trainer(trainer: pl.Trainer, ranks: Ranks) -> None:
         raise ValueError(f"trainer.precision={trainer.precision}: 32-true, bf16-mixed or 64-true is needed.")
 
 
-def check_shares(datamodule: CorruptedImages, num_ranks: int) -> None:
-    """Refuse batches of which a rank would have no share.
-
-    Raises:
-        ValueError: a batch is smaller than the number of ranks.
-    """
-    num_train = len(datamodule.splits["train"])
-    Blocks(num_train, datamodule.batch_size, 0, lambda: 0, lambda step: math.inf, world_size=num_ranks)
-
-
 def check_optimizer(make: MakeOptimizer, config: DictConfig) -> None:
     """Try an optimizer's values on a parameter of its own.
 
@@ -415,7 +406,7 @@ def _spelled(group: str, config: DictConfig) -> str:
     return " ".join(f"{group}.{key!s}={value!r}" for key, value in config.items() if not str(key).startswith("_"))
 
 
-def total_budget(budget: dict[str, Any], steps_per_epoch: int) -> int:
+def total_budget(budget: dict[str, Any], timetable: Timetable) -> int:
     """Return the budget in optimizer steps; epochs, where given, are the budget.
 
     Raises:
@@ -425,7 +416,7 @@ def total_budget(budget: dict[str, Any], steps_per_epoch: int) -> int:
     value = budget[key]
     if key == "max_steps":
         return check_whole(key, value, 1)
-    return max(1, round(check_positive(key, value) * steps_per_epoch))
+    return max(1, timetable.step_at(check_positive(key, value)))
 
 
 def device_name(trainer: pl.Trainer) -> str:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rethinkgen.run.command import command_line
 from rethinkgen.run.folder import RunFolder, write_atomically
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, is_closed_form
 from rethinkgen.run.run import Outcome, Run, each_once, read_run
@@ -29,8 +30,6 @@ MOST_SENTENCES = 12
 
 def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
     """Tell what came of ``jobs``, write each folder's ``summary.csv``, and return how many jobs have no result."""
-    from rethinkgen.sweep.grid import command_line
-
     console = stdout()
     outcomes = tell_runs(folders, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)

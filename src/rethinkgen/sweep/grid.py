@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,10 +14,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from rethinkgen.run.command import command_line
 from rethinkgen.run.description import Description, describe
 from rethinkgen.run.entry import take_up_former
 from rethinkgen.run.folder import RunFolder, RunIsHeldError, now
 from rethinkgen.run.screen import stdout
+from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
 
@@ -45,8 +46,6 @@ def run_grid(
     Raises:
         ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
     """
-    from rethinkgen.sweep.conclusion import conclude
-
     folder = Path(config.hydra.sweep.dir)
     jobs = find_jobs(hydra_context, config, cells, folder)
     missing = [job for job in jobs if not job.was_done]
@@ -211,12 +210,6 @@ def note_command(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "commands.txt").open("a") as file:
         file.write(f"{now()}  {command_line()}\n")
-
-
-def command_line(*, leaving_out: str = "") -> str:
-    """Return the command that this process was started with, as one would type it, without one key's override."""
-    arguments = [argument for argument in sys.argv if not leaving_out or argument.split("=")[0] != leaving_out]
-    return shlex.join(["python", *arguments])
 
 
 def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:

@@ -37,12 +37,13 @@ from rich.markup import escape
 
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.run.build import build
+from rethinkgen.run.command import command_line
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import StoppedError, command_line, compose, describe_job, launch, note_command
+from rethinkgen.sweep.grid import StoppedError, compose, describe_job, launch, note_command
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.resources import Resources, wanted_devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -13,11 +13,38 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from pytorch_lightning.plugins import LayerSync, TorchSyncBatchNorm
 from pytorch_lightning.strategies import DDPStrategy
 
-from rethinkgen.measure.evaluation import evaluation_mode
-from rethinkgen.model.batch_norm import SyncBatchNormOnCPU
-from rethinkgen.run.ranks import Ranks
+from rethinkgen.measure.predict import evaluation_mode
+from rethinkgen.train.batch_norm import SyncBatchNormOnCPU
 
 ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+
+
+class Ranks(Protocol):
+    """The place of this process among those that train a run together (``rethinkgen.run.ranks``)."""
+
+    @property
+    def rank(self) -> int:
+        """Where it stands among all."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+
+    @property
+    def local_rank(self) -> int:
+        """Where it stands among those on its machine."""
+
+    @property
+    def node(self) -> int:
+        """Where its machine stands among all."""
+
+    @property
+    def address(self) -> str:
+        """Where torch's process group meets."""
+
+    @property
+    def port(self) -> int:
+        """Where torch's process group meets."""
 
 
 class StartedRanks(ClusterEnvironment):

@@ -16,12 +16,12 @@ from torch import Tensor
 from conftest import ROOT, Command, read_result
 from rethinkgen.data.corruption import RandomLabels, TrueLabels
 from rethinkgen.data.source import Digits
-from rethinkgen.model import kernel as kernels
-from rethinkgen.model import random_features
-from rethinkgen.model.closed_form import ClosedForm, UnsolvableError
-from rethinkgen.model.gabor import GaborFeatures, gabor_bank
-from rethinkgen.model.kernel import KernelGaussian, KernelLinear, median_squared_distance
-from rethinkgen.model.random_features import Pooling, RandomFeatures, all_features, draw_filters
+from rethinkgen.model.closed_form import kernel as kernels
+from rethinkgen.model.closed_form import random_features
+from rethinkgen.model.closed_form.closed_form import ClosedForm, UnsolvableError
+from rethinkgen.model.closed_form.gabor import GaborFeatures, gabor_bank
+from rethinkgen.model.closed_form.kernel import KernelGaussian, KernelLinear, median_squared_distance
+from rethinkgen.model.closed_form.random_features import Pooling, RandomFeatures, all_features, draw_filters
 from rethinkgen.run import identity
 from rethinkgen.run.description import resolved_config
 
@@ -52,7 +52,7 @@ def problem(datamodule: TrueLabels | RandomLabels) -> tuple[Tensor, Tensor, Tens
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("solver", ["cholesky_float32", "cholesky_float64"])
 def test_the_gaussian_kernel_is_a_dense_solve(solver: str, l2: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethinkgen.model.least_squares.BLOCK", 64)
+    monkeypatch.setattr("rethinkgen.model.closed_form.least_squares.BLOCK", 64)
     datamodule = digits(random_labels=True)
     inputs, targets, test = problem(datamodule)
     model = KernelGaussian(bandwidth=0.02, l2=l2, solver=solver)
@@ -260,7 +260,7 @@ def test_what_does_not_go_with_a_closed_form(
 def test_what_does_not_fit_into_memory_is_refused_before_work(
     model: str, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rethinkgen.model.closed_form.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("rethinkgen.model.closed_form.closed_form.available_bytes", lambda: 100_000)
     with pytest.raises(SystemExit):
         train(f"model={model}", *QUICK)
     error = capsys.readouterr().err

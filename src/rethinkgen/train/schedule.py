@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions ``(step, total_steps) -> factor`` on the initial rate.
 
-They go by optimizer steps, never by epochs, so that a schedule means the same on every size of data.
+These go by optimizer steps, never by epochs, so that a schedule means the same on every size of data. One that must go
+by epochs, as where batches grow, takes them as a third argument: ``(step, total_steps, epochs)``.
 """
 
 from __future__ import annotations

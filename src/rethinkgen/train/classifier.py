@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from rethinkgen.checks import check_between, check_positive
 from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
-from rethinkgen.measure.evaluation import Evaluation
+from rethinkgen.data.timetable import Timetable
+from rethinkgen.train.evaluation import Evaluation
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-Schedule = Callable[[int, int], float]
+Schedule = Callable[[int, int, float], float] | Callable[[int, int], float]
 
 
 class Step(NamedTuple):
@@ -50,12 +52,13 @@ class Classifier(pl.LightningModule, ABC):
         label_smoothing: share of the target spread evenly over all classes, in ``[0, 1)``.
         optimizer: makes the optimizer from two parameter groups: weights, then biases and normalisation shifts, for
             which weight decay is off.
-        schedule: ``(step, total_steps) -> factor`` on the learning rate.
+        schedule: ``(step, total_steps, epochs) -> factor`` on the learning rate, where ``epochs`` have passed after
+            ``step`` steps; one that does not go by epochs may leave that argument out.
         channels_last: memory format of images and weights; convolutions are faster in it. Numbers differ by rounding.
     """
 
     is_closed_form = False
-    """Whether the whole run is one solve (``rethinkgen.model.closed_form``) instead of gradient steps."""
+    """Whether the whole run is one solve (``rethinkgen.model.closed_form.closed_form``) instead of gradient steps."""
 
     def __init__(
         self,
@@ -164,7 +167,7 @@ class Classifier(pl.LightningModule, ABC):
                 sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
             sizes.append(global_size)
         # The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints
-        # and max_steps go by this counter (tests/model/test_classifier.py holds it to the truth).
+        # and max_steps go by this counter (tests/train/test_classifier.py holds it to the truth).
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.total.completed += len(sizes)
         totals = torch.stack(sums)
@@ -186,11 +189,18 @@ class Classifier(pl.LightningModule, ABC):
                 {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
             ]
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor())
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def _learning_rate_factor(self, step: int) -> float:
-        return 1.0 if self.schedule is None else self.schedule(step, self.total_steps)
+    def _learning_rate_factor(self) -> Callable[[int], float]:
+        """Return the schedule as a function of the step alone. Decided once: this is called at every step."""
+        schedule: Any = self.schedule
+        if schedule is None:
+            return lambda step: 1.0
+        if not goes_by_epochs(schedule):
+            return lambda step: schedule(step, self.total_steps)
+        timetable: Timetable = self.trainer.datamodule.timetable  # type: ignore[attr-defined]
+        return lambda step: schedule(step, self.total_steps, timetable.epochs(step))
 
     @property
     def initial_learning_rate(self) -> float:
@@ -205,11 +215,22 @@ class Classifier(pl.LightningModule, ABC):
         if self.trainer.max_steps >= 0:
             return self.trainer.max_steps
         assert self.trainer.max_epochs is not None
-        steps_per_epoch: int = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
-        return self.trainer.max_epochs * steps_per_epoch
+        timetable: Timetable = self.trainer.datamodule.timetable  # type: ignore[attr-defined]
+        return timetable.first(self.trainer.max_epochs)
 
     def _default_optimizer(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
+
+
+def goes_by_epochs(schedule: Callable[..., float]) -> bool:
+    """Whether a schedule takes a third argument: one that is called ``epochs``, or that it must be given."""
+    parameters = list(inspect.signature(schedule).parameters.values())
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(by_position) > 2 and (
+        by_position[2].name == "epochs" or by_position[2].default is inspect.Parameter.empty
+    )
 
 
 def check_image_size(architecture: str, image_shape: tuple[int, int, int], least: int) -> None:

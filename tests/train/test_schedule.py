@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rethinkgen.model.schedule import constant, cosine, exponential, step
+from rethinkgen.train.schedule import constant, cosine, exponential, step
 
 
 def test_exponential_is_the_papers_decay_an_epoch_of_cifar10() -> None:

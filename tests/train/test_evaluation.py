@@ -1,4 +1,4 @@
-"""The numbers against their definitions, written out by hand."""
+"""When a network is evaluated, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -7,119 +7,20 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
 from rethinkgen.data.corruption import PartialLabels, RandomLabels, TrueLabels
-from rethinkgen.data.module import Split
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import (
-    Evaluation,
-    Predictions,
-    TrainingDivergedError,
-    fit_metrics,
-    has_batch_norm,
-    predict,
-    recalibrated_batch_norm,
-    test_metrics,
-    validation_metrics,
-)
-from rethinkgen.model.inception import Inception
+from rethinkgen.data.timetable import Timetable
 from rethinkgen.model.mlp import MLP
-
-
-def split(given: list[int], original: list[int]) -> Split:
-    labels, true = torch.tensor(given), torch.tensor(original)
-    return Split(
-        torch.zeros(len(given), 1, 1, 1), labels, true, labels != true, labels != true, torch.arange(len(given))
-    )
-
-
-def test_fit_tells_memorised_from_corrected_from_clean() -> None:
-    # Wrong labels at 0, 1, 2: memorised, corrected, neither. Right labels at 3, 4: right, wrong.
-    predictions = Predictions(torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([1, 0, 2, 0, 1]))
-    metrics = fit_metrics(predictions, split([1, 1, 1, 0, 0], [0, 0, 0, 0, 0]))
-    assert metrics == pytest.approx(
-        {
-            "fit/loss": 3,
-            "fit/accuracy": 2 / 5,
-            "fit/accuracy_corrupted": 1 / 3,
-            "fit/accuracy_corrected": 1 / 3,
-            "fit/accuracy_clean": 1 / 2,
-        }
-    )
-
-
-def test_fit_without_wrong_labels_has_no_names_for_them() -> None:
-    predictions = Predictions(torch.ones(2), torch.tensor([0, 1]))
-    assert fit_metrics(predictions, split([0, 0], [0, 0])) == {"fit/loss": 1, "fit/accuracy": 0.5}
-    assert "fit/accuracy_clean" not in fit_metrics(predictions, split([1, 1], [0, 0]))
-
-
-def test_validation_is_judged_by_true_and_by_given_labels() -> None:
-    predictions = Predictions(torch.ones(4), torch.tensor([0, 0, 0, 1]))
-    metrics = validation_metrics(predictions, split([1, 0, 0, 1], [0, 0, 0, 0]))
-    assert metrics == {"validation/loss": 1, "validation/accuracy": 3 / 4, "validation/accuracy_corrupted": 3 / 4}
-    assert test_metrics(predictions, split([0, 0, 0, 0], [0, 0, 0, 0])) == {"test/loss": 1, "test/accuracy": 3 / 4}
-
-
-def test_top5_is_given_of_more_than_ten_classes() -> None:
-    class Table(nn.Module):
-        """Returns the first values of each image as logits."""
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1)
-
-    def predicted(num_classes: int) -> Predictions:
-        logits = torch.arange(num_classes, dtype=torch.float32).expand(num_classes, 1, 1, -1)
-        return predict(Table(), logits, torch.arange(num_classes))
-
-    eleven = predicted(11)
-    assert eleven.is_in_top is not None
-    assert eleven.is_in_top.tolist() == [False] * 6 + [True] * 5
-    labels = list(range(11))
-    assert fit_metrics(eleven, split(labels, labels))["fit/accuracy_top5"] == pytest.approx(5 / 11)
-    assert test_metrics(eleven, split(labels, labels))["test/accuracy_top5"] == pytest.approx(5 / 11)
-    assert predicted(10).is_in_top is None
-
-
-def test_predictions_are_those_of_each_image_alone_in_float32() -> None:
-    torch.manual_seed(0)
-    model = MLP(width=8, dropout=0.5, image_shape=(1, 2, 2), num_classes=3)
-    model.train()
-    inputs, labels = torch.randn(1201, 1, 2, 2), torch.randint(3, (1201,))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        predictions = predict(model, inputs, labels)
-    assert model.training
-    assert predictions.losses.dtype == torch.float32
-    model.eval()
-    with torch.no_grad():
-        logits = torch.cat([model(image[None]) for image in inputs[:50]])
-    expected = -logits.log_softmax(1)[torch.arange(50), labels[:50]]
-    torch.testing.assert_close(predictions.losses[:50], expected)
-    assert torch.equal(predictions.classes[:50], logits.argmax(1))
-    assert len(predictions.classes) == 1201
-
-
-def test_recalibrated_batch_norm_has_the_statistics_of_the_data_for_a_while() -> None:
-    norm = nn.BatchNorm2d(2)
-    norm.eval()
-    inputs = torch.randn(64, 2, 3, 3) * 3 + 5
-    with recalibrated_batch_norm(norm, inputs, batch_size=16):
-        torch.testing.assert_close(norm.running_mean, inputs.mean((0, 2, 3)))
-        assert norm.training
-    assert norm.running_mean is not None
-    assert norm.running_mean.tolist() == [0, 0]
-    assert (norm.momentum, norm.training, int(norm.num_batches_tracked)) == (0.1, False, 0)  # type: ignore[arg-type]
-    assert has_batch_norm(Inception(image_shape=(1, 8, 8), num_classes=2))
-    assert not has_batch_norm(MLP(image_shape=(1, 8, 8), num_classes=2))
+from rethinkgen.train.evaluation import Evaluation, TrainingDivergedError
 
 
 def evaluated_steps(every: float, steps_per_epoch: int, total: int) -> list[int]:
     evaluation = Evaluation(every=every)
-    evaluation.steps_per_epoch, evaluation.total_steps = steps_per_epoch, total
+    evaluation.timetable, evaluation.total_steps = Timetable(steps_per_epoch, 1), total
     steps, step = [], 0
     while step < total:
-        step = evaluation.next_evaluation(step)
+        step = evaluation.next_stop(step)
         steps.append(step)
     return steps
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_between, check_positive
-from rethinkgen.model.closed_form import ClosedForm, Solution, UnsolvableError, check_memory
-from rethinkgen.model.gabor import WAVELENGTHS, GaborFeatures
-from rethinkgen.model.least_squares import (
+from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution, UnsolvableError, check_memory
+from rethinkgen.model.closed_form.gabor import WAVELENGTHS, GaborFeatures
+from rethinkgen.model.closed_form.least_squares import (
     BLOCK,
     cholesky_bytes,
     distinct_rows,
@@ -58,7 +58,7 @@ class KernelGaussian(ClosedForm):
             is 0.019 on MNIST's pixels in ``[0, 1]``; the factor is ours, chosen on a held-out part of its training set.
         solver: ``cholesky_float64``, ``cholesky_float32`` (half the memory and time; refined with residuals in
             float64), or ``auto``: the first up to 20,000 examples, the second above.
-        features: ``gabor``: the kernel is of Gabor features instead of pixels (``rethinkgen.model.gabor``).
+        features: ``gabor``: the kernel is of Gabor features instead of pixels (``rethinkgen.model.closed_form.gabor``).
     """
 
     advice = "Set model.l2=1e-6, a larger model.bandwidth, or model.solver=cholesky_float64."

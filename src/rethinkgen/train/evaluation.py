@@ -1,178 +1,30 @@
-"""The numbers of every run: what the fixed network gets right, on what it was given and on what is true.
-
-``predict``, ``fit_metrics`` and their like are pure functions; ``Evaluation`` is the callback that decides when. All
-accuracies are fractions in ``[0, 1]``; losses are mean cross-entropies in nats; every evaluation is in float32.
-"""
+"""When a network is evaluated while it trains: a callback that calls the pure functions of ``rethinkgen.measure``."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
-from rethinkgen.collective import greatest_over_ranks, num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
-from rethinkgen.data.streaming import Inputs, in_parts
+from rethinkgen.collective import take_buffers_of_rank_zero
+from rethinkgen.measure.fit import METRICS, Metrics, fit_metrics, judged_by, test_metrics, validation_metrics
+from rethinkgen.measure.predict import Predictions, has_batch_norm, predict, recalibrated_batch_norm
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
-from rethinkgen.model.batch_norm import batch_norms
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import Split
-
-Metrics = dict[str, float]
+    from rethinkgen.data.timetable import Timetable
 
 LOSS_LEVELS = (0.1, 0.01)
 """Levels of the loss on the whole training set whose first step is recorded."""
-PREDICTION_BATCH = 500
-PREDICTION_VALUES = 2**24
-"""Of the inputs that are predicted at once, at most: 500 images up to 105x105, 62 of 299x299, for memory's sake."""
-TOP = 5
-"""``.../accuracy_top5`` counts an example as right whose label is among so many best guesses."""
 ORACLES = {"test/accuracy", "test/accuracy_top5"}
 """What ``..._oracle`` tells the best of, along training."""
-FEW_CLASSES = 10
-"""Up to so many classes, it is not given."""
-
-
-class Predictions(NamedTuple):
-    """A network's output on examples: cross-entropy ``(N,)`` against the given labels, and classes ``(N,)``."""
-
-    losses: Tensor
-    classes: Tensor
-    is_in_top: Tensor | None = None
-    """``(N,)`` bool: the given label is among the ``TOP`` best guesses; of more than ``FEW_CLASSES`` classes"""
-
-
-@torch.no_grad()
-def predict(network: nn.Module, inputs: Inputs, labels: Tensor, *, is_shared: bool = False) -> Predictions:
-    """Run ``network`` in evaluation mode on inputs ``(N, C, H, W)``, in memory or not, in batches, without autocast.
-
-    No value depends on another example. The mode of every module is put back. ``is_shared``: all ranks call this with
-    the same network and examples; each runs its share of the batches, and all return the whole.
-    """
-    # Whole batches are shared out, so that the numbers are those of one process.
-    first, num_shares = (rank(), num_ranks()) if is_shared else (0, 1)
-    parts = slices(len(labels), min(PREDICTION_BATCH, max(1, PREDICTION_VALUES // math.prod(inputs.shape[1:]))))
-    parts = parts[first::num_shares]
-    losses, classes = labels.new_zeros(len(labels), dtype=torch.float32), torch.zeros_like(labels)
-    is_in_top = torch.zeros_like(labels)
-    num_classes = 0
-    with evaluation_mode(network), torch.autocast(labels.device.type, enabled=False):
-        for part, images in zip(parts, in_parts(inputs, parts), strict=True):
-            logits = network(images).float()
-            losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
-            classes[part] = logits.argmax(1)
-            num_classes = logits.shape[1]
-            if num_classes > FEW_CLASSES:
-                is_in_top[part] = (logits.topk(TOP).indices == labels[part, None]).any(1).long()
-    if is_shared:
-        # Every example is one rank's and zero on the others. A rank that had no share does not know how many classes.
-        sum_over_ranks(losses)
-        sum_over_ranks(classes)
-        sum_over_ranks(is_in_top)
-        (num_classes,) = greatest_over_ranks(num_classes, device=labels.device)
-    return Predictions(losses, classes, is_in_top.bool() if num_classes > FEW_CLASSES else None)
-
-
-def slices(total: int, size: int) -> list[slice]:
-    """Cut ``range(total)`` into slices of ``size``, the last of which may be shorter."""
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Switch dropout and BatchNorm to evaluation, and every module back to the mode it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-@torch.no_grad()
-def recalibrated_batch_norm(network: nn.Module, inputs: Inputs, batch_size: int) -> Iterator[None]:
-    """For a while, BatchNorm's running statistics are plain means over one pass through ``inputs``.
-
-    The moving average that BatchNorm keeps lags behind weights that still move, so that a network may fit every batch
-    while it trains and yet miss some of the same examples in evaluation mode.
-    """
-    norms = batch_norms(network)
-    saved = [({name: value.clone() for name, value in norm.named_buffers()}, norm.momentum) for norm in norms]
-    with evaluation_mode(network):
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # a cumulative mean
-                norm.train()
-            parts = slices(len(inputs), batch_size)
-            for images in in_parts(inputs, parts[:-1] if len(parts) > 1 and len(inputs) % batch_size else parts):
-                network(images)
-            yield
-        finally:
-            for norm, (buffers, momentum) in zip(norms, saved, strict=True):
-                norm.load_state_dict(buffers, strict=False)
-                norm.momentum = momentum
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Whether any module keeps running statistics."""
-    return bool(batch_norms(network))
-
-
-def fit_metrics(predictions: Predictions, split: Split) -> Metrics:
-    """``fit/...`` of the training set: against the labels as given, and apart for wrong and for right ones.
-
-    ``fit/accuracy_corrupted`` is the share of wrongly labelled examples predicted as their wrong label (memorised),
-    ``fit/accuracy_corrected`` the share of the same predicted as their true one (learnt through the noise),
-    ``fit/accuracy_clean`` the accuracy on all others. Without wrong labels only loss and accuracy are given.
-    """
-    right = predictions.classes == split.labels
-    metrics = {"fit/loss": _mean(predictions.losses), "fit/accuracy": _mean(right), **_top("fit", predictions)}
-    wrong = split.is_corrupted
-    if bool(wrong.any()):
-        metrics["fit/accuracy_corrupted"] = _mean(right[wrong])
-        metrics["fit/accuracy_corrected"] = _mean((predictions.classes == split.original_labels)[wrong])
-        if not bool(wrong.all()):
-            metrics["fit/accuracy_clean"] = _mean(right[~wrong])
-    return metrics
-
-
-def validation_metrics(predictions: Predictions, split: Split) -> Metrics:
-    """``validation/accuracy`` against true labels and ``validation/accuracy_corrupted`` against the labels as given.
-
-    The second is what somebody whose labels are noisy could measure; without label corruption both are equal. The loss
-    of ``predictions`` is against the true labels.
-    """
-    return {
-        "validation/loss": _mean(predictions.losses),
-        "validation/accuracy": _mean(predictions.classes == split.original_labels),
-        "validation/accuracy_corrupted": _mean(predictions.classes == split.labels),
-    }
-
-
-def test_metrics(predictions: Predictions, split: Split) -> Metrics:
-    """``test/loss`` and ``test/accuracy``, against true labels."""
-    right = predictions.classes == split.labels
-    return {"test/loss": _mean(predictions.losses), "test/accuracy": _mean(right), **_top("test", predictions)}
-
-
-test_metrics.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
-
-
-def judged_by(name: str, split: Split) -> Tensor:
-    """Return the labels that a split's loss is against: true ones, but of the training set those that were given."""
-    return split.labels if name == "train" else split.original_labels
 
 
 def diverged(what: str, value: float, step: int, model: pl.LightningModule) -> TrainingDivergedError:
@@ -182,15 +34,6 @@ def diverged(what: str, value: float, step: int, model: pl.LightningModule) -> T
         f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
         f"for example optimizer.lr={rate / 10:g}."
     )
-
-
-def _top(name: str, predictions: Predictions) -> Metrics:
-    return {} if predictions.is_in_top is None else {f"{name}/accuracy_top5": _mean(predictions.is_in_top)}
-
-
-def _mean(values: Tensor) -> float:
-    # On the CPU, since not every device has float64.
-    return float(values.cpu().double().mean())
 
 
 class _Window:
@@ -203,6 +46,11 @@ class _Window:
         latest = list(itertools.islice(reversed(self.steps), num_steps))
         num_examples = sum(step[2] for step in latest)
         return sum(step[0] for step in latest) / num_examples, sum(step[1] for step in latest) / num_examples
+
+    def forget(self, num_steps: int) -> None:
+        """Keep the latest ``num_steps`` alone."""
+        while len(self.steps) > num_steps:
+            self.steps.popleft()
 
 
 class TrainingDivergedError(RuntimeError):
@@ -273,21 +121,25 @@ class Evaluation(pl.Callback):
                 "Nothing is ever chosen on the test set."
             )
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have blocks end where an evaluation is due, and stop at once if a resumed run was already to stop."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self.steps_per_epoch: int = datamodule.steps_per_epoch
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn what evaluations go by."""
+        self.timetable: Timetable = trainer.datamodule.timetable  # type: ignore[attr-defined]
         self.total_steps: int = pl_module.total_steps  # type: ignore[assignment]
         self.is_closed_form = bool(pl_module.is_closed_form)
-        datamodule.next_stop = self.next_evaluation
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once if a resumed run was already to stop."""
         if self.evaluated and self._should_stop():
             trainer.should_stop = True
 
-    def next_evaluation(self, step: int) -> int:
-        """Return the first evaluated step after ``step``: a multiple of ``every`` epochs, or the end of the budget."""
-        interval = self.every * self.steps_per_epoch
-        first = max(1, math.floor(step / interval))
-        following = next(due for k in itertools.count(first) if (due := max(1, round(k * interval))) > step)
+    def next_stop(self, step: int) -> int:
+        """Return the first evaluated step after ``step``: a multiple of ``every`` epochs, or the end of the budget.
+
+        Blocks of batches end there (``rethinkgen.data.batches.EndsBlocks``).
+        """
+        near = max(1, math.floor(self.timetable.epochs(step) / self.every) - 1)
+        due = (max(1, self.timetable.step_at(self.every, times)) for times in itertools.count(near))
+        following = next(at for at in due if at > step)
         return min(following, self.total_steps) if step < self.total_steps else following
 
     def on_train_batch_end(
@@ -296,11 +148,11 @@ class Evaluation(pl.Callback):
         """Log the steps of the block just trained; evaluate if one is due at its end."""
         steps = pl_module.steps
         before = trainer.global_step - len(steps)  # type: ignore[arg-type]
-        is_due = self.next_evaluation(trainer.global_step - 1) == trainer.global_step
+        is_due = self.next_stop(trainer.global_step - 1) == trainer.global_step
         for step, (loss_sum, num_correct, num_examples, rate) in enumerate(steps, before + 1):  # type: ignore[arg-type]
             if not math.isfinite(loss_sum):
                 raise diverged("training loss", loss_sum, step, pl_module)
-            self._push(loss_sum, num_correct, num_examples)
+            self.window.steps.append((loss_sum, num_correct, num_examples))
             if self.rate_exhausted_at is None and rate < 0.01 * pl_module.initial_learning_rate:  # type: ignore[operator]
                 self.rate_exhausted_at = step
             if step % self.log_every == 0 or (is_due and step == trainer.global_step):
@@ -309,9 +161,10 @@ class Evaluation(pl.Callback):
                     row |= self.evaluate(trainer, pl_module)
                 self._log(trainer, row, step)
         if self.is_closed_form:
-            row = {"epoch": trainer.global_step / self.steps_per_epoch, **self.evaluate(trainer, pl_module)}
+            row = {"epoch": self.timetable.epochs(trainer.global_step), **self.evaluate(trainer, pl_module)}
             self.solved = dict(pl_module.solution_metrics)  # type: ignore[arg-type]
             self._log(trainer, row | {name: value for name, value in self.solved.items() if value is not None}, 1)
+        self.window.forget(max(self.log_every, self.timetable.steps_of_latest_epoch(trainer.global_step)))
         if is_due and self._should_stop():
             trainer.should_stop = True
 
@@ -329,18 +182,13 @@ class Evaluation(pl.Callback):
         take_buffers_of_rank_zero(pl_module)
         step = trainer.global_step
         splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
-        compute: dict[str, Callable[[Predictions, Split], Metrics]] = {
-            "train": fit_metrics,
-            "validation": validation_metrics,
-            "test": test_metrics,
-        }
         metrics: Metrics = {}
         if self.window.steps:
-            loss, accuracy = self.window.mean(self.steps_per_epoch)
+            loss, accuracy = self.window.mean(self.timetable.steps_of_latest_epoch(step))
             metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
         for name, split in splits.items():
             predictions = predict(pl_module, split.inputs, judged_by(name, split), is_shared=True)
-            metrics |= compute[name](predictions, split)
+            metrics |= METRICS[name](predictions, split)
             if name == "train":
                 self._note_examples(predictions, split, step)
         if not math.isfinite(metrics["fit/loss"]):
@@ -377,7 +225,7 @@ class Evaluation(pl.Callback):
                 split = splits[name]
                 metrics |= compute(predict(pl_module, split.inputs, judged_by(name, split)), split)
         if has_batch_norm(pl_module) and metrics["fit/accuracy"] < self.fit_threshold:
-            batch_size: int = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+            batch_size = trainer.datamodule.timetable.size(trainer.global_step - 1)  # type: ignore[attr-defined]
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):
                 recalibrated = predict(pl_module, train.inputs, train.labels)
             metrics["fit/accuracy_recalibrated"] = fit_metrics(recalibrated, train)["fit/accuracy"]
@@ -424,14 +272,9 @@ class Evaluation(pl.Callback):
             return True
         return self.patience is not None and self.best["num_evaluations_since"] >= self.patience
 
-    def _push(self, loss_sum: float, num_correct: int, num_examples: int) -> None:
-        self.window.steps.append((loss_sum, num_correct, num_examples))
-        while len(self.window.steps) > max(self.log_every, self.steps_per_epoch):
-            self.window.steps.popleft()
-
     def _training_row(self, step: int, rate: float) -> Metrics:
         loss, accuracy = self.window.mean(self.log_every)
-        epoch = step / self.steps_per_epoch
+        epoch = self.timetable.epochs(step)
         return {"epoch": epoch, "learning_rate": rate, "train/loss": loss, "train/accuracy": accuracy}
 
     def _log(self, trainer: pl.Trainer, row: Metrics, step: int) -> None:

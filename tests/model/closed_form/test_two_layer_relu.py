@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from conftest import Command, read_result
 from rethinkgen.data.corruption import RandomLabels, TrueLabels
 from rethinkgen.data.source import Digits, Examples, Images
-from rethinkgen.measure.evaluation import predict
-from rethinkgen.model.two_layer_relu import (
+from rethinkgen.measure.predict import predict
+from rethinkgen.model.closed_form.two_layer_relu import (
     Ramps,
     SharedDirection,
     TwoLayerReLU,

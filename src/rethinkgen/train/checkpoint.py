@@ -22,8 +22,8 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
 from rethinkgen.data.draws import generator
-from rethinkgen.measure.evaluation import TrainingDivergedError
 from rethinkgen.run.interrupt import Interrupted, handled_by
+from rethinkgen.train.evaluation import TrainingDivergedError
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,11 @@ class ExactCheckpoint(Checkpoint):
         if number and not is_last:
             raise Interrupted(number)
 
-    def is_due(self) -> bool:
-        """Whether it is time to save, or a signal came, on any rank; all ranks must ask."""
+    def should_pause(self) -> bool:
+        """Whether it is time to save, or a signal came, on any rank; all ranks must ask.
+
+        Blocks of batches end there (``rethinkgen.data.batches.EndsEpochs``).
+        """
         return self._agree()[0]
 
     def _agree(self) -> tuple[bool, int]:
@@ -163,7 +166,6 @@ class ExactCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the generators as they were, and the signal handlers, where Lightning has put one of its own."""
         self._device = pl_module.device
-        trainer.datamodule.should_pause = self.is_due  # type: ignore[attr-defined]
         if len(self._generators) == num_ranks():
             set_generator_states(self._generators[rank()])
         elif self._generators or num_ranks() > 1:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rethinkgen.model.least_squares import full_precision
+from rethinkgen.model.closed_form.least_squares import full_precision
 
 WAVELENGTHS = (4.0, 8.0)
 """In pixels; the envelope's standard deviation is 0.4 of it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +11,16 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
+from one_epoch import never, one_epoch
 from rethinkgen.data.batches import Blocks
 from rethinkgen.data.corruption import RandomLabels, RandomSigns, TrueLabels
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
-from rethinkgen.measure.evaluation import Evaluation, predict
+from rethinkgen.measure.predict import predict
 from rethinkgen.model.inception import Inception
 from rethinkgen.model.mlp import MLP
-from rethinkgen.model.schedule import exponential
+from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.train.schedule import exponential
 
 
 def trainer(steps: int, **keywords: Any) -> pl.Trainer:
@@ -45,10 +46,8 @@ def bare_loop(model: MLP, datamodule: CorruptedImages, steps: int, smoothing: fl
         momentum=0.9,
     )
     losses: list[float] = []
-    num_examples = len(datamodule.splits["train"])
     while True:
-        epoch = len(losses) // datamodule.steps_per_epoch
-        for block in Blocks(num_examples, datamodule.batch_size, 0, lambda epoch=epoch: epoch, lambda step: math.inf):
+        for block in Blocks(datamodule.timetable, 0, lambda: len(losses), never):
             for images, labels, _ in datamodule.batches(block):
                 for group in optimizer.param_groups:
                     group["lr"] = 0.05 * 0.95 ** (len(losses) // 7)
@@ -127,7 +126,7 @@ def test_one_output_is_trained_with_the_logistic_loss() -> None:
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
     losses: list[float] = []
     for epoch in range(4):
-        for block in Blocks(300, 100, 0, lambda epoch=epoch: epoch, lambda step: math.inf):  # type: ignore[misc]
+        for block in one_epoch(300, 100, 0, epoch):
             for images, labels, _ in datamodule.batches(block):
                 loss = F.binary_cross_entropy_with_logits(theirs(images)[:, 0], labels.float())
                 optimizer.zero_grad()

@@ -12,14 +12,14 @@ import torch
 
 from conftest import TINY, Command
 from outcomes import assert_same, outcome
-from rethinkgen.measure.evaluation import Evaluation
-from rethinkgen.run.checkpoint import (
+from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
     find_checkpoint,
     generator_states,
     load_checkpoint,
     set_generator_states,
 )
+from rethinkgen.train.evaluation import Evaluation
 
 RUN = [*TINY, "data.corruption=partial_labels", "regularizer=[dropout,flip]", "max_steps=60", "checkpoint_seconds=0"]
 

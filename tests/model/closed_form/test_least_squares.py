@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rethinkgen.model import least_squares
-from rethinkgen.model.closed_form import UnsolvableError
-from rethinkgen.model.least_squares import (
+from rethinkgen.model.closed_form import least_squares
+from rethinkgen.model.closed_form.closed_form import UnsolvableError
+from rethinkgen.model.closed_form.least_squares import (
     Cholesky,
     cholesky_bytes,
     distinct_rows,

@@ -10,8 +10,7 @@ from pytorch_lightning.plugins import LayerSync
 from torch import Tensor, nn
 
 from rethinkgen.collective import num_ranks, sum_over_ranks
-
-BatchNorm = nn.modules.batchnorm._BatchNorm
+from rethinkgen.measure.predict import BatchNorm, batch_norms
 
 
 class SyncBatchNormOnCPU(LayerSync):
@@ -32,11 +31,6 @@ class SyncBatchNormOnCPU(LayerSync):
         for norm in batch_norms(model):
             norm.__dict__.pop("forward", None)
         return model
-
-
-def batch_norms(model: nn.Module) -> list[BatchNorm]:
-    """Return the modules that keep running statistics."""
-    return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
 def synchronised_batch_norm(norm: BatchNorm, inputs: Tensor) -> Tensor:

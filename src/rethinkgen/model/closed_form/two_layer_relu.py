@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rethinkgen.checks import check_between
 from rethinkgen.data.module import find_conflicts
-from rethinkgen.model.closed_form import ClosedForm, Solution
+from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution
 
 Vector = NDArray[np.float64]
 

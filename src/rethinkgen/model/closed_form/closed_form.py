@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
 from rethinkgen.machine import available_bytes
-from rethinkgen.model.classifier import Classifier
+from rethinkgen.train.classifier import Classifier
 
 Report = Callable[[str, float], None]
 """Told while a solve is under way: what is being computed, and the share of the whole that is done."""
+
+
+@runtime_checkable
+class WatchesSolve(Protocol):
+    """A callback of the trainer that is told how far a solve is."""
+
+    def show_solve(self, what: str, share: float) -> None:
+        """Take note that ``what`` is being computed, and that ``share`` of the whole is done."""
 
 
 class UnsolvableError(RuntimeError):
@@ -55,10 +63,15 @@ class ClosedForm(Classifier):
 
     def __init__(self, *, learning_rate: None = None, **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.report: Report = lambda what, share: None
         self.solution_metrics: dict[str, float | None] = {}
         """Of the solution, once there is one."""
         self._is_checked = False
+
+    def report(self, what: str, share: float) -> None:
+        """Tell the trainer's callbacks that watch how far the solve is, if there are any."""
+        for callback in self._trainer.callbacks if self._trainer is not None else ():  # type: ignore[attr-defined]
+            if isinstance(callback, WatchesSolve):
+                callback.show_solve(what, share)
 
     @abstractmethod
     def solve(self, inputs: Tensor, labels: Tensor, num_classes: int) -> Solution:

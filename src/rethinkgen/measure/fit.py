@@ -1,0 +1,80 @@
+"""The numbers of every run: what the fixed network gets right, on what it was given and on what is true.
+
+Accuracies are fractions in ``[0, 1]``; losses are mean cross-entropies in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from rethinkgen.measure.predict import TOP, Predictions
+
+if TYPE_CHECKING:
+    from rethinkgen.data.module import Split
+
+Metrics = dict[str, float]
+
+
+def fit_metrics(predictions: Predictions, split: Split) -> Metrics:
+    """``fit/...`` of the training set: against the labels as given, and apart for wrong and for right ones.
+
+    ``fit/accuracy_corrupted`` is the share of wrongly labelled examples predicted as their wrong label (memorised),
+    ``fit/accuracy_corrected`` the share of the same predicted as their true one (learnt through the noise),
+    ``fit/accuracy_clean`` the accuracy on all others. Without wrong labels only loss and accuracy are given.
+    """
+    right = predictions.classes == split.labels
+    metrics = {"fit/loss": _mean(predictions.losses), "fit/accuracy": _mean(right), **_top("fit", predictions)}
+    wrong = split.is_corrupted
+    if bool(wrong.any()):
+        metrics["fit/accuracy_corrupted"] = _mean(right[wrong])
+        metrics["fit/accuracy_corrected"] = _mean((predictions.classes == split.original_labels)[wrong])
+        if not bool(wrong.all()):
+            metrics["fit/accuracy_clean"] = _mean(right[~wrong])
+    return metrics
+
+
+def validation_metrics(predictions: Predictions, split: Split) -> Metrics:
+    """``validation/accuracy`` against true labels and ``validation/accuracy_corrupted`` against the labels as given.
+
+    The second is what somebody whose labels are noisy could measure; without label corruption both are equal. The loss
+    of ``predictions`` is against the true labels.
+    """
+    return {
+        "validation/loss": _mean(predictions.losses),
+        "validation/accuracy": _mean(predictions.classes == split.original_labels),
+        "validation/accuracy_corrupted": _mean(predictions.classes == split.labels),
+    }
+
+
+def test_metrics(predictions: Predictions, split: Split) -> Metrics:
+    """``test/loss`` and ``test/accuracy``, against true labels."""
+    right = predictions.classes == split.labels
+    return {"test/loss": _mean(predictions.losses), "test/accuracy": _mean(right), **_top("test", predictions)}
+
+
+test_metrics.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
+
+
+def judged_by(name: str, split: Split) -> Tensor:
+    """Return the labels that a split's loss is against: true ones, but of the training set those that were given."""
+    return split.labels if name == "train" else split.original_labels
+
+
+def _top(name: str, predictions: Predictions) -> Metrics:
+    return {} if predictions.is_in_top is None else {f"{name}/accuracy_top{TOP}": _mean(predictions.is_in_top)}
+
+
+def _mean(values: Tensor) -> float:
+    # On the CPU, since not every device has float64.
+    return float(values.cpu().double().mean())
+
+
+METRICS: dict[str, Callable[[Predictions, Split], Metrics]] = {
+    "train": fit_metrics,
+    "validation": validation_metrics,
+    "test": test_metrics,
+}
+"""What is computed of each split."""
