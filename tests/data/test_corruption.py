@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from rethinkgen.data.corruption import (
 )
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split
+from rethinkgen.data.source import Digits
 
 KEYS = np.arange(5000, dtype=np.uint64)
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
@@ -93,6 +95,17 @@ def test_asymmetric_labels_follow_the_matrix() -> None:
         shares = np.bincount(labels[original == k], minlength=4) / (original == k).sum()
         np.testing.assert_allclose(shares, row, atol=0.06)
         assert (shares[row == 0] == 0).all()
+
+
+def test_the_matrix_may_lie_in_a_file(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "matrix.csv", NOISY_PAIR, delimiter=",")
+    np.save(tmp_path / "matrix.npy", NOISY_PAIR)
+    for name in ("matrix.csv", "matrix.npy"):
+        np.testing.assert_array_equal(AsymmetricLabels(Digits(), matrix=str(tmp_path / name)).matrix, NOISY_PAIR)
+    (tmp_path / "words.csv").write_text("a,b\n")
+    for name in ("words.csv", "none.npy"):
+        with pytest.raises(ValueError, match=rf"data.corruption.matrix=.*{name}: a .csv or .npy file of numbers"):
+            AsymmetricLabels(Digits(), matrix=str(tmp_path / name))
 
 
 def test_asymmetric_labels_draw_nothing_impossible_where_rows_sum_to_1_only_nearly() -> None:

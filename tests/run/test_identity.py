@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -155,6 +157,27 @@ def test_the_same_said_in_another_way_is_the_same_run(run_id: RunId) -> None:
 
 def test_max_steps_counts_where_there_are_no_epochs(run_id: RunId) -> None:
     assert len({run_id(), run_id("max_steps=7"), run_id("max_epochs=7"), run_id("max_epochs=8")}) == 4
+
+
+def test_a_file_counts_by_its_content(run_id: RunId, tmp_path: Path) -> None:
+    matrix = np.full((10, 10), 0.1)
+    np.savetxt(tmp_path / "a.csv", matrix, delimiter=",")
+    np.savetxt(tmp_path / "b.csv", matrix, delimiter=",")
+    np.savetxt(tmp_path / "c.csv", np.eye(10), delimiter=",")
+    asked = ["data.corruption=asymmetric_labels", "data.corruption.probability=null"]
+    a, b, c = (run_id(*asked, f"data.corruption.matrix={tmp_path}/{name}.csv") for name in "abc")
+    assert a == b != c
+    with pytest.raises(ValueError, match=r"data.corruption.matrix=.*d.csv: the file cannot be read"):
+        run_id(*asked, f"data.corruption.matrix={tmp_path}/d.csv")
+
+
+def test_a_found_config_opens_no_file(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    found = config("data.corruption=asymmetric_labels", "data.corruption.probability=null")
+    found["data"]["corruption"]["matrix"] = str(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "fifo")  # who opens it waits for ever
+    assert identity.identifying(found)["data"]["corruption"]["matrix"] == str(tmp_path / "fifo")
+    told = identity.counted(found, {"data.corruption.matrix": "abc"})
+    assert told["data"]["corruption"]["matrix"] == {"content": "abc"}
 
 
 def test_somebody_elses_class_is_not_ours_of_the_same_name(config: Callable[..., dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,7 @@ class AsymmetricLabels(CorruptedImages):
 
     Args:
         probability: of class ``k`` becoming ``k + 1``, and the last the first.
-        matrix: the ``Transition`` instead.
+        matrix: the ``Transition`` instead, or the path of a ``.csv`` (no header) or ``.npy`` file that holds one.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class AsymmetricLabels(CorruptedImages):
         source: Source,
         *,
         probability: float | None = None,
-        matrix: Sequence[Sequence[float]] | Transition | None = None,
+        matrix: Sequence[Sequence[float]] | Transition | str | None = None,
         **data: Any,
     ) -> None:
         super().__init__(source, **data)
@@ -198,6 +199,8 @@ class AsymmetricLabels(CorruptedImages):
                 f"data.corruption.probability={probability!r} and data.corruption.matrix={matrix!r}: "
                 "one of them is needed, and the other must be null."
             )
+        if isinstance(matrix, str):
+            matrix = read_matrix("data.corruption.matrix", matrix)
         self.matrix = None if matrix is None else check_transition("data.corruption.matrix", matrix)
         self.probability = self.noise_probability = None
         if probability is not None:
@@ -313,6 +316,20 @@ class NoisyInputs(CorruptedImages):
 def stream(split: SplitName) -> str:
     """Name the split of the source that the keys are of: validation is a part of its training examples."""
     return "test" if split == "test" else "train"
+
+
+def read_matrix(key: str, path: str) -> Transition:
+    """Read a matrix from a ``.csv`` without a header, or a ``.npy`` file.
+
+    Raises:
+        ValueError: it cannot be read as one; the message names ``key``.
+    """
+    file = Path(path).expanduser()
+    try:
+        read: Any = np.load(file, allow_pickle=False) if file.suffix == ".npy" else np.loadtxt(file, delimiter=",")
+        return np.atleast_2d(np.asarray(read, dtype=np.float64))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{key}={path}: a .csv or .npy file of numbers is needed ({error}).") from error
 
 
 def check_transition(key: str, matrix: Sequence[Sequence[float]] | Transition) -> Transition:

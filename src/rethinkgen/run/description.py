@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
-from rethinkgen.run.identity import check_is_json, choices, normalised, run_id, slug, targets
+from rethinkgen.run.identity import check_is_json, choices, contents_of_files, normalised, run_id, slug, targets
 
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
 """Whose version stands in the result. Of all other code that a config names, a digest does."""
@@ -38,6 +38,8 @@ class Description:
     config: dict[str, Any]
     fingerprint: str | None
     """Names the data; ``None`` where they are not there."""
+    contents: dict[str, str]
+    """Key that names a file -> digest of the file."""
     sweep: str
     seed: int
 
@@ -67,6 +69,7 @@ class Description:
             "config": self.config,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
+            "contents": self.contents,
             "code": self.code,
         }
 
@@ -90,13 +93,15 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
     if data.get("num_train") is not None and data["num_train"] == _num_train(data):
         data["num_train"] = None  # all of them
     chosen = choices(config, json.loads(runtime_choices))
+    contents = contents_of_files(config)
     return Description(
-        run_id=run_id(config, found),
+        run_id=run_id(config, found, contents),
         slug=slug(config, chosen),
         choices=chosen,
         overrides=list(overrides),
         config=config,
         fingerprint=found,
+        contents=contents,
         sweep=sweep,
         seed=config["seed"],
     )

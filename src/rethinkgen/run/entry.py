@@ -217,7 +217,12 @@ def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str
         aside = folder.set_aside_result()
         console.print(f"The earlier result is kept in {aside}.", highlight=False, markup=False, soft_wrap=True)
     folder.write_config(description.config, description.overrides)
-    folder.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=description.run_id)
+    folder.add_to_identity(
+        run_id=description.run_id,
+        fingerprint=description.fingerprint,
+        contents=description.contents,
+        wandb_id=description.run_id,
+    )
     folder.write_status("running", started=now())
     with closing(training):
         result = training.run(give_up=functools.partial(tell_given_up, folder))

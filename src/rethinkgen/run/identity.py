@@ -72,46 +72,65 @@ def check_is_json(config: dict[str, Any]) -> None:
                 raise ValueError(f"{key}={item!r}: a text, a number, true, false, null or a list of them is needed.")
 
 
-def identifying(config: dict[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+Contents = Mapping[str, str]
+"""Key that names a file -> digest of the file."""
+
+
+def identifying(
+    config: dict[str, Any], fingerprint: str | None = None, contents: Contents | None = None
+) -> dict[str, Any]:
     """Return the part of a resolved config that identifies a run, with the ``fingerprint`` of its data.
 
-    Nothing that ``config`` names is built: it may come from a folder that somebody else wrote.
+    Of a file that a key names its digest in ``contents`` counts, see ``contents_of_files``.
 
-    Raises:
-        ValueError: a file that a key names cannot be read.
+    Nothing that ``config`` names is built or read: it may come from a folder that somebody else wrote.
     """
-    told = _without_neutral(_what_counts(config), _rules()["neutral"], config)
+    told = _without_neutral(_what_counts(config, contents), _rules()["neutral"], config)
     if fingerprint is not None:
         told.setdefault("data", {})["fingerprint"] = fingerprint
     return told
 
 
-def counted(config: dict[str, Any]) -> dict[str, Any]:
+def counted(config: dict[str, Any], contents: Contents | None = None) -> dict[str, Any]:
     """Return everything of a resolved config that can change a result, neutral values too: to be shown and compared.
 
     What an older config lacks has its neutral value, so that runs of any age compare.
     """
-    return _with_neutral(_what_counts(config), _rules()["neutral"], config)
+    return _with_neutral(_what_counts(config, contents), _rules()["neutral"], config)
 
 
-def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
+    """Return for each key that names a file the digest of its content.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    found = {}
+    for key in _rules()["files"]:
+        node, name = place(config, key)
+        if isinstance(node.get(name), str):
+            found[key] = _content(key, node[name])
+    return found
+
+
+def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
     for key in (*_rules()["never"], *inert_keys(config)):
         node, name = place(kept, key)
         node.pop(name, None)
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
-    for key in _rules()["files"]:
+    for key, content in (contents or {}).items():
         node, name = place(kept, key)
-        if isinstance(node.get(name), str):
-            node[name] = {"content": _content(key, node[name])}
+        if name in node:
+            node[name] = {"content": content}
     by_class: dict[str, Any] = _by_class(kept)
     return by_class
 
 
-def run_id(config: dict[str, Any], fingerprint: str | None) -> str:
+def run_id(config: dict[str, Any], fingerprint: str | None, contents: Contents | None = None) -> str:
     """Return the hash that names a run with this resolved config on these data."""
-    text = json.dumps(identifying(config, fingerprint), sort_keys=True)
+    text = json.dumps(identifying(config, fingerprint, contents), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 

@@ -203,7 +203,7 @@ class Run:
         """Dotted key -> value of all that identifies the run; an image folder by its path, other data by their name."""
         if not self.config:
             return {"run": self.path.name}
-        kept = flatten(counted(self.config))
+        kept = flatten(counted(self.config, self.facts.get("contents")))
         if str(self.key("data.source._target_")).endswith(FOLDERS):
             kept["data.source.root"] = self.key("data.source.root")
         return kept
