@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from rethinkgen.data.module import Split
-from rethinkgen.measure.fit import fit_metrics, test_metrics, validation_metrics
+from rethinkgen.measure.fit import fit_metrics, test_metrics, validation_metrics, weights_digest
 from rethinkgen.measure.predict import Predictions, predict
 
 
@@ -64,3 +67,16 @@ def test_top5_is_given_of_more_than_ten_classes() -> None:
     assert fit_metrics(eleven, split(labels, labels))["fit/accuracy_top5"] == pytest.approx(5 / 11)
     assert test_metrics(eleven, split(labels, labels))["test/accuracy_top5"] == pytest.approx(5 / 11)
     assert predicted(10).is_in_top is None
+
+
+def test_equal_weights_have_an_equal_digest_and_no_number_could_be_read_from_it() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3))
+    digest = weights_digest(network)
+    assert re.fullmatch(r"sha256-[0-9a-f]{16}", digest)
+    assert weights_digest(copy.deepcopy(network).to(memory_format=torch.channels_last)) == digest
+    for name in network.state_dict():
+        other = copy.deepcopy(network)
+        value = other.state_dict()[name].view(-1)
+        value[-1] = torch.nextafter(value[-1], torch.tensor(9.0)) if value.is_floating_point() else 1
+        assert weights_digest(other) != digest, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from rethinkgen.data.source import Digits
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.model.mlp import MLP
 from rethinkgen.train.evaluation import Evaluation, TrainingDivergedError
+from rethinkgen.train.histories import History, Seen
 
 
 def evaluated_steps(every: float, steps_per_epoch: int, total: int) -> list[int]:
@@ -133,13 +135,47 @@ def test_an_exhausted_learning_rate_is_given_as_the_reason() -> None:
 
 def test_state_survives_a_checkpoint() -> None:
     evaluation = Evaluation(patience=1)
-    evaluation.best = {"accuracy": 0.5, "step": 3, "weights": {"a": torch.ones(2)}, "num_evaluations_since": 0}
+    evaluation.best.load_state_dict(  # type: ignore[union-attr]
+        {"accuracy": 0.5, "step": 3, "weights": {"a": torch.ones(2)}, "num_evaluations_since": 0}
+    )
     evaluation.window.steps.append((1.5, 3, 4))
-    evaluation.oracle = {"test/accuracy_oracle": math.pi}
+    evaluation.of_evaluations["oracle"].load_state_dict({"best": {"test/accuracy_oracle": math.pi}})
     other = Evaluation(patience=1)
-    other.load_state_dict(evaluation.state_dict())
-    assert other.state_dict().keys() == evaluation.state_dict().keys()
-    assert (other.oracle, list(other.window.steps)) == ({"test/accuracy_oracle": math.pi}, [(1.5, 3, 4)])
+    other.load_state_dict(pickle.loads(pickle.dumps(evaluation.state_dict())))
+    assert other.state_dict()["histories"].keys() == evaluation.state_dict()["histories"].keys()
+    assert list(other.window.steps) == [(1.5, 3, 4)]
+    assert other.of_evaluations["oracle"].summary() == {"test/accuracy_oracle": math.pi}
+    assert other.best is not None
+    assert (other.best.accuracy, other.best.step, other.best.weights["a"].tolist()) == (0.5, 3, [1, 1])
+
+
+def test_a_history_of_one_s_own_is_told_of_evaluations_kept_and_written() -> None:
+    class Margin(History[Seen]):
+        kept = ("greatest",)
+
+        def __init__(self) -> None:
+            self.greatest = torch.empty(0)
+
+        def update(self, step: int, seen: Seen) -> None:
+            self.greatest = torch.maximum(self.greatest, seen.train.losses) if step > 8 else seen.train.losses
+
+        def summary(self) -> dict[str, float]:
+            return {"greatest_loss": float(self.greatest.max())}
+
+        def examples(self) -> dict[str, torch.Tensor]:
+            return {"greatest_loss": self.greatest}
+
+    evaluation = Evaluation(histories={"margin": Margin()})
+    model, trainer, rows = fit(TrueLabels(Digits(), num_train=1024), evaluation, steps=24)
+    summary, examples = evaluation.summary(trainer, model), evaluation.examples()
+    assert summary["greatest_loss"] == float(examples["greatest_loss"].max())
+    assert bool((examples["greatest_loss"] >= examples["final_loss"]).all())
+    other = Margin()
+    Evaluation(histories={"margin": other}).load_state_dict(evaluation.state_dict())
+    assert torch.equal(other.greatest, examples["greatest_loss"])
+    assert all(isinstance(value, float | int) for row in rows.rows.values() for value in row.values()), (
+        "a logger that does not say that it takes text is given none"
+    )
 
 
 @pytest.mark.parametrize(

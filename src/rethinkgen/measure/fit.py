@@ -5,15 +5,17 @@ Accuracies are fractions in ``[0, 1]``; losses are mean cross-entropies in nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from rethinkgen.measure.predict import TOP, Predictions
+from rethinkgen.measure.predict import TOP, Predictions, predict
 
 if TYPE_CHECKING:
-    from rethinkgen.data.module import Split
+    from rethinkgen.data.module import Split, SplitName
 
 Metrics = dict[str, float]
 
@@ -70,6 +72,37 @@ def _top(name: str, predictions: Predictions) -> Metrics:
 def _mean(values: Tensor) -> float:
     # On the CPU, since not every device has float64.
     return float(values.cpu().double().mean())
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation of all splits found."""
+
+    metrics: Metrics
+    train: Predictions
+
+
+def evaluate(network: nn.Module, splits: Mapping[SplitName, Split], *, is_shared: bool = False) -> Evaluated:
+    """Return the numbers of every split there is, and what is predicted of the training set.
+
+    ``is_shared``: as of ``predict``.
+    """
+    predictions = {
+        name: predict(network, split.inputs, judged_by(name, split), is_shared=is_shared)
+        for name, split in splits.items()
+    }
+    metrics = [METRICS[name](predicted, splits[name]) for name, predicted in predictions.items()]
+    return Evaluated({name: value for found in metrics for name, value in found.items()}, predictions["train"])
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a short hash of all bytes of the network's ``state_dict``, in its order: equal weights, equal digest.
+
+    Not of names, which another version may change, and in no form that could be read as a number.
+    """
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f"sha256-{digest.hexdigest()[:16]}"
 
 
 METRICS: dict[str, Callable[[Predictions, Split], Metrics]] = {

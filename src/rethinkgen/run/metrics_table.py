@@ -16,6 +16,9 @@ class MetricsTable(Logger):
     Numbers are written with ``repr``, so that reading them gives the same floats.
     """
 
+    accepts_text = True
+    """Of an evaluation, the digest of its weights."""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -34,7 +37,7 @@ class MetricsTable(Logger):
         """Version for Lightning."""
         return ""
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append one row."""
         row: dict[str, Any] = {"step": step, **metrics}
         if new := [name for name in row if name not in self.columns]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,18 +17,10 @@ from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.train.histories import Step
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 Schedule = Callable[[int, int, float], float] | Callable[[int, int], float]
-
-
-class Step(NamedTuple):
-    """What one optimizer step saw: sums over the batch, all ranks' shares of it, before the step was taken."""
-
-    loss_sum: float
-    num_correct: int
-    num_examples: int
-    learning_rate: float
 
 
 class Classifier(pl.LightningModule, ABC):
@@ -175,8 +167,9 @@ class Classifier(pl.LightningModule, ABC):
             # In which order ranks are added up depends on how many steps a block has, and that on the clock: in float64
             # it makes no difference.
             totals = sum_over_ranks(totals.double())
+        initial_rate = self.initial_learning_rate
         self.steps = [
-            Step(loss_sum, int(num_correct), size, rate)
+            Step(loss_sum, int(num_correct), size, rate, initial_rate)
             for (loss_sum, num_correct), size, rate in zip(totals.tolist(), sizes, rates, strict=True)
         ]
 

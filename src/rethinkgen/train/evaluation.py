@@ -4,72 +4,69 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import take_buffers_of_rank_zero
-from rethinkgen.measure.fit import METRICS, Metrics, fit_metrics, judged_by, test_metrics, validation_metrics
-from rethinkgen.measure.predict import Predictions, has_batch_norm, predict, recalibrated_batch_norm
-from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
+from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest
+from rethinkgen.measure.predict import has_batch_norm, predict, recalibrated_batch_norm
+from rethinkgen.train.histories import (
+    Best,
+    ExampleHistory,
+    History,
+    Milestones,
+    Oracle,
+    Rates,
+    RunningWindow,
+    Seen,
+    Step,
+    of_785b5e0,
+)
 
 if TYPE_CHECKING:
-    from rethinkgen.data.module import Split
+    from rethinkgen.data.module import CorruptedImages
     from rethinkgen.data.timetable import Timetable
-
-LOSS_LEVELS = (0.1, 0.01)
-"""Levels of the loss on the whole training set whose first step is recorded."""
-ORACLES = {"test/accuracy", "test/accuracy_top5"}
-"""What ``..._oracle`` tells the best of, along training."""
-
-
-def diverged(what: str, value: float, step: int, model: pl.LightningModule) -> TrainingDivergedError:
-    """Return the error that says so, and which learning rate to try."""
-    rate: float = model.initial_learning_rate  # type: ignore[assignment]
-    return TrainingDivergedError(
-        f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
-        f"for example optimizer.lr={rate / 10:g}."
-    )
-
-
-class _Window:
-    """Sums over the latest optimizer steps, for the running numbers ``train/...``."""
-
-    def __init__(self) -> None:
-        self.steps: deque[tuple[float, int, int]] = deque()
-
-    def mean(self, num_steps: int) -> tuple[float, float]:
-        latest = list(itertools.islice(reversed(self.steps), num_steps))
-        num_examples = sum(step[2] for step in latest)
-        return sum(step[0] for step in latest) / num_examples, sum(step[1] for step in latest) / num_examples
-
-    def forget(self, num_steps: int) -> None:
-        """Keep the latest ``num_steps`` alone."""
-        while len(self.steps) > num_steps:
-            self.steps.popleft()
 
 
 class TrainingDivergedError(RuntimeError):
     """The training loss is no longer a finite number."""
 
 
+class Trained(Protocol):
+    """What a module tells of its training; ``rethinkgen.train.classifier.Classifier`` does."""
+
+    is_closed_form: bool
+    steps: list[Step]
+    """Of the block trained last"""
+
+    @property
+    def total_steps(self) -> int:
+        """The budget."""
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """Before any schedule."""
+
+
 class Evaluation(pl.Callback):
-    """Evaluates while training, logs, notes when the training set is fitted, and stops where asked to.
+    """Evaluates while training, logs, and stops where asked to; what is kept on the way, its histories keep.
 
     Rows go to the trainer's loggers: the running ``train/loss`` and ``train/accuracy`` (means over the latest
     ``log_every`` steps) every ``log_every`` steps and at each evaluation; ``train/loss_epoch`` and
     ``train/accuracy_epoch`` over the latest epoch's worth of steps, ``fit/...``, ``test/...`` and ``validation/...`` at
-    each evaluation: every ``every`` epochs (fractions allowed) and at the end of the budget.
+    each evaluation: every ``every`` epochs (fractions allowed) and at the end of the budget. A logger that
+    ``accepts_text`` is also given ``weights_digest``, by which a replay of the run is recognised.
 
     Args:
         fit_threshold: ``fit/accuracy`` from which the training set counts as fitted.
         until_fit: stop at the first evaluation that finds it fitted.
         patience: early stopping: stop after this many evaluations without a better ``validation/accuracy_corrupted``,
             and go back to the weights of the best. Needs a held-out part (``data.validation``).
+        histories: by name, what else is to be kept of the evaluations.
     """
 
     def __init__(
@@ -80,42 +77,39 @@ class Evaluation(pl.Callback):
         until_fit: bool = False,
         log_every: int = 100,
         patience: int | None = None,
+        histories: Mapping[str, History[Seen]] | None = None,
     ) -> None:
         self.every = check_positive("evaluate_every", every)
         self.fit_threshold = check_probability("fit_threshold", fit_threshold)
         self.until_fit = check_switch("until_fit", until_fit)
         self.log_every = check_whole("log_every", log_every, 1)
-        self.patience = None if patience is None else check_whole("regularizer.early_stopping", patience, 1)
+        patience = None if patience is None else check_whole("regularizer.early_stopping", patience, 1)
 
         self.latest: Metrics = {}
         """The row logged last."""
         self.evaluated: Metrics = {}
         """The latest evaluation; ``step`` is among its keys."""
-        self.window = _Window()
-        self.first_steps: dict[str, int | None] = {}
-        """Milestone -> first evaluated step that reached it."""
-        self.last_missed_steps: dict[str, int] = {}
-        """Milestone -> last evaluated step before that which did not."""
-        self.at_fit: Metrics = {}
-        self.oracle: Metrics = {}
-        """Each test accuracy at its best so far: a peek."""
-        self.rate_exhausted_at: int | None = None
-        """First step whose learning rate was below 1 % of the initial one."""
-        self.first_fitted = torch.empty(0, dtype=torch.int64)
-        self.times_forgotten = torch.empty(0, dtype=torch.int64)
-        self.is_right = torch.empty(0, dtype=torch.bool)
-        self.losses = torch.empty(0)
-        self.is_closed_form = False
         self.solved: dict[str, float | None] = {}
         """``solution/...`` of a model that is solved in closed form."""
-        self.best: dict[str, Any] = {}
-        """Early stopping: accuracy, step and weights of the best evaluation so far."""
+        self.window = RunningWindow()
+        self.rates = Rates()
+        self.milestones = Milestones(self.fit_threshold)
+        self.example_history = ExampleHistory()
+        self.best = None if patience is None else Best(patience)
+        self.of_steps: dict[str, History[Step]] = {"window": self.window, "rates": self.rates}
+        self.of_evaluations: dict[str, History[Seen]] = {
+            **({} if self.best is None else {"best": self.best}),
+            "milestones": self.milestones,
+            "oracle": Oracle(),
+            "examples": self.example_history,
+            **(histories or {}),
+        }
 
     # When: Lightning's hooks.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything is trained."""
-        if self.patience is not None and not trainer.datamodule.validation:  # type: ignore[attr-defined]
+        if self.best is not None and not _datamodule(trainer).validation:
             raise ValueError(
                 "regularizer.early_stopping needs a held-out part of the training set: add data.validation=0.1. "
                 "Nothing is ever chosen on the test set."
@@ -123,9 +117,9 @@ class Evaluation(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn what evaluations go by."""
-        self.timetable: Timetable = trainer.datamodule.timetable  # type: ignore[attr-defined]
-        self.total_steps: int = pl_module.total_steps  # type: ignore[assignment]
-        self.is_closed_form = bool(pl_module.is_closed_form)
+        self.timetable: Timetable = _datamodule(trainer).timetable
+        self.total_steps = _trained(pl_module).total_steps
+        self.is_closed_form = _trained(pl_module).is_closed_form
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once if a resumed run was already to stop."""
@@ -146,25 +140,22 @@ class Evaluation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the steps of the block just trained; evaluate if one is due at its end."""
-        steps = pl_module.steps
-        before = trainer.global_step - len(steps)  # type: ignore[arg-type]
-        is_due = self.next_stop(trainer.global_step - 1) == trainer.global_step
-        for step, (loss_sum, num_correct, num_examples, rate) in enumerate(steps, before + 1):  # type: ignore[arg-type]
-            if not math.isfinite(loss_sum):
-                raise diverged("training loss", loss_sum, step, pl_module)
-            self.window.steps.append((loss_sum, num_correct, num_examples))
-            if self.rate_exhausted_at is None and rate < 0.01 * pl_module.initial_learning_rate:  # type: ignore[operator]
-                self.rate_exhausted_at = step
-            if step % self.log_every == 0 or (is_due and step == trainer.global_step):
-                row = self._training_row(step, rate)
-                if is_due and step == trainer.global_step:
-                    row |= self.evaluate(trainer, pl_module)
-                self._log(trainer, row, step)
+        model, last = _trained(pl_module), trainer.global_step
+        is_due = self.next_stop(last - 1) == last
+        for step, seen in enumerate(model.steps, last - len(model.steps) + 1):
+            if not math.isfinite(seen.loss_sum):
+                raise diverged("training loss", seen.loss_sum, step, model)
+            for history in self.of_steps.values():
+                history.update(step, seen)
+            if is_due and step == last:
+                self._log_evaluation(trainer, pl_module, self._training_row(step, seen.learning_rate))
+            elif step % self.log_every == 0:
+                self._log(trainer, self._training_row(step, seen.learning_rate), step)
         if self.is_closed_form:
-            row = {"epoch": self.timetable.epochs(trainer.global_step), **self.evaluate(trainer, pl_module)}
             self.solved = dict(pl_module.solution_metrics)  # type: ignore[arg-type]
-            self._log(trainer, row | {name: value for name, value in self.solved.items() if value is not None}, 1)
-        self.window.forget(max(self.log_every, self.timetable.steps_of_latest_epoch(trainer.global_step)))
+            found = {name: value for name, value in self.solved.items() if value is not None}
+            self._log_evaluation(trainer, pl_module, {"epoch": self.timetable.epochs(last)}, found)
+        self.window.forget(max(self.log_every, self.timetable.steps_of_latest_epoch(last)))
         if is_due and self._should_stop():
             trainer.should_stop = True
 
@@ -175,33 +166,23 @@ class Evaluation(pl.Callback):
     # What.
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Metrics:
-        """Evaluate every split, note milestones and per-example history, and return the metrics.
+        """Evaluate every split, tell the histories, and return the metrics.
 
         With several ranks each evaluates its share of the examples, and all know the metrics of the whole.
         """
         take_buffers_of_rank_zero(pl_module)
-        step = trainer.global_step
-        splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
+        step, splits = trainer.global_step, _datamodule(trainer).splits
         metrics: Metrics = {}
         if self.window.steps:
             loss, accuracy = self.window.mean(self.timetable.steps_of_latest_epoch(step))
             metrics |= {"train/loss_epoch": loss, "train/accuracy_epoch": accuracy}
-        for name, split in splits.items():
-            predictions = predict(pl_module, split.inputs, judged_by(name, split), is_shared=True)
-            metrics |= METRICS[name](predictions, split)
-            if name == "train":
-                self._note_examples(predictions, split, step)
+        found = evaluate(pl_module, splits, is_shared=True)
+        metrics |= found.metrics
         if not math.isfinite(metrics["fit/loss"]):
-            raise diverged("loss on the training set", metrics["fit/loss"], step, pl_module)
-        self._note_milestones(metrics, step)
-        for name in ORACLES & metrics.keys():
-            self.oracle[f"{name}_oracle"] = max(metrics[name], self.oracle.get(f"{name}_oracle", 0.0))
-        if self.patience is not None and metrics["validation/accuracy_corrupted"] > self.best.get("accuracy", -1):
-            weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
-            self.best = {"accuracy": metrics["validation/accuracy_corrupted"], "step": step, "weights": weights}
-            self.best["num_evaluations_since"] = 0
-        elif self.patience is not None:
-            self.best["num_evaluations_since"] += 1
+            raise diverged("loss on the training set", metrics["fit/loss"], step, _trained(pl_module))
+        seen = Seen(metrics, found.train, found.train.classes == splits["train"].labels, pl_module)
+        for history in self.of_evaluations.values():
+            history.update(step, seen)
         self.evaluated = {"step": step, **metrics}
         return metrics
 
@@ -212,117 +193,106 @@ class Evaluation(pl.Callback):
         """
         metrics: dict[str, Any] = {**self.latest, **self.evaluated, **self.solved}
         del metrics["step"]
-        splits: dict[str, Split] = trainer.datamodule.splits  # type: ignore[attr-defined]
+        splits = _datamodule(trainer).splits
         train = splits["train"]
         pl_module.to(train.inputs.device)
-        if self.best:
-            metrics["early_stopping_step"] = self.best["step"]
-            pl_module.load_state_dict(self.best["weights"])
-            predictions = predict(pl_module, train.inputs, train.labels)
-            metrics |= fit_metrics(predictions, train)
-            self.losses = predictions.losses.cpu()
-            for name, compute in (("validation", validation_metrics), ("test", test_metrics)):
-                split = splits[name]
-                metrics |= compute(predict(pl_module, split.inputs, judged_by(name, split)), split)
+        if self.best is not None:
+            pl_module.load_state_dict(self.best.weights)
+            found = evaluate(pl_module, splits)
+            metrics |= found.metrics
+            self.example_history.losses = found.train.losses.cpu()
         if has_batch_norm(pl_module) and metrics["fit/accuracy"] < self.fit_threshold:
-            batch_size = trainer.datamodule.timetable.size(trainer.global_step - 1)  # type: ignore[attr-defined]
+            batch_size = _datamodule(trainer).timetable.size(trainer.global_step - 1)
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):
                 recalibrated = predict(pl_module, train.inputs, train.labels)
             metrics["fit/accuracy_recalibrated"] = fit_metrics(recalibrated, train)["fit/accuracy"]
         metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
-        metrics |= {"test/accuracy_at_fit": self.at_fit.get("test/accuracy"), **self.oracle}
-        for milestone, first_step in self.first_steps.items():
-            metrics[milestone] = first_step
-            metrics[f"{milestone}_last_missed"] = self.last_missed_steps.get(milestone, 0)
+        for history in self._histories.values():
+            metrics |= history.summary()
         metrics["steps"] = trainer.global_step
         return metrics
 
     @property
     def fitted(self) -> bool:
         """Whether an evaluation found the training set fitted."""
-        return self.first_steps.get("steps_to_fit") is not None
+        return self.milestones.fitted
 
     def reason(self, trainer: pl.Trainer) -> str:
         """Say in words why training ended, and why without a fit where there was none."""
         step = trainer.global_step
         if self.is_closed_form:
             return "solved in closed form"
-        if self.patience is not None and self.best.get("num_evaluations_since", 0) >= self.patience:
-            return f"early stopping at step {step}: best validation accuracy at step {self.best['step']}"
+        if self.best is not None and self.best.is_out_of_patience:
+            return f"early stopping at step {step}: best validation accuracy at step {self.best.step}"
         if self.until_fit and self.fitted:
             return f"fitted at step {step}"
         budget = f"the budget of {step} steps is used up"
-        if self.fitted or self.rate_exhausted_at is None:
+        if self.fitted or self.rates.exhausted_at is None:
             return budget
-        return f"{budget}; the learning rate fell below 1 % of its start at step {self.rate_exhausted_at}"
+        return f"{budget}; the learning rate fell below 1 % of its start at step {self.rates.exhausted_at}"
 
     def examples(self) -> dict[str, Tensor]:
-        """Per training example: ``first_step_fitted`` (-1: never seen right), ``times_forgotten``, ``final_loss``.
+        """Return what the histories know of each training example: see ``ExampleHistory.examples``."""
+        return {name: values for history in self._histories.values() for name, values in history.examples().items()}
 
-        Forgotten as in Toneva et al. 2019: right at one evaluation and wrong at the next.
-        """
-        return {
-            "first_step_fitted": self.first_fitted,
-            "times_forgotten": self.times_forgotten,
-            "final_loss": self.losses,
-        }
+    @property
+    def _histories(self) -> dict[str, History[Any]]:
+        return {**self.of_steps, **self.of_evaluations}
 
     def _should_stop(self) -> bool:
-        if self.until_fit and self.fitted:
-            return True
-        return self.patience is not None and self.best["num_evaluations_since"] >= self.patience
+        return (self.until_fit and self.fitted) or (self.best is not None and self.best.is_out_of_patience)
 
     def _training_row(self, step: int, rate: float) -> Metrics:
         loss, accuracy = self.window.mean(self.log_every)
         epoch = self.timetable.epochs(step)
         return {"epoch": epoch, "learning_rate": rate, "train/loss": loss, "train/accuracy": accuracy}
 
-    def _log(self, trainer: pl.Trainer, row: Metrics, step: int) -> None:
+    def _log_evaluation(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, before: Metrics, after: Metrics | None = None
+    ) -> None:
+        row = {**before, **self.evaluate(trainer, pl_module), **(after or {})}
+        self._log(trainer, row, trainer.global_step, {"weights_digest": weights_digest(pl_module)})
+
+    def _log(self, trainer: pl.Trainer, row: Metrics, step: int, text: Mapping[str, str] | None = None) -> None:
         self.latest = row
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(row, step)
-
-    def _note_milestones(self, metrics: Metrics, step: int) -> None:
-        reached = {
-            "steps_to_fit": metrics["fit/accuracy"] >= self.fit_threshold,
-            STEPS_TO_NEARLY_FIT: metrics["fit/accuracy"] >= NEARLY_FITTED,
-        }
-        for level in LOSS_LEVELS:
-            reached[f"steps_to_loss_{level}"] = metrics["fit/loss"] <= level
-        for milestone, is_reached in reached.items():
-            if self.first_steps.setdefault(milestone, None) is not None:
-                continue
-            if is_reached:
-                self.first_steps[milestone] = step
-                if milestone == "steps_to_fit":
-                    self.at_fit = dict(metrics)
-            else:
-                self.last_missed_steps[milestone] = step
-
-    def _note_examples(self, predictions: Predictions, split: Split, step: int) -> None:
-        is_right = (predictions.classes == split.labels).cpu()
-        if len(self.is_right) == 0:
-            self.first_fitted = torch.full((len(split),), -1, dtype=torch.int64)
-            self.times_forgotten = torch.zeros(len(split), dtype=torch.int64)
-            self.is_right = torch.zeros(len(split), dtype=torch.bool)
-        self.first_fitted[is_right & (self.first_fitted < 0)] = step
-        self.times_forgotten += self.is_right & ~is_right
-        self.is_right, self.losses = is_right, predictions.losses.cpu()
+                # What others do with a text is not known: some refuse it. (A dummy logger has every attribute.)
+                accepts_text = getattr(logger, "accepts_text", False) is True
+                whole: dict[str, Any] = {**row, **(text or {})} if accepts_text else row
+                logger.log_metrics(whole, step)
 
     # State: plain types and tensors, which a checkpoint loads with ``weights_only=True``.
 
-    _STATE = (
-        *("latest", "evaluated", "first_steps", "last_missed_steps", "at_fit", "oracle", "rate_exhausted_at"),
-        *("first_fitted", "times_forgotten", "is_right", "losses", "best"),
-    )
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to end with the same numbers."""
-        return {name: getattr(self, name) for name in self._STATE} | {"window": list(self.window.steps)}
+        return {
+            "latest": self.latest,
+            "evaluated": self.evaluated,
+            "histories": {name: history.state_dict() for name, history in self._histories.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state of ``state_dict``."""
-        for name in self._STATE:
-            setattr(self, name, state_dict[name])
-        self.window.steps = deque(tuple(step) for step in state_dict["window"])
+        """Take up the state of ``state_dict``, of a checkpoint of commit 785b5e0 too."""
+        self.latest, self.evaluated = state_dict["latest"], state_dict["evaluated"]
+        states = state_dict["histories"] if "histories" in state_dict else of_785b5e0(state_dict)
+        for name, state in states.items():
+            if (history := self._histories.get(name)) is not None:
+                history.load_state_dict(state)
+
+
+def diverged(what: str, value: float, step: int, model: Trained) -> TrainingDivergedError:
+    """Return the error that says so, and which learning rate to try."""
+    rate = model.initial_learning_rate
+    return TrainingDivergedError(
+        f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
+        f"for example optimizer.lr={rate / 10:g}."
+    )
+
+
+def _trained(module: pl.LightningModule) -> Trained:
+    return cast(Trained, module)
+
+
+def _datamodule(trainer: pl.Trainer) -> CorruptedImages:
+    return cast("CorruptedImages", trainer.datamodule)  # type: ignore[attr-defined]
