@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from PIL import Image
 from conftest import ROOT, TINY, Command, read_result
 from rethinkgen.run import description, identity
 from rethinkgen.run.description import Description
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import ID_LENGTH
 
 RunId = Callable[..., str]
 SET_ELSEWHERE = {
@@ -283,12 +286,65 @@ def test_a_single_run_and_a_job_of_a_sweep_are_one(train: Command) -> None:
     assert (single / "result.json").read_bytes() == written
 
 
+def test_a_run_is_found_by_its_id_whatever_it_is_called(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = [item for item in TINY if not item.startswith("model")] + ["max_steps=5", "++model.width=16"]
+    folder = train("model=mlp_1x512", *quick)
+    written = (folder / "result.json").stat().st_mtime_ns
+    train("model=mlp", "model.depth=1", *quick)
+    favourite = folder.with_name(f"my favourite-{folder.name.rpartition('-')[2]}")
+    folder.rename(favourite)
+    train("model=mlp_1x512", *quick)
+    train("-m", "hydra/launcher=basic", "model=mlp_1x512", *quick, "seed=0,1")
+    assert [path.stat().st_mtime_ns for path in folder.parent.glob(f"*{favourite.name[-ID_LENGTH:]}/result.json")] == [
+        written
+    ]
+    assert len(list(folder.parent.glob("*/result.json"))) == 2
+    # Two names of one run in one command are one cell.
+    capsys.readouterr()
+    train("-m", "hydra/launcher=basic", "model=mlp,mlp_1x512", "++model.depth=1", "seed=5", *quick)
+    assert len(list(folder.parent.glob("*/result.json"))) == 3
+
+
+def test_what_another_process_trains_under_another_name_is_not_trained_too(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [*TINY, "max_steps=5", "seed=3"]
+    folder = train(*quick)
+    other = RunFolder(folder.with_name(f"another name-{folder.name.rpartition('-')[2]}"))
+    shutil.rmtree(folder)
+    elsewhere = f"hydra.run.dir={folder.parent}/mine"
+    with other.lock(), pytest.raises(SystemExit):
+        train(*quick, elsewhere)
+    assert f"is being trained by another process right now: {other.path}" in capsys.readouterr().err
+    assert not (folder.parent / "mine" / "result.json").exists()
+
+
+def test_code_of_ones_own_that_has_changed_is_named(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "conf" / "schedule").mkdir(parents=True)
+    (tmp_path / "conf" / "schedule" / "mine.yaml").write_text("_target_: my_schedules.half\n_partial_: true\n")
+    code = tmp_path / "my_schedules.py"
+    code.write_text("def half(step, total_steps):\n    return 0.5\n")
+    asked = [*TINY, "max_steps=5", "--config-dir=conf", "schedule=mine", "code=my_schedules"]
+    folder = train(*asked)
+    assert set(read_result(folder)["code"]) == {"my_schedules"}
+    train(*asked)
+    assert "is not the code" not in capsys.readouterr().out
+    code.write_text("def half(step, total_steps):\n    return 0.25\n")
+    description.look_again()  # as in a process of its own
+    train(*asked)
+    assert "my_schedules is not the code that this result was made with." in capsys.readouterr().out
+
+
 def test_a_run_is_known_by_its_name_after_its_data_were_moved(train: Command, tmp_path: Path) -> None:
     quick = [*TINY, "max_steps=2", "data=image_folder", "data.batch_size=2", "data.source.num_workers=1"]
     folder = train(*quick, images(tmp_path / "here", 100))
     (tmp_path / "here").rename(tmp_path / "there")
     images(tmp_path / "here", 7)
-    description.look_at_data_again()  # as in a process of its own
+    description.look_again()  # as in a process of its own
     written = (folder / "result.json").read_bytes()
     assert train(*quick, f"data.root={tmp_path}/there") == folder
     assert (folder / "result.json").read_bytes() == written

@@ -105,11 +105,11 @@ def test_it_forgets_when_the_data_change(tmp_path: Path, conf: Path) -> None:
     for split in ("train", "test"):
         (images / split / "cat").mkdir(parents=True)
         (images / split / "cat" / "1.png").write_bytes(b"one")
-    description.look_at_data_again()
+    description.look_again()
     run = add(tmp_path, conf, described(str(images)))
     assert known(tmp_path, conf, root=str(images)) == run
     (images / "train" / "cat" / "2.png").write_bytes(b"two")
-    description.look_at_data_again()  # as in a process of its own
+    description.look_again()  # as in a process of its own
     assert known(tmp_path, conf, root=str(images)) is None
 
 

@@ -143,9 +143,9 @@ def _source(source: str) -> Any:
     return build(json.loads(source), "data.source")
 
 
-def look_at_data_again() -> None:
-    """Forget what data looked like, where a process outlives a change of them."""
-    for remembered in (fingerprint, _source, _describe):
+def look_again() -> None:
+    """Forget what data and code looked like, where a process outlives a change of them."""
+    for remembered in (fingerprint, _source, digest_of_code, _describe):
         remembered.cache_clear()
 
 
