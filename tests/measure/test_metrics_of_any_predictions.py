@@ -1,0 +1,232 @@
+"""The numbers of an evaluation against slow, obvious loops, on whatever a network may say of whatever labels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import nn
+
+from rethinkgen.data.module import Split
+from rethinkgen.measure.evaluation import (
+    PREDICTION_BATCH,
+    Predictions,
+    fit_metrics,
+    judged_by,
+    predict,
+    recalibrated_batch_norm,
+    test_metrics,
+    validation_metrics,
+)
+
+
+class Example(NamedTuple):
+    given: int
+    original: int
+    said: int
+    loss: float
+    is_in_top: bool
+
+
+def split_of(examples: list[Example]) -> Split:
+    given_labels, original = (torch.tensor([getattr(one, name) for one in examples]) for name in ("given", "original"))
+    # Drawn, but not always changed: what is told apart is whether the label is wrong.
+    is_drawn = (given_labels != original) | (torch.arange(len(examples)) % 2 == 0)
+    index = torch.arange(len(examples))
+    return Split(torch.zeros(len(examples), 1, 1, 1), given_labels, original, is_drawn, given_labels != original, index)
+
+
+def predictions_of(examples: list[Example], *, has_top: bool) -> Predictions:
+    return Predictions(
+        torch.tensor([one.loss for one in examples]),
+        torch.tensor([one.said for one in examples]),
+        torch.tensor([one.is_in_top for one in examples]) if has_top else None,
+    )
+
+
+def share(flags: list[bool]) -> float:
+    return sum(flags) / len(flags)
+
+
+classes = st.integers(0, 3)
+examples_of_any_kind = st.lists(
+    st.builds(Example, classes, classes, classes, st.floats(0, 100, width=32), st.booleans()), min_size=1, max_size=40
+)
+# Wrong labels: two memorised, one corrected, one neither. Right ones: three right, two wrong, one of them in the top.
+UNEQUAL = [
+    *[Example(1, 0, 1, 0.5, True), Example(2, 0, 2, 0.25, True), Example(1, 3, 3, 2.0, False)],
+    *[Example(2, 3, 0, 4.0, True), Example(0, 0, 0, 0.125, True), Example(0, 0, 0, 0.0, True)],
+    *[Example(3, 3, 3, 1.0, True), Example(3, 3, 1, 8.0, False), Example(1, 1, 2, 16.0, True)],
+]
+
+
+@given(examples_of_any_kind, st.booleans())
+@example(UNEQUAL, True)
+@example(UNEQUAL, False)
+def test_fit_of_any_predictions(examples: list[Example], has_top: bool) -> None:
+    expected = {
+        "fit/loss": sum(one.loss for one in examples) / len(examples),
+        "fit/accuracy": share([one.said == one.given for one in examples]),
+    }
+    if has_top:
+        expected["fit/accuracy_top5"] = share([one.is_in_top for one in examples])
+    wrong = [one for one in examples if one.given != one.original]
+    right = [one for one in examples if one.given == one.original]
+    if wrong:
+        expected["fit/accuracy_corrupted"] = share([one.said == one.given for one in wrong])
+        expected["fit/accuracy_corrected"] = share([one.said == one.original for one in wrong])
+    if wrong and right:
+        expected["fit/accuracy_clean"] = share([one.said == one.given for one in right])
+    found = fit_metrics(predictions_of(examples, has_top=has_top), split_of(examples))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@given(examples_of_any_kind, st.booleans())
+@example(UNEQUAL, True)
+def test_validation_of_any_predictions(examples: list[Example], has_top: bool) -> None:
+    found = validation_metrics(predictions_of(examples, has_top=has_top), split_of(examples))
+    assert found == pytest.approx(
+        {
+            "validation/loss": sum(one.loss for one in examples) / len(examples),
+            "validation/accuracy": share([one.said == one.original for one in examples]),
+            "validation/accuracy_corrupted": share([one.said == one.given for one in examples]),
+        },
+        rel=1e-12,
+    )
+
+
+@given(examples_of_any_kind, st.booleans())
+@example(UNEQUAL, True)
+@example(UNEQUAL, False)
+def test_test_of_any_predictions(examples: list[Example], has_top: bool) -> None:
+    # Test labels are true: given and original are one.
+    examples = [one._replace(original=one.given) for one in examples]
+    expected = {
+        "test/loss": sum(one.loss for one in examples) / len(examples),
+        "test/accuracy": share([one.said == one.given for one in examples]),
+    }
+    if has_top:
+        expected["test/accuracy_top5"] = share([one.is_in_top for one in examples])
+    found = test_metrics(predictions_of(examples, has_top=has_top), split_of(examples))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_example_has_no_two_shares_alike() -> None:
+    metrics = fit_metrics(predictions_of(UNEQUAL, has_top=True), split_of(UNEQUAL))
+    assert len(set(metrics.values())) == len(metrics) == 6
+    metrics = validation_metrics(predictions_of(UNEQUAL, has_top=True), split_of(UNEQUAL))
+    assert len(set(metrics.values())) == len(metrics) == 3
+
+
+def test_losses_are_against_given_labels_of_the_training_set_alone() -> None:
+    split = split_of(UNEQUAL)
+    assert judged_by("train", split) is split.labels
+    assert judged_by("validation", split) is split.original_labels
+    assert judged_by("test", split) is split.original_labels
+
+
+class Table(nn.Module):
+    """Returns the values of each image as logits."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+@given(
+    st.integers(2, 14).flatmap(lambda num_classes: st.tuples(st.just(num_classes), st.integers(1, 20))),
+    st.integers(0, 2**32 - 1),
+)
+@example((10, 17), 0)
+@example((11, 17), 0)
+def test_predictions_of_any_logits(size: tuple[int, int], seed: int) -> None:
+    num_classes, num_examples = size
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_examples, num_classes, generator=draw) * 5
+    labels = torch.randint(num_classes, (num_examples,), generator=draw)
+    predictions = predict(Table(), logits[:, :, None, None], labels)
+    for row, label, loss, said in zip(logits.tolist(), labels.tolist(), *predictions[:2], strict=True):
+        total = sum(torch.tensor(row, dtype=torch.float64).exp().tolist())
+        expected = float(torch.tensor(total, dtype=torch.float64).log()) - row[label]
+        assert float(loss) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert row[int(said)] == max(row)
+    if num_classes <= 10:
+        assert predictions.is_in_top is None
+    else:
+        assert predictions.is_in_top is not None
+        for row, label, is_in_top in zip(logits.tolist(), labels.tolist(), predictions.is_in_top.tolist(), strict=True):
+            assert is_in_top == (sum(value > row[label] for value in row) < 5)
+
+
+@pytest.mark.parametrize("num_examples", [1, PREDICTION_BATCH - 1, PREDICTION_BATCH, 2 * PREDICTION_BATCH + 3])
+def test_predictions_have_the_examples_order_over_all_batches(num_examples: int) -> None:
+    sizes: list[int] = []
+
+    class Counting(Table):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    labels = torch.arange(num_examples) % 3
+    logits = nn.functional.one_hot((labels + torch.arange(num_examples) // 7) % 3, 3).float()
+    predictions = predict(Counting(), logits[:, :, None, None], labels)
+    assert torch.equal(predictions.classes, logits.argmax(1))
+    assert sum(sizes) == num_examples
+    assert max(sizes) <= PREDICTION_BATCH
+
+
+class Normalised(nn.Module):
+    """BatchNorm alone, and how it was called: sizes of batches and modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.other = nn.Dropout(0.5)
+        self.calls: list[tuple[int, bool, bool]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(images), self.norm.training, self.other.training))
+        return self.norm(images).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "sizes"),
+    [(48, [16, 16, 16]), (55, [16, 16, 16]), (17, [16]), (16, [16]), (9, [9]), (32, [16, 16])],
+)
+def test_recalibrated_statistics_are_means_over_whole_batches(num_examples: int, sizes: list[int]) -> None:
+    """A short last batch would count as much as a whole one; it is left out unless it is the only one."""
+    network = Normalised()
+    network.norm.momentum = 0.3
+    draw = torch.Generator().manual_seed(0)
+    network.norm.running_mean = torch.randn(2, generator=draw)
+    before: dict[str, Any] = {name: value.clone() for name, value in network.state_dict().items()}
+    # Each batch has a mean and a spread of its own.
+    scale = (1 + torch.arange(num_examples) // 5).view(-1, 1, 1, 1)
+    inputs = torch.randn(num_examples, 2, 3, 3, generator=draw) * scale
+    batches = [inputs[start : start + 16] for start in range(0, 16 * len(sizes), 16)]
+    with recalibrated_batch_norm(network, inputs, 16):
+        assert network.calls == [(size, True, False) for size in sizes]
+        mean = sum(batch.mean((0, 2, 3)) for batch in batches) / len(batches)
+        variance = sum(batch.var((0, 2, 3), correction=1) for batch in batches) / len(batches)
+        torch.testing.assert_close(network.norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.norm.running_var, variance, rtol=1e-4, atol=1e-5)
+    assert network.norm.momentum == 0.3
+    assert network.training
+    assert network.norm.training
+    assert network.other.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_statistics_are_put_back_where_something_went_wrong() -> None:
+    network = Normalised()
+    network.eval()
+    inputs = torch.randn(8, 2, 3, 3)
+    with pytest.raises(RuntimeError, match="inside"), recalibrated_batch_norm(network, inputs, 4):
+        raise RuntimeError("inside")
+    assert network.norm.running_mean is not None
+    assert network.norm.running_mean.tolist() == [0, 0]
+    assert not network.norm.training
+    assert network.norm.momentum == 0.1
