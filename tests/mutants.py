@@ -1,6 +1,7 @@
 """Plant faults in the layer of numbers, one after another, and count those that its tests find.
 
     uv run python tests/mutants.py
+    uv run python tests/mutants.py --resume     # what an interrupted command, or one before new files, has left to do
 
 Which files, and by which tests: ``[tool.mutmut]`` in ``pyproject.toml``. What changes nothing that anybody could see is
 in ``equivalent_mutants.yaml``, each with a reason, and is not counted. The share is noted in ``mutants_noted.json``,
@@ -84,7 +85,8 @@ def change(mutant: str) -> tuple[str, str, str]:
 
 
 def main() -> int:
-    shutil.rmtree(ROOT / "mutants", ignore_errors=True)
+    if "--resume" not in sys.argv[1:]:
+        shutil.rmtree(ROOT / "mutants", ignore_errors=True)
     began = time.monotonic()
     # One thread each, as there is a process on each core.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

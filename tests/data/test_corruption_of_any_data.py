@@ -1,4 +1,4 @@
-"""What holds of every corruption, draw, subset and order, whatever the labels, keys, amounts and seeds."""
+"""What holds of every corruption and draw, whatever the labels, keys, amounts and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from rethinkgen.data.batches import Blocks, batch_sizes, epoch_order
 from rethinkgen.data.corruption import (
     asymmetric_labels,
     gaussian,
@@ -25,7 +24,7 @@ from rethinkgen.data.corruption import (
     random_signs,
     shuffled_pixels,
 )
-from rethinkgen.data.draws import balanced_subset, generator, normals, permutations, uniforms
+from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.preprocessing import ChannelStatistics
 
 NUM_CLASSES = 6
@@ -204,59 +203,3 @@ def test_noise_by_the_formula_of_one_pixel(n: int, strength: float, seed: int) -
         assert float(replaced[place]) == (
             float(gaussian(noise, statistics)[place]) if is_noise[place[0]] else float(images[place])
         )
-
-
-# Subsets and batches
-
-
-@given(labelled(), seeds, st.data())
-def test_a_subset_is_balanced_nested_and_knows_keys_alone(
-    data: tuple[NDArray[np.int64], NDArray[np.uint64]], seed: int, more: st.DataObject
-) -> None:
-    labels, keys = data
-    total = len(labels)
-    size = more.draw(st.integers(0, total))
-    chosen = balanced_subset("any", seed, labels, keys, size)
-    assert len(chosen) == size
-    assert (np.diff(chosen) > 0).all()
-    for label in range(NUM_CLASSES):
-        due = size * (labels == label).sum() / total
-        assert abs((labels[chosen] == label).sum() - due) < 1
-    fewer = balanced_subset("any", seed, labels, keys, more.draw(st.integers(0, size)))
-    assert set(fewer) <= set(chosen)
-    order = np.array(more.draw(st.permutations(range(total))))
-    elsewhere = order[balanced_subset("any", seed, labels[order], keys[order], size)]
-    assert set(keys[elsewhere]) == set(keys[chosen])
-
-
-@given(st.integers(1, 300), st.integers(1, 300))
-def test_batches_take_every_example_once_and_none_is_alone(num_examples: int, batch_size: int) -> None:
-    assume(batch_size <= num_examples)
-    sizes = batch_sizes(num_examples, batch_size)
-    assert sum(sizes) == num_examples
-    assert all(size == batch_size for size in sizes[:-1])
-    assert sizes[-1] <= batch_size + 1
-    assert min(sizes) > 1 or batch_size == 1
-    assert len(sizes) == num_examples // batch_size + (num_examples % batch_size > 1)
-
-
-@given(st.integers(2, 120), st.integers(2, 120), seeds, st.integers(0, 5), st.integers(1, 4))
-def test_an_epoch_is_one_permutation_shared_among_the_ranks(
-    num_examples: int, batch_size: int, seed: int, epoch: int, world_size: int
-) -> None:
-    assume(batch_size <= num_examples)
-    sizes = batch_sizes(num_examples, batch_size)
-    assume(min(sizes) >= world_size)
-    order = epoch_order(num_examples, batch_size, seed, epoch)
-    assert [len(batch) for batch in order] == sizes
-    expected = generator("order", seed, "train", epoch).permutation(num_examples)
-    np.testing.assert_array_equal(torch.cat(order).numpy(), expected)
-    parts: list[list[torch.Tensor]] = []
-    for rank in range(world_size):
-        blocks = Blocks(num_examples, batch_size, seed, lambda: epoch, lambda _: math.inf, rank, world_size)
-        parts.append([])
-        for block in blocks:
-            parts[-1] += block.indices.split(block.sizes)
-    for batch, *shares in zip(order, *parts, strict=True):
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert sorted(torch.cat(shares).tolist()) == sorted(batch.tolist())

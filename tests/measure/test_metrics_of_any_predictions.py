@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,16 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rethinkgen.data.module import Split
-from rethinkgen.measure.evaluation import (
-    PREDICTION_BATCH,
-    Predictions,
-    fit_metrics,
-    judged_by,
-    predict,
-    recalibrated_batch_norm,
-    test_metrics,
-    validation_metrics,
-)
+from rethinkgen.measure import predict as prediction
+from rethinkgen.measure.fit import fit_metrics, judged_by, test_metrics, validation_metrics
+from rethinkgen.measure.predict import PREDICTION_BATCH, Predictions, predict, recalibrated_batch_norm
 
 
 class Example(NamedTuple):
@@ -158,6 +154,112 @@ def test_predictions_of_any_logits(size: tuple[int, int], seed: int) -> None:
         assert predictions.is_in_top is not None
         for row, label, is_in_top in zip(logits.tolist(), labels.tolist(), predictions.is_in_top.tolist(), strict=True):
             assert is_in_top == (sum(value > row[label] for value in row) < 5)
+
+
+def test_at_most_so_many_values_are_predicted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For memory's sake: fewer images the larger they are, yet one at least."""
+    sizes: list[int] = []
+
+    class Counting(Table):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    monkeypatch.setattr(prediction, "PREDICTION_VALUES", 3 * 24 + 23)
+    predict(Counting(), torch.zeros(10, 2, 3, 4), torch.zeros(10, dtype=torch.int64))
+    assert sizes == [3, 3, 3, 1]
+    sizes.clear()
+    monkeypatch.setattr(prediction, "PREDICTION_VALUES", 23)
+    predict(Counting(), torch.zeros(3, 2, 3, 4), torch.zeros(3, dtype=torch.int64))
+    assert sizes == [1, 1, 1]
+
+
+class Ranks:
+    """Threads that settle things among themselves as ranks do, so that what they share out is tested without them."""
+
+    def __init__(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.size = size
+        self.number = threading.local()
+        self.barrier = threading.Barrier(size, timeout=10)
+        self.given: list[Any] = [None] * size
+        monkeypatch.setattr(prediction, "rank", lambda: self.number.value)
+        monkeypatch.setattr(prediction, "num_ranks", lambda: size)
+        monkeypatch.setattr(prediction, "sum_over_ranks", self.sum)
+        monkeypatch.setattr(prediction, "greatest_over_ranks", self.greatest)
+
+    def gather(self, value: Any) -> list[Any]:
+        self.barrier.wait()
+        self.given[self.number.value] = value
+        self.barrier.wait()
+        return list(self.given)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        values.copy_(torch.stack(self.gather(values.clone())).sum(0))
+        return values
+
+    def greatest(self, *values: int, device: torch.device) -> list[int]:
+        return [max(given) for given in zip(*self.gather(values), strict=True)]
+
+    def run(self, body: Callable[[], Any]) -> list[Any]:
+        def as_rank(number: int) -> Any:
+            self.number.value = number
+            try:
+                return body()
+            except BaseException:
+                self.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(self.size) as threads:
+            return list(threads.map(as_rank, range(self.size)))
+
+
+@pytest.mark.parametrize("num_classes", [10, 12])
+@pytest.mark.parametrize("num_examples", [1, PREDICTION_BATCH + 7, 4 * PREDICTION_BATCH + 1])
+def test_ranks_share_out_whole_batches_and_all_know_the_whole(
+    monkeypatch: pytest.MonkeyPatch, num_examples: int, num_classes: int
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(num_examples, num_classes, 1, 1, generator=draw)
+    labels = torch.randint(num_classes, (num_examples,), generator=draw)
+    whole = predict(Table(), logits, labels)
+    sizes: list[int] = []
+
+    class Counting(Table):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    ranks = Ranks(3, monkeypatch)
+    for shared in ranks.run(lambda: predict(Counting(), logits, labels, is_shared=True)):
+        for ours, theirs in zip(shared, whole, strict=True):
+            assert (ours is None) == (theirs is None) == (num_classes <= 10 and theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
+    assert sum(sizes) == num_examples, "each example is predicted once, by one rank"
+    # Without being asked to share, each rank predicts everything.
+    for alone in ranks.run(lambda: predict(Table(), logits, labels)):
+        assert torch.equal(alone.losses, whole.losses)
+
+
+def test_predictions_are_in_float32_whatever_the_network_returns_and_leave_no_gradient() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+            self.was: list[tuple[bool, bool]] = []
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.was.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+            logits: torch.Tensor = self.linear(images.flatten(1))
+            return logits.bfloat16()
+
+    network = Half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predictions = predict(network, torch.randn(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1]))
+        assert torch.is_autocast_enabled("cpu")
+    assert network.was == [(False, False)]
+    assert predictions.losses.dtype == torch.float32
+    assert not predictions.losses.requires_grad
+    assert len(predictions.losses.unique()) > 1
 
 
 @pytest.mark.parametrize("num_examples", [1, PREDICTION_BATCH - 1, PREDICTION_BATCH, 2 * PREDICTION_BATCH + 3])
