@@ -1,7 +1,8 @@
 """Plant faults in the layer of numbers, one after another, and count those that its tests find.
 
-    uv run python tests/mutants.py
-    uv run python tests/mutants.py --resume     # what an interrupted command, or one before new files, has left to do
+    uv run --group mutants python tests/mutants.py
+
+With ``--resume`` it does what an interrupted command, or one before a new file, has left to do.
 
 Which files, and by which tests: ``[tool.mutmut]`` in ``pyproject.toml``. What changes nothing that anybody could see is
 in ``equivalent_mutants.yaml``, each with a reason, and is not counted. The share is noted in ``mutants_noted.json``,

@@ -14,7 +14,9 @@ from mutants import CONTRIBUTING, EQUIVALENT, LEAST_SHARE, NOTED, ROOT, digest, 
 def test_the_share_is_noted_of_the_files_as_they_are() -> None:
     noted = json.loads(NOTED.read_text())
     changed = {path for path in mutated_files() if noted["files"].get(path) != digest(ROOT / path)}
-    assert not changed, "run `uv run python tests/mutants.py` (some 30 minutes) and commit the share that it notes"
+    assert not changed, (
+        "run `uv run --group mutants python tests/mutants.py` (some 30 minutes) and commit the share that it notes"
+    )
     assert noted["files"].keys() == {*mutated_files()}
     assert noted["found"] >= LEAST_SHARE * noted["planted"] > 0
     assert sentence(noted) in CONTRIBUTING.read_text()

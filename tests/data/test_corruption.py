@@ -414,7 +414,10 @@ def test_asymmetric_labels_refuses_what_is_no_transition(matrix: Any, message: s
 
 def test_asymmetric_labels_needs_one_of_probability_and_matrix_and_as_many_rows_as_classes() -> None:
     for arguments in ({}, {"probability": 0.5, "matrix": [[1, 0], [0, 1]]}):
-        with pytest.raises(ValueError, match=r"probability=.*data\.corruption\.matrix=.*one of them"):
+        with pytest.raises(
+            ValueError,
+            match=r"probability=.*data\.corruption\.matrix=.*: one of them is needed, and the other must be null\.$",
+        ):
             AsymmetricLabels(InMemory(), **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"data\.corruption\.matrix has 2 rows.*5 classes"):
         make(AsymmetricLabels, matrix=[[1, 0], [0, 1]])
