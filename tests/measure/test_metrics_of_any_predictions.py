@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from rethinkgen.data.module import Split
+from rethinkgen.data.module import Split, SplitName
 from rethinkgen.measure import predict as prediction
-from rethinkgen.measure.fit import fit_metrics, judged_by, test_metrics, validation_metrics
+from rethinkgen.measure.fit import evaluate, fit_metrics, judged_by, test_metrics, validation_metrics
 from rethinkgen.measure.predict import PREDICTION_BATCH, Predictions, predict, recalibrated_batch_norm
 
 
@@ -174,6 +174,31 @@ def test_at_most_so_many_values_are_predicted_at_once(monkeypatch: pytest.Monkey
     assert sizes == [1, 1, 1]
 
 
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_an_evaluation_has_the_numbers_of_every_split_there_is(has_validation: bool) -> None:
+    draw = torch.Generator().manual_seed(3)
+    splits: dict[SplitName, Split] = {}
+    for name, size in (("train", 23), ("validation", 11), ("test", 17)):
+        original = torch.randint(4, (size,), generator=draw)
+        given_labels = original if name == "test" else torch.where(torch.arange(size) % 3 == 0, original, 3 - original)
+        inputs = torch.randn(size, 4, 1, 1, generator=draw)
+        is_wrong = given_labels != original
+        if has_validation or name != "validation":
+            splits[name] = Split(inputs, given_labels, original, is_wrong, is_wrong, torch.arange(size))  # type: ignore[index]
+    found = evaluate(Table(), splits)
+    expected = {}
+    for name, split in splits.items():
+        logits = split.inputs.flatten(1)  # type: ignore[union-attr]
+        labels = split.labels if name == "train" else split.original_labels
+        prefix = "fit" if name == "train" else name
+        expected[f"{prefix}/loss"] = float(-logits.log_softmax(1)[range(len(labels)), labels].mean())
+        expected[f"{prefix}/accuracy"] = float((logits.argmax(1) == labels).double().mean())
+    assert len(set(expected.values())) == len(expected)
+    assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert ("validation/accuracy_corrupted" in found.metrics) == has_validation
+    assert torch.equal(found.train.classes, splits["train"].inputs.flatten(1).argmax(1))  # type: ignore[union-attr]
+
+
 class Ranks:
     """Threads that settle things among themselves as ranks do, so that what they share out is tested without them."""
 
@@ -235,6 +260,11 @@ def test_ranks_share_out_whole_batches_and_all_know_the_whole(
             assert (ours is None) == (theirs is None) == (num_classes <= 10 and theirs is None)
             assert ours is None or torch.equal(ours, theirs)
     assert sum(sizes) == num_examples, "each example is predicted once, by one rank"
+    split = Split(logits, labels, labels, labels < 0, labels < 0, torch.arange(num_examples))
+    sizes.clear()
+    for evaluated in ranks.run(lambda: evaluate(Counting(), {"train": split}, is_shared=True)):
+        assert torch.equal(evaluated.train.losses, whole.losses)
+    assert sum(sizes) == num_examples
     # Without being asked to share, each rank predicts everything.
     for alone in ranks.run(lambda: predict(Table(), logits, labels)):
         assert torch.equal(alone.losses, whole.losses)
