@@ -16,10 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rethinkgen.run.entry import wait_politely
 
 wait_politely()  # before a test imports torch
+
+# The same examples each time, on a machine however busy.
+settings.register_profile("here", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("here")
 
 ROOT = Path(__file__).parents[1]
 TINY = ["model=mlp_1x512", "model.width=16", "trainer=cpu", "logger=none", "threads=1", "until_fit=false"]

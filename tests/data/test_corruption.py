@@ -323,6 +323,30 @@ def test_noisy_inputs_replaces_a_fraction_of_the_training_images_and_nothing_els
     assert torch.equal(noisy["train"].labels, true["train"].labels)
 
 
+@pytest.mark.parametrize(("name", "split"), [("train", "train"), ("validation", "train"), ("test", "test")])
+def test_every_draw_of_pixels_is_that_of_its_own_stream(name: Any, split: str) -> None:
+    """By purpose, seed and split of the source; a change of these names would change every stored result."""
+
+    def drawn(kind: type[CorruptedImages], **data: Any) -> tuple[Any, ...]:
+        return tuple(part.numpy() for part in make(kind, seed=3, **data).pixel_pattern(name, KEYS[:40]))
+
+    (orders,) = drawn(RandomPixels)
+    (noise,) = drawn(Gaussian)
+    is_noise, some = drawn(NoisyInputs, fraction=0.4)
+    assert is_noise.dtype == np.bool_
+    assert some.dtype == np.float32
+    for key, order, ours, hit, at_hit in zip(range(40), orders, noise, is_noise, some, strict=True):
+        np.testing.assert_array_equal(order, generator("pixels", 3, split, key).permutation(100))
+        expected = generator("noise", 3, split, key).standard_normal((3, 10, 10), dtype=np.float32)
+        np.testing.assert_array_equal(ours, expected)
+        assert hit == (name == "train" and generator("noisy_inputs", 3, "train", key).random() < 0.4)
+        np.testing.assert_array_equal(at_hit, expected if hit else np.zeros_like(expected))
+    permutation = torch.from_numpy(generator("shuffled_pixels", 3, "", 0).permutation(100))
+    images = torch.rand(2, 3, 10, 10)
+    shuffled = make(ShuffledPixels, seed=3).corrupt_pixels(images, ())
+    assert torch.equal(shuffled.flatten(2), images.flatten(2)[:, :, permutation])
+
+
 # What is kept
 
 
@@ -390,7 +414,10 @@ def test_asymmetric_labels_refuses_what_is_no_transition(matrix: Any, message: s
 
 def test_asymmetric_labels_needs_one_of_probability_and_matrix_and_as_many_rows_as_classes() -> None:
     for arguments in ({}, {"probability": 0.5, "matrix": [[1, 0], [0, 1]]}):
-        with pytest.raises(ValueError, match=r"probability=.*data\.corruption\.matrix=.*one of them"):
+        with pytest.raises(
+            ValueError,
+            match=r"probability=.*data\.corruption\.matrix=.*: one of them is needed, and the other must be null\.$",
+        ):
             AsymmetricLabels(InMemory(), **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"data\.corruption\.matrix has 2 rows.*5 classes"):
         make(AsymmetricLabels, matrix=[[1, 0], [0, 1]])

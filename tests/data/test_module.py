@@ -15,6 +15,7 @@ from one_epoch import one_epoch
 from rethinkgen.data.augmentation import center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block
 from rethinkgen.data.corruption import Gaussian, NoisyInputs, RandomLabels, RandomPixels, ShuffledPixels, TrueLabels
+from rethinkgen.data.draws import balanced_subset
 from rethinkgen.data.module import CorruptedImages, find_conflicts
 from rethinkgen.data.source import Digits, Examples, Images
 
@@ -256,6 +257,31 @@ def test_parts_are_balanced_by_original_label() -> None:
         counts = np.bincount(splits[name].original_labels, minlength=5)  # type: ignore[index]
         assert np.abs(counts - size * shares).max() <= (1 if name == "validation" else 2)
     assert splits["validation"].is_corrupted.any()
+
+
+def test_who_is_held_out_follows_the_seed_of_the_data_and_true_labels_alone() -> None:
+    """By ``data.seed`` and the examples' keys, of unequal classes: not by place, the order's seed or the noise."""
+    source = InMemory().load().train
+    keys = np.arange(200, dtype=np.uint64)
+    by_seed = {}
+    for seed in (0, 1):
+        expected = balanced_subset("validation", seed, source.labels, keys, 34)
+        for kind in (TrueLabels, RandomLabels, RandomPixels):
+            splits = make(kind, validation=0.17, seed=seed, order_seed=3).splits
+            assert splits["validation"].index.tolist() == expected.tolist()
+            assert splits["train"].index.tolist() == sorted({*range(200)} - {*expected.tolist()})
+        by_seed[seed] = set(expected.tolist())
+    assert len(by_seed[0] & by_seed[1]) < 20, "6 are expected of two independent choices"
+    order = np.random.default_rng(1).permutation(200)
+    moved = make(source=InMemory(order=order), validation=0.17).splits["validation"]
+    assert set(order[moved.index].tolist()) == by_seed[0]
+
+
+def test_who_is_held_out_stays_the_same_for_ever() -> None:
+    # Results of early stopping are compared with stored ones: if this fails, they no longer can be.
+    assert make(validation=0.05).splits["validation"].index.tolist() == [6, 42, 71, 85, 86, 97, 120, 124, 144, 145]
+    chosen = make(validation=0.05, num_train=10, batch_size=8).splits["train"].index.tolist()
+    assert chosen == [20, 29, 43, 74, 88, 95, 101, 147, 153, 159]
 
 
 def test_without_validation_there_is_no_such_split() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import write_run
 
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import Verdict, count, judge, main_table
 from rethinkgen.report.quantities import MEASURED, deviations
 from rethinkgen.run.run import Run, read_runs
+from run_folders import write_run
 
 LEVELS = (0.0, 0.2, 0.5, 0.8, 1.0)
 ROW = "table_1.mlp_1x512.none.test"

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from run_folders import write_run
-
 from rethinkgen.report.contents import gather
 from rethinkgen.run.run import read_runs
+from run_folders import write_run
 
 
 def test_what_all_sweeps_are_called_is_said_once(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from run_folders import write_run
 
 from rethinkgen.report.contents import without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.page import MOST_ROWS_SHOWN, data_text, write_report
 from rethinkgen.run.run import read_runs
+from run_folders import write_run
 from unfinished import leave_unfinished
 
 COMMAND = "python report.py multirun/small"

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from run_folders import write_run
 
 from rethinkgen.report.claims import judge, main_table
 from rethinkgen.report.tables import MOST_ROWS_OF_A_PAGE, Table, tables
 from rethinkgen.run.run import read_runs
+from run_folders import write_run
 
 Made = Callable[[], dict[str, Table]]
 

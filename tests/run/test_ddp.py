@@ -239,12 +239,17 @@ def normalises_by_the_whole_batch(rank: int) -> None:
 
 def evaluates_every_example_once(rank: int) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
-    for size in (1, PREDICTION_BATCH, 2 * PREDICTION_BATCH + 37):
-        images, labels = torch.randn(size, 1, 4, 4), torch.arange(size) % 10
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 13))
+    for size in (1, PREDICTION_BATCH, 2 * PREDICTION_BATCH + 37):  # the second rank has no share of the first two
+        images, labels = torch.randn(size, 1, 4, 4), torch.arange(size) % 13
         ours, whole = predict(network, images, labels, is_shared=True), predict(network, images, labels)
         assert torch.equal(ours.losses, whole.losses)
         assert torch.equal(ours.classes, whole.classes)
+        assert ours.is_in_top is not None
+        assert whole.is_in_top is not None
+        assert torch.equal(ours.is_in_top, whole.is_in_top)
+    assert 0.2 < ours.is_in_top[PREDICTION_BATCH : 2 * PREDICTION_BATCH].double().mean() < 0.6, "5 of 13 by chance"
+    assert predict(nn.Sequential(network, nn.Linear(13, 10)), images, labels % 10, is_shared=True).is_in_top is None
 
 
 def agrees(rank: int) -> None:

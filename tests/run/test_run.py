@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
 
 from conftest import TINY, Command
 from rethinkgen.report.commands import command_of
@@ -15,6 +14,7 @@ from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import read_runs
+from run_folders import write_run
 
 
 def test_a_real_sweep_with_a_cell_that_nobody_began(train: Command, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Mean and spread over repetitions, against their definitions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+import pytest
+
+from rethinkgen.report.figures.series import mean_curve, statistics
+
+
+def curve(values: Mapping[int, float]) -> pd.DataFrame:
+    return pd.DataFrame({"step": list(values), "value": list(values.values())})
+
+
+def test_a_mean_curve_has_the_steps_that_every_run_logged() -> None:
+    """Three runs that end together; steps 20 and 40 were not logged by all, and a mean over fewer would jump."""
+    table = mean_curve(
+        [curve({10: 1, 20: 2, 30: 4, 50: 6}), curve({10: 2, 30: 8, 50: 7}), curve({10: 6, 30: 0, 40: 9, 50: 5})]
+    )
+    assert table is not None
+    assert table["step"].tolist() == [10, 30, 50]
+    assert table["n"].tolist() == [3, 3, 3]
+    assert table["mean"].tolist() == pytest.approx([3, 4, 6])
+    assert table["std"].tolist() == pytest.approx([math.sqrt(7), 4, 1])
+
+
+def test_runs_that_end_apart_or_none_at_all_have_no_mean_curve() -> None:
+    assert mean_curve([curve({10: 1, 20: 2}), curve({10: 3})]) is None
+    assert mean_curve([]) is None
+
+
+def test_one_run_is_its_own_mean_without_a_spread() -> None:
+    table = mean_curve([curve({5: 0.25, 9: 0.75})])
+    assert table is not None
+    assert table["mean"].tolist() == [0.25, 0.75]
+    assert table["std"].isna().all()
+
+
+def test_statistics_are_mean_and_sample_deviation() -> None:
+    assert statistics([1.0, 2.0, 6.0]) == pytest.approx({"mean": 3, "std": math.sqrt(7), "n": 3})
+    assert statistics([4.0]) == pytest.approx({"mean": 4, "std": math.nan, "n": 1}, nan_ok=True)
+    assert statistics([]) == pytest.approx({"mean": math.nan, "std": math.nan, "n": 0}, nan_ok=True)
