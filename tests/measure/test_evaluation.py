@@ -12,10 +12,10 @@ from torch import nn
 from rethinkgen.data.corruption import PartialLabels, RandomLabels, TrueLabels
 from rethinkgen.data.module import Split
 from rethinkgen.data.source import Digits
+from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.measure.evaluation import (
     Evaluation,
     Predictions,
-    TrainingDivergedError,
     fit_metrics,
     has_batch_norm,
     predict,

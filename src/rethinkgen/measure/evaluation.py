@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import greatest_over_ranks, num_ranks, rank, sum_over_ranks, take_buffers_of_rank_zero
 from rethinkgen.data.streaming import Inputs, in_parts
+from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.model.batch_norm import batch_norms
 
@@ -203,10 +204,6 @@ class _Window:
         latest = list(itertools.islice(reversed(self.steps), num_steps))
         num_examples = sum(step[2] for step in latest)
         return sum(step[0] for step in latest) / num_examples, sum(step[1] for step in latest) / num_examples
-
-
-class TrainingDivergedError(RuntimeError):
-    """The training loss is no longer a finite number."""
 
 
 class Evaluation(pl.Callback):

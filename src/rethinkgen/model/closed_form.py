@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
+from rethinkgen.errors import UnsolvableError
 from rethinkgen.machine import available_bytes
 from rethinkgen.model.classifier import Classifier
 
 Report = Callable[[str, float], None]
 """Told while a solve is under way: what is being computed, and the share of the whole that is done."""
-
-
-class UnsolvableError(RuntimeError):
-    """The system has no solution that can be found with the numbers at hand; the message says what to do."""
 
 
 class Solution(NamedTuple):

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from rethinkgen.errors import RunFolderError
 from rethinkgen.run.command import train_command
 from rethinkgen.run.entry import flatten
-from rethinkgen.run.folder import RunFolder, RunFolderError
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, identifying
 from rethinkgen.sweep.index import Entry, latest_entries
 from rethinkgen.sweep.jobs import Job, Outcome, State

@@ -14,22 +14,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from rethinkgen.console import say, stdout
+from rethinkgen.errors import JobFailedError, StoppedError
 from rethinkgen.run.folder import now
-from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
-
-
-class StoppedError(Exception):
-    """A signal stopped the sweep."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-class JobFailedError(RuntimeError):
-    """A job ended without a result; its folder says why."""
 
 
 def run_grid(
@@ -46,7 +35,7 @@ def run_grid(
     jobs = find_jobs(hydra_context, config, cells, folder)
     missing = [job for job in jobs if not job.was_done]
     if len(missing) < len(jobs):
-        stdout().print(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.", highlight=False)
+        say(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.")
     sweeps = sorted({job.path.parent for job in jobs})
     for sweep in sweeps:
         note_command(sweep)

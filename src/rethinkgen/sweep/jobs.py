@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from rethinkgen.run.folder import RunFolder, RunFolderError
+from rethinkgen.errors import RunFolderError
+from rethinkgen.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
