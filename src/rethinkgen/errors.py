@@ -54,12 +54,7 @@ class RunFolderError(RethinkgenError, RuntimeError):
 
 
 class RunIsHeldError(RunFolderError):
-    """Another process trains this run right now.
-
-    A sweep counts such a run among those that are trained elsewhere, and tells it by its exit code.
-    """
-
-    exit_code = HELD
+    """Another process trains this run right now. Where a sweep started it, the job ends with ``HELD``."""
 
 
 class LockIsHeldError(RethinkgenError):

@@ -97,7 +97,7 @@ def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
         _ = run().return_value  # raises what the job raised
     except RunIsHeldError as error:
         say(str(error))
-        return error.exit_code
+        return HELD
     except Exception as error:
         status = folder.read_status()
         if status.get("pid") != os.getpid() or status.get("state") != "failed":
