@@ -64,10 +64,11 @@ class PoolLauncher(Launcher):
             StoppedError: a signal stopped the sweep; each job has saved.
         """
         from rethinkgen.checks import check_positive
+        from rethinkgen.errors import StoppedError
         from rethinkgen.run import own_code
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
-        from rethinkgen.sweep.grid import StoppedError, job_returns
+        from rethinkgen.sweep.grid import job_returns
         from rethinkgen.sweep.pool import Pool, make_process
         from rethinkgen.sweep.resources import Resources, Share
         from rethinkgen.sweep.view import watching

@@ -81,8 +81,9 @@ class SlurmLauncher(SubmititLauncher):
             SlurmError: SLURM does not answer, or takes none of them.
         """
         from rethinkgen.checks import check_whole
-        from rethinkgen.run.screen import stdout
-        from rethinkgen.sweep.grid import StoppedError, job_returns
+        from rethinkgen.console import say
+        from rethinkgen.errors import StoppedError
+        from rethinkgen.sweep.grid import job_returns
         from rethinkgen.sweep.slurm import SlurmSweep
         from rethinkgen.sweep.view import watching
 
@@ -93,13 +94,13 @@ class SlurmLauncher(SubmititLauncher):
         if sweep.refusals and not sweep.alive and not sweep.progress.elsewhere:
             raise sweep.refusals[0]
         for line in [*lines, *map(str, sweep.refusals)]:
-            stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
         with watching(whole_sweep, len(jobs)) as watch:
             sweep.watch = watch
             progress = sweep.run()
         if sweep.stopped_by is not None:
             if sweep.alive:
-                stdout().print(sweep.farewell(), highlight=False, markup=False, soft_wrap=True)
+                say(sweep.farewell())
             raise StoppedError(sweep.stopped_by)
         return job_returns(jobs, progress.ended)
 
@@ -112,8 +113,8 @@ class SlurmLauncher(SubmititLauncher):
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        from rethinkgen.errors import SlurmError
         from rethinkgen.run.entry import as_the_user_set_it
-        from rethinkgen.sweep.slurm import SlurmError
 
         params = {key: value for key, value in values.items() if not key.startswith("_")} | {"name": name}
         python = SIGNAL_PROOF.format(

@@ -28,7 +28,8 @@ from rethinkgen.data.image_listing import list_folder
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import ImageFolder
 from rethinkgen.data.streamed_source import StreamedFolder
-from rethinkgen.data.streaming import UnreadableImageError, View, crop_seeds, in_parts
+from rethinkgen.data.streaming import View, crop_seeds, in_parts
+from rethinkgen.errors import UnreadableImageError
 from rethinkgen.measure.predict import predict, recalibrated_batch_norm, slices
 from rethinkgen.model.inception import Inception
 

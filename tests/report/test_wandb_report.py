@@ -16,9 +16,10 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces.reports.v2 import interface, internal
 
+from rethinkgen.errors import PublishingError
 from rethinkgen.report.contents import Report, gather
 from rethinkgen.report.entry import main
-from rethinkgen.report.wandb_report import PublishingError, build, markdown_table, run_sets, save_draft, varying_choices
+from rethinkgen.report.wandb_report import build, markdown_table, run_sets, save_draft, varying_choices
 from rethinkgen.run.run import read_runs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -229,7 +228,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     output = (tmp_path / "output.txt").read_text()
     assert process.exitcode == 1, output
     assert "there is no room left to write the run's files" in output
-    assert "last.tmp" in output
+    assert "last.ckpt'" in output
     assert "Traceback" not in output
     (status,) = tmp_path.glob("full/runs/*/status.json")
     assert json.loads(status.read_text())["state"] == "failed"
@@ -240,19 +239,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert_same(outcome(status.parent), outcome(undisturbed))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_disk_that_is_full_from_the_start(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = train(*TINY, "max_steps=5").name
-    checkpoints = tmp_path / "full/runs" / name / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / "last.tmp").symlink_to("/dev/full")
-    with pytest.raises(SystemExit) as end:
-        train(*TINY, "max_steps=5", f"results_dir={tmp_path}/full")
-    assert end.value.code == 1
-    message = capsys.readouterr().err
-    assert "No space left on device" in message
-    assert "Traceback" not in message
-    assert "The run's folder stays" in message
+def test_a_disk_that_is_full_from_the_start(train: Command, start: Callable[..., BaseProcess], tmp_path: Path) -> None:
+    size = (train(*TINY, "max_steps=5") / "checkpoints/last.ckpt").stat().st_size
+    process = start(f"results_dir={tmp_path}/full", *TINY, "max_steps=5", body=on_a_full_disk, arguments=(size // 2,))
+    process.join()
+    output = (tmp_path / "output.txt").read_text()
+    assert process.exitcode == 1, output
+    assert "File too large" in output
+    assert "last.ckpt'" in output
+    assert "Traceback" not in output
+    assert "The run's folder stays" in output
+    (checkpoints,) = tmp_path.glob("full/runs/*/checkpoints")
+    assert list(checkpoints.iterdir()) == []
 
 
 def test_a_folder_that_holds_another_run_says_what_differs(

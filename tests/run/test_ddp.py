@@ -28,11 +28,11 @@ from torch import nn
 from conftest import TINY, Command, in_own_process, is_running, read_result
 from outcomes import assert_same, outcome
 from rethinkgen.collective import gathered, take_buffers_of_rank_zero
+from rethinkgen.errors import RankDiedError, TrainingDivergedError
 from rethinkgen.measure.predict import PREDICTION_BATCH, predict
-from rethinkgen.run.ranks import Leader, RankDiedError, num_devices
+from rethinkgen.run.ranks import Leader, num_devices
 from rethinkgen.train.batch_norm import SyncBatchNormOnCPU
 from rethinkgen.train.checkpoint import ExactCheckpoint, check_finite
-from rethinkgen.train.evaluation import TrainingDivergedError
 
 Start = Callable[..., BaseProcess]
 DDP = [*(item for item in TINY if not item.startswith("trainer=")), "trainer=ddp_cpu"]

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rethinkgen.run.folder import RunFolder, RunFolderError, write_atomically
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+from rethinkgen.errors import RunFolderError
+from rethinkgen.run.folder import RunFolder
 
 
 def test_one_process_at_a_time_holds_the_lock(tmp_path: Path) -> None:

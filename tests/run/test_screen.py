@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from rethinkgen.run.screen import next_command, percent, sentence
+from rethinkgen.run.screen import next_command, sentence
 
 
 def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *overrides: str) -> dict[str, Any]:
@@ -17,14 +15,6 @@ def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *
         "fitted": steps_to_fit is not None,
         "reason": "the budget of 500 steps is used up",
     }
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(1.0, "100 %"), (0.99999, "> 99.9 %"), (0.9975, "99.8 %"), (0.1, "10 %"), (0.0, "0 %"), (None, "-")],
-)
-def test_percent_says_100_only_where_all_of_it_is_meant(share: float | None, text: str) -> None:
-    assert percent(share) == text
 
 
 def test_what_was_seen_and_what_to_try_next() -> None:

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from conftest import ROOT, TINY, Command, read_result
+from rethinkgen.errors import HELD
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.sweep.child import HELD
 from rethinkgen.sweep.slurm import LOOK_SECONDS
 
 PATIENCE_SECONDS = 120.0

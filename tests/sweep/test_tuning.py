@@ -21,8 +21,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from conftest import ROOT, TINY, command_line, ctrl_c, read_result, wait_until
+from rethinkgen.errors import StoppedError
 from rethinkgen.sweep import tuning
-from rethinkgen.sweep.grid import StoppedError
 from rethinkgen.sweep.objective import DIRECTIONS, check_objective
 
 Start = Callable[..., BaseProcess]

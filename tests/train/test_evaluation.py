@@ -12,8 +12,9 @@ import torch
 from rethinkgen.data.corruption import PartialLabels, RandomLabels, TrueLabels
 from rethinkgen.data.source import Digits
 from rethinkgen.data.timetable import Timetable
+from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.model.mlp import MLP
-from rethinkgen.train.evaluation import Evaluation, TrainingDivergedError
+from rethinkgen.train.evaluation import Evaluation
 from rethinkgen.train.histories import History, Seen
 
 

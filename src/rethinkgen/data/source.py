@@ -6,7 +6,6 @@ skipped without it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,20 +14,21 @@ import socket
 import sys
 import threading
 import urllib.request
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 from urllib.error import HTTPError
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rethinkgen import files
 from rethinkgen.data.image_listing import Listing, describe, digest, folder_at, head, labelled, list_folder
 from rethinkgen.data.streamed_source import ImageFiles
 
@@ -484,52 +484,25 @@ def _alone(lock: Path, what: str) -> Iterator[None]:
 
     Where no lock can be had (the folder cannot be written to, the file system knows none), go on without.
     """
-    file = _open_and_take(lock, what)
-    try:
-        yield
-    finally:
-        if file is not None:
-            _remove(lock)
-            file.close()
-
-
-def _open_and_take(lock: Path, what: str) -> IO[str] | None:
-    while True:
+    with ExitStack() as stack:
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")
+            stack.enter_context(files.lock(lock, on_wait=partial(_tell_waiting, lock, what), remove=True))
         except OSError as error:
             _log.debug("No lock %s (%s): other processes may do the same work.", lock, error)
-            return None
-        _take(file, fcntl.LOCK_EX, what)
-        # Whoever was waited for has removed the file before letting go of it.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                return file
-        file.close()
+        yield
 
 
 def _wait_for_others(lock: Path, what: str) -> bool:
     """Return once nobody is ``_alone`` with this lock, and whether somebody was."""
     try:
-        file = lock.open()
-    except OSError:  # there is none
-        return False
-    with file:
-        return _take(file, fcntl.LOCK_SH, what)
-
-
-def _take(file: IO[str], kind: int, what: str) -> bool:
-    """Take a lock, which the system takes from a process that dies; return whether it had to be waited for."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _log.info("Waiting for another process that %s (%s)", what, file.name)
-        fcntl.flock(file, kind)
-        return True
+        return files.wait_until_free(lock, on_wait=partial(_tell_waiting, lock, what))
     except OSError as error:
-        _log.debug("No lock %s (%s): other processes may do the same work.", file.name, error)
-    return False
+        _log.debug("No lock %s (%s): other processes may do the same work.", lock, error)
+        return False
+
+
+def _tell_waiting(lock: Path, what: str) -> None:
+    _log.info("Waiting for another process that %s (%s)", what, lock)
 
 
 @contextmanager
@@ -628,10 +601,11 @@ class ImageFolder:
 @contextmanager
 def _progress_bar(title: str, total: int) -> Iterator[Any]:
     """Show a bar on a terminal, nothing elsewhere; gives a function to call with how many more are done."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+    from rethinkgen.console import stderr
+
+    with Progress(console=stderr(), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -667,22 +641,17 @@ def _read_cache(cache: Path, *, is_last_word: bool) -> Images | None:
 
 def _write_cache(cache: Path, images: Images) -> None:
     """Write whole or not at all, and remove the caches of earlier states of the folder."""
-    unfinished = cache.with_suffix(f".{uuid.uuid4().hex}.tmp")
     arrays: dict[str, Any] = {"class_names": np.array(images.class_names)}
     for split, examples in (("train", images.train), ("test", images.test)):
         arrays |= {f"{split}_{part}": getattr(examples, part) for part in ("images", "labels", "keys")}
     try:
-        with unfinished.open("xb") as file:
+        with files.atomic_writer(cache) as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(cache)
         for old in cache.parent.glob(".rethinkgen-cache-*.npz"):
             if old != cache:
                 old.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("No cache of the decoded images in %s (%s): the next run decodes them again.", cache.parent, error)
-        _remove(unfinished)
 
 
 def _remove(path: Path) -> None:

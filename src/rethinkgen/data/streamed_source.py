@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from rethinkgen.checks import check_whole
 from rethinkgen.data.image_listing import Listing, digest, folder_at, labelled, list_folder
+from rethinkgen.files import atomic_writer
 
 _log = logging.getLogger(__name__)
 
@@ -178,19 +178,13 @@ def _keep(root: Path, found: dict[str, Any]) -> None:
     """Write the listing whole or not at all, in the first place that can be written."""
     troubles = []
     for path in _listing_paths(root):
-        unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("xb") as file:
+            with atomic_writer(path) as file:
                 np.savez(file, allow_pickle=False, **found)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
             return
         except OSError as error:
             troubles.append(str(error))
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
     _log.warning("The listing of %s cannot be kept (%s): the next run lists it again.", root, "; ".join(troubles))
 
 

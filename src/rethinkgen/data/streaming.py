@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.streamed_source import Files
+from rethinkgen.errors import UnreadableImageError
 from rethinkgen.machine import cores_of_run
 
 Pattern = tuple[Tensor, ...]
@@ -34,10 +35,6 @@ BATCHES_AHEAD = 2
 """That each worker holds ready."""
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl.h: the signal that a process is sent when its parent is gone."""
-
-
-class UnreadableImageError(ValueError):
-    """A file cannot be decoded; the message names it and says what to do."""
 
 
 class Request(NamedTuple):

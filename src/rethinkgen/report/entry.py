@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rethinkgen.console import say, say_error, stdout
+from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import is_foreign
-from rethinkgen.run.screen import stderr, stdout
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ is missing is shown as missing, and the same command later writes the report ane
 """
 PUBLISHERS = ("wandb",)
 KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
-EXIT_USERS_MISTAKE = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Request:
 def main(arguments: Sequence[str]) -> int:
     """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met."""
     if {"-h", "--help"} & set(arguments):
-        stdout().print(HELP, highlight=False, markup=False, soft_wrap=True, end="")
+        say(HELP, end="")
         return 0
     begun = time.monotonic()
     try:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
             runs = read_runs(request.sweeps)
     except ValueError as error:
-        return tell_error(error, EXIT_USERS_MISTAKE)
+        return tell_error(error, USERS_MISTAKE)
     except OSError as error:
         return tell_error(f"the runs cannot be read: {error}", 1)
     try:
@@ -144,32 +144,31 @@ def _as_typed(argument: str) -> str:
 
 def tell_report(report: Report, index: Path, seconds: float) -> None:
     """Say how far the runs are, what came of the claims, and where the page is."""
-    console = stdout()
-    console.print(f"{report.progress}.", highlight=False, markup=False, soft_wrap=True)
+    say(f"{report.progress}.")
     if report.verdicts:
         counts = [f"{count} {verdict}" for verdict, count in report.verdict_counts.items()]
         beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
-        console.print(f"Published claims: {', '.join(counts)}{beside}.", highlight=False, markup=False, soft_wrap=True)
+        say(f"Published claims: {', '.join(counts)}{beside}.")
     else:
-        console.print("No published claim is about these runs.", highlight=False)
+        say("No published claim is about these runs.")
     numbers = {"table": len(report.tables), "figure": len(report.pictures)}
     what = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in numbers.items())
-    console.print(f"{shown(index)}  ({what}, {seconds:.1f} s)", highlight=False, markup=False, soft_wrap=True)
+    say(f"{shown(index)}  ({what}, {seconds:.1f} s)")
 
 
 def publish(report: Report) -> int:
     """Save the report as a draft on W&B, say where it is, and return the exit code."""
-    from rethinkgen.report.wandb_report import PublishingError, save_draft
+    from rethinkgen.report.wandb_report import save_draft
 
     try:
         address = save_draft(report)
     except PublishingError as error:
         return tell_error(f"publish=wandb: {error} The page above is written.", 1)
-    stdout().print(f"W&B draft, to look through and publish: {address}", highlight=False, markup=False, soft_wrap=True)
+    say(f"W&B draft, to look through and publish: {address}")
     return 0
 
 
 def tell_error(error: Exception | str, exit_code: int) -> int:
     """Print what is wrong; return ``exit_code``."""
-    stderr().print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    say_error(error)
     return exit_code

@@ -15,11 +15,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from rethinkgen.files import write_atomically
 from rethinkgen.report.claims import Verdict, certainty_marks, published
 from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.own_page import is_foreign
-from rethinkgen.run.folder import now, write_atomically
+from rethinkgen.run.folder import now
 from rethinkgen.run.run import Run
 
 MOST_ROWS_SHOWN = 5000
@@ -69,7 +70,7 @@ def _files_of(page: str) -> set[str]:
 
 
 def _replace(path: Path, content: str | bytes) -> None:
-    write_atomically(path, content, is_durable=False)
+    write_atomically(path, content, durable=False)
 
 
 def render(report: Report, drawings: dict[str, str]) -> str:

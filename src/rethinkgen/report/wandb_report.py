@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rethinkgen.errors import PublishingError
 from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
 from rethinkgen.run.identity import LEVELS
@@ -28,10 +29,6 @@ X_AXIS = "trainer/global_step"
 CURVES = {"train/loss": "Training loss", "fit/accuracy": "Fit accuracy", "test/accuracy": "Test accuracy"}
 LONGEST_TITLE = 128
 """Characters, W&B's limit."""
-
-
-class PublishingError(RuntimeError):
-    """W&B did not take the report."""
 
 
 @dataclass(frozen=True)

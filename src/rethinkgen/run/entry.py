@@ -19,21 +19,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
 from rethinkgen.checks import check_switch
+from rethinkgen.console import say, say_error, stderr, stdout
+from rethinkgen.errors import (
+    Interrupted,
+    RunFolderError,
+    RunIsHeldError,
+    exit_code_of,
+    is_full_disk,
+    is_outside_trouble,
+    is_users_mistake,
+    reason_of,
+)
 from rethinkgen.run import identity, own_code
 from rethinkgen.run.description import Description, describe, folders_of
-from rethinkgen.run.folder import RunFolder, RunFolderError, RunIsHeldError, is_full_disk, now
+from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
-from rethinkgen.run.interrupt import Interrupted
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
-from rethinkgen.run.screen import stderr, stdout, tell_failure, tell_result, tell_skipped
+from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped
 
 if TYPE_CHECKING:
     from rethinkgen.run.training import Training
@@ -56,16 +66,14 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     try:
         with own_code.opening(own_code.asked_for(sys.argv[1:])):
             main()
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        sys.exit(exit_code_of(error))
     except Exception as error:
         cause = _origin(error)
         if wants_tracebacks or not is_users_mistake(cause):
             raise
-        stderr().print(
-            f"Error: {cause}{_more(error, groups)}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        sys.exit(1)
+        say_error(f"{cause}{_more(error, groups)}")
+        sys.exit(exit_code_of(cause))
     finally:
         if not wants_tracebacks:
             os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -114,7 +122,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
         is_rerun = check_switch("rerun", description.config["rerun"])
         for line in take_up_former(description, folder):
-            stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
         facts = description.facts()
         folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
         check_holds_this_run(folder, description)
@@ -144,7 +152,7 @@ def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
         try:
             follow(ranks, config, folder.path, {"overrides": list(HydraConfig.get().overrides.task)})
         except Interrupted as interruption:
-            sys.exit(128 + interruption.number)
+            sys.exit(interruption.exit_code)
     return {}
 
 
@@ -155,7 +163,7 @@ def tell_finished(folder: RunFolder, result: dict[str, Any], description: Descri
         name for name, digest in description.code.items() if result.get("code", {}).get(name) != digest
     ):
         line = f"{', '.join(changed)} is not the code that this result was made with."
-        stdout().print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(line, style="yellow")
 
 
 def take_up_former(description: Description, folder: RunFolder) -> list[str]:
@@ -204,7 +212,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str
     """Train the run in ``folder``, whose lock is held, and tell what was seen."""
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
-    console.print(where, highlight=False, soft_wrap=True)
+    say(where, markup=True)
     wait_politely()
     ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):
@@ -215,7 +223,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str
     # Not before it is clear that nothing is wrong with the command.
     if folder.result.exists():
         aside = folder.set_aside_result()
-        console.print(f"The earlier result is kept in {aside}.", highlight=False, markup=False, soft_wrap=True)
+        say(f"The earlier result is kept in {aside}.")
     folder.write_config(description.config, description.overrides)
     folder.add_to_identity(
         run_id=description.run_id,
@@ -229,8 +237,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.offline_folder is not None:
-            sync = f"W&B logged offline: wandb sync {shlex.quote(str(mirror.offline_folder))}"
-            console.print(sync, style="dim", highlight=False, markup=False, soft_wrap=True)
+            say(f"W&B logged offline: wandb sync {shlex.quote(str(mirror.offline_folder))}", style="dim")
     return dict(result["metrics"])
 
 
@@ -324,28 +331,10 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
         log.debug("What ended the run:", exc_info=error)
         is_expected = is_users_mistake(error) if not folder.has_begun else is_outside_trouble(error)
         tell_failure(folder, state, reason, None if is_expected and not _wants_tracebacks else error)
-        sys.exit(1 if number is None else 128 + number)
+        sys.exit(exit_code_of(error))
 
 
 GO_ON = "the same command then goes on from the last checkpoint."
-
-
-def is_users_mistake(error: BaseException) -> bool:
-    """Whether the message of what came before training says all: it is about values, files and folders."""
-    kinds = (ValueError, OSError, RunFolderError, HydraException, OmegaConfBaseException)
-    return isinstance(error, kinds) or is_outside_trouble(error)
-
-
-def reason_of(error: BaseException) -> str:
-    """Return a message that says what happened: with its type, where it was not written for a user."""
-    return str(error) if is_users_mistake(error) else f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-def is_outside_trouble(error: BaseException) -> bool:
-    """Whether the message of what ended the training says all, so that no traceback is needed."""
-    # By name, as these are defined beside what imports torch.
-    names = ("TrainingDivergedError", "UnsolvableError", "UnreadableImageError", "Interrupted", "KeyboardInterrupt")
-    return type(error).__name__ in (*names, "RankDiedError", "JobFailedError") or is_full_disk(error)
 
 
 def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:
@@ -356,4 +345,4 @@ def note_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
     try:
         folder.write_status(state, **details)
     except OSError as second:
-        stderr().print(f"{folder.status} cannot be written: {second}")
+        say(f"{folder.status} cannot be written: {second}", to=stderr())

@@ -8,12 +8,9 @@ or when it stopped without a result), ``checkpoints/``, ``train.log``, and in a 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +18,11 @@ from typing import Any
 
 import yaml
 
+from rethinkgen.errors import LockIsHeldError, RunFolderError, RunIsHeldError
+from rethinkgen.files import is_locked, lock, write_atomically
+
 LOCK_PATIENCE_SECONDS = 0.5
 """How long to ask for a lock again: who only asks whether a run is being trained holds it for an instant."""
-
-
-class RunFolderError(RuntimeError):
-    """The folder cannot be used for this run."""
-
-
-class RunIsHeldError(RunFolderError):
-    """Another process trains this run right now."""
 
 
 class RunFolder:
@@ -79,14 +71,14 @@ class RunFolder:
         """Replace ``status.json``: state is running, interrupted or failed; what this process wrote before is kept."""
         ours = {"pid": os.getpid(), "host": socket.gethostname(), "updated": now()}
         self._status |= {"state": state} | ours | details
-        write_atomically(self.status, json.dumps(self._status, indent=2) + "\n", is_durable=False)
+        write_atomically(self.status, json.dumps(self._status, indent=2) + "\n", durable=False)
         self.has_begun = True
 
     def add_to_status(self, state: str, **details: Any) -> None:
         """Say of a run of another process how it ended; what that process wrote is kept."""
         self.path.mkdir(parents=True, exist_ok=True)
         status = self.read_status() | {"state": state, "updated": now()} | details
-        write_atomically(self.status, json.dumps(status, indent=2) + "\n", is_durable=False)
+        write_atomically(self.status, json.dumps(status, indent=2) + "\n", durable=False)
 
     def write_config(self, config: dict[str, Any], overrides: list[str]) -> None:
         """Write the resolved config and the overrides it came from."""
@@ -146,39 +138,22 @@ class RunFolder:
         Raises:
             RunIsHeldError: another process holds it.
         """
-        path = self.path / ".lock"
-        give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() < give_up_at:
-                        time.sleep(0.02)
-                        continue
-                    holder = self.read_status()
-                    who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-                    raise RunIsHeldError(
-                        f"this run is being trained by {who} right now: {self.path}\n"
-                        "Wait for it: the same command will then show its result."
-                    ) from None
-                # A process whose run never began may have removed the file between our opening and locking it.
-                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    yield
-                    return
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.path / ".lock", patience=LOCK_PATIENCE_SECONDS))
+            except LockIsHeldError:
+                holder = self.read_status()
+                who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+                raise RunIsHeldError(
+                    f"this run is being trained by {who} right now: {self.path}\n"
+                    "Wait for it: the same command will then show its result."
+                ) from None
+            yield
 
     @property
     def is_held(self) -> bool:
         """Whether a process trains the run at this moment."""
-        try:
-            with (self.path / ".lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self.path / ".lock")
 
     def remove_unused(self) -> None:
         """Remove the folder that was made for a run that never began, unless another process is at it."""
@@ -190,28 +165,9 @@ class RunFolder:
                 self.path.rmdir()
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether ``error`` says that no more can be written: a full disk, a quota, or a limit on a file's size."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, content: str | bytes, *, is_durable: bool = True) -> None:
-    """Write beside and rename, so that readers see the old text or the new one; durable: also after a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            if is_durable:
-                os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

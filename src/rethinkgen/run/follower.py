@@ -16,15 +16,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rethinkgen.errors import Interrupted
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.interrupt import Interrupted
 from rethinkgen.run.ranks import Follower
 
 
 def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict[str, Any]) -> None:
     """Train this rank's share of the run in ``folder``, and tell rank 0 how that ended."""
+    from rethinkgen.errors import TrainingDivergedError
     from rethinkgen.run.training import Training
-    from rethinkgen.train.evaluation import TrainingDivergedError
 
     try:
         training = Training(config, RunFolder(folder), run_identity, Console(quiet=True), ranks)
@@ -52,7 +52,7 @@ def main(descriptor: int, rank: int, size: int) -> None:
     try:
         follow(ranks, OmegaConf.create(identity["config"]), Path(begin["folder"]), identity)
     except Interrupted as interruption:
-        sys.exit(128 + interruption.number)
+        sys.exit(interruption.exit_code)
 
 
 if __name__ == "__main__":

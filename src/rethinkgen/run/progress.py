@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from rethinkgen.console import duration, percent, say
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.screen import duration, percent
 from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class LiveProgress(ProgressBar):
             self._progress.update(self._progress.task_ids[0], completed=completed, description=text())
             self._progress.refresh()
         else:
-            self.console.print(text(), highlight=False, soft_wrap=True)
+            say(text(), to=self.console, markup=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""

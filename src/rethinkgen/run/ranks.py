@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rethinkgen.run.interrupt import Interrupted
+from rethinkgen.errors import Interrupted, RankDiedError, is_of
 
 GATHERING_SECONDS = 600.0
 """How long SLURM's tasks wait for each other when a job starts."""
@@ -39,10 +39,6 @@ FINISHING_SECONDS = 30.0
 
 
 GiveUp = Callable[[BaseException], None]
-
-
-class RankDiedError(RuntimeError):
-    """A follower ended before the training did."""
 
 
 @dataclass
@@ -461,7 +457,7 @@ def _read_line(connection: socket.socket) -> bytes:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether torch's process group says that another rank no longer answers. By name: torch is not imported here."""
-    return type(error).__name__.startswith("Dist") or (
+    """Whether torch's process group says that another rank no longer answers."""
+    return is_of(error, "torch.distributed", "DistError") or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ("gloo", "nccl", "connection"))
     )

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rethinkgen.errors import RunFolderError
 from rethinkgen.run.catalogue import Entry, latest_entries
-from rethinkgen.run.folder import RunFolder, RunFolderError
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import ID_LENGTH, LEVELS, counted, flatten, identifying
 

@@ -2,77 +2,35 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import traceback
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run.command import train_command
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import is_closed_form
 
-COLUMNS_OF_A_FILE = 160
-
-
-@functools.cache
-def stdout() -> Console:
-    """Return the console for what the user asked for."""
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # Into a file or a pipe: rich takes 80 columns, too few for the table of a sweep.
-        console.width = COLUMNS_OF_A_FILE
-    return console
-
-
-@functools.cache
-def stderr() -> Console:
-    """Return the console for what went wrong."""
-    return Console(stderr=True)
-
-
-def percent(share: float | None) -> str:
-    """Return a share as percent; 100 % only where all of it is meant."""
-    if share is None:
-        return "-"
-    text = f"{100 * share:.1f} %"
-    if share < 1 and text == "100.0 %":
-        return "> 99.9 %"
-    return text.replace(".0 %", " %")
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
 
 def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a finished run."""
-    console = stdout()
-    console.print(_table(result))
-    console.print(sentence(result), highlight=False, soft_wrap=True)
+    stdout().print(_table(result))
+    say(sentence(result))
     if (command := next_command(result)) is not None:
-        console.print(f"{command[0]}\n  [bold]{escape(command[1])}[/bold]", highlight=False, soft_wrap=True)
+        say_command(*command)
 
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a run that was already finished, with the date and commit of its numbers."""
-    console = stdout()
     commit = (result["commit"] or "unknown")[:10]
-    console.print(
-        f"[bold]{escape(folder.path.name)}[/bold] was finished on {result['finished']} at commit {commit}.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(_table(result))
-    console.print(sentence(result), highlight=False, soft_wrap=True)
-    console.print("[dim]rerun=true trains it again and keeps this result beside the new one.[/dim]")
+    name = f"[bold]{escape(folder.path.name)}[/bold]"
+    say(f"{name} was finished on {result['finished']} at commit {commit}.", markup=True)
+    stdout().print(_table(result))
+    say(sentence(result))
+    say("rerun=true trains it again and keeps this result beside the new one.", style="dim")
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -136,15 +94,14 @@ def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
 
 def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:
     """Say what ended the run, with the traceback of ``error`` where one is given, and how to go on."""
-    console = stderr()
     has_checkpoint = any(folder.checkpoints.glob("*.ckpt"))
     if error is not None:
-        console.print("".join(traceback.format_exception(error)), highlight=False, markup=False, soft_wrap=True)
+        say("".join(traceback.format_exception(error)), to=stderr())
     if state == "interrupted":
         where = "goes on from the last checkpoint" if has_checkpoint else "starts it again"
-        console.print(f"Stopped by {reason}. The same command {where}.", highlight=False, soft_wrap=True)
+        say(f"Stopped by {reason}. The same command {where}.", to=stderr())
         return
-    console.print(f"Error: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    say_error(reason)
     if folder.has_begun:
         kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
-        console.print(f"{kept}: {folder.path}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{kept}: {folder.path}", to=stderr())

@@ -24,10 +24,12 @@ from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
 from rethinkgen.checks import check_between, check_positive, check_switch, check_whole
+from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
+from rethinkgen.files import atomic_writer, write_atomically
 from rethinkgen.run.build import build
-from rethinkgen.run.folder import RunFolder, now, write_atomically
+from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import inert_keys, is_closed_form
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
@@ -38,7 +40,6 @@ from rethinkgen.train.checkpoint import (
     ExactCheckpoint,
     find_checkpoint,
     load_checkpoint,
-    save_atomically,
 )
 from rethinkgen.train.classifier import Classifier, MakeOptimizer
 from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
@@ -139,11 +140,9 @@ class Training:
             override for override in identity["overrides"] if _key(override).startswith(inert_keys(identity["config"]))
         ]
         if given:
-            self.console.print(
+            say(
                 f"No effect on {identity['choices']['model']}, which is solved in closed form: {' '.join(given)}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+                to=self.console,
             )
 
     def prepare(self) -> None:
@@ -277,7 +276,8 @@ class Training:
         }
         self._write_examples()
         # Of the network that the metrics are about: with early stopping not the one that last.ckpt goes on from.
-        save_atomically(self.model.state_dict(), self.folder.weights)
+        with atomic_writer(self.folder.weights) as file:
+            torch.save(self.model.state_dict(), file)
         for mirror in self.mirrors:
             mirror.set_summary(metrics)
         write_atomically(self.folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -292,12 +292,8 @@ class Training:
             name: getattr(train, name) for name in ("index", "labels", "original_labels", "is_drawn", "is_corrupted")
         }
         arrays = {name: tensor.cpu().numpy() for name, tensor in (columns | self.evaluation.examples()).items()}
-        beside = self.folder.examples.with_suffix(".tmp.npz")
-        try:
-            np.savez_compressed(beside, **arrays)
-            beside.replace(self.folder.examples)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_writer(self.folder.examples) as file:
+            np.savez_compressed(file, **arrays)
 
     def finish(self, exit_code: int) -> None:
         """Close what outlives the run otherwise."""

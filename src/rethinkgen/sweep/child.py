@@ -18,14 +18,14 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from rethinkgen.console import say
+from rethinkgen.errors import HELD, RunIsHeldError, reason_of
 from rethinkgen.machine import CORES_OF_JOB
 from rethinkgen.run import own_code
-from rethinkgen.run.entry import note_failure, reason_of
-from rethinkgen.run.folder import RunFolder, RunIsHeldError
+from rethinkgen.run.entry import note_failure
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.sweep.resources import Share
 
-HELD = 75
-"""Exit code of a job whose run another process trains (``EX_TEMPFAIL``)."""
 GRACE_SECONDS = 10.0
 """Between asking a job without a launcher to save and killing it."""
 
@@ -101,7 +101,7 @@ def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
     try:
         _ = run().return_value  # raises what the job raised
     except RunIsHeldError as error:
-        print(error)
+        say(str(error))
         return HELD
     except Exception as error:
         status = folder.read_status()

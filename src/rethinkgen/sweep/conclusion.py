@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rethinkgen.console import percent, say, say_command, stdout
+from rethinkgen.files import write_atomically
 from rethinkgen.run.command import command_line
-from rethinkgen.run.folder import RunFolder, write_atomically
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, is_closed_form
 from rethinkgen.run.run import Outcome, Run, each_once, read_run
-from rethinkgen.run.screen import percent, stdout
 from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
 
 MOST_ROWS = 60
@@ -30,19 +30,16 @@ MOST_SENTENCES = 12
 
 def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
     """Tell what came of ``jobs``, write each folder's ``summary.csv``, and return how many jobs have no result."""
-    console = stdout()
     outcomes = tell_runs(folders, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
     if num_failed or num_left:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
-        console.print(f"The same command runs the {which} and nothing else:", highlight=False, soft_wrap=True)
-        console.print(f"  [bold]{escape(command_line(leaving_out='rerun'))}[/bold]", highlight=False, soft_wrap=True)
+        say_command(f"The same command runs the {which} and nothing else:", command_line(leaving_out="rerun"))
     elif (script := Path(sys.argv[0]).with_name("report.py")).exists():
         report = shlex.join(["python", str(script), *map(shown, folders)])
-        console.print("Tables and figures:", highlight=False)
-        console.print(f"  [bold]{escape(report)}[/bold]", highlight=False, soft_wrap=True)
+        say_command("Tables and figures:", report)
     return num_failed + num_left
 
 
@@ -53,30 +50,25 @@ def tell_runs(
 
     ``columns`` are further ones of the table, by their headers, with a text for each job.
     """
-    console = stdout()
     outcomes = [job.outcome() for job in jobs]
-    console.print(_table(jobs, outcomes, columns or {}))
+    stdout().print(_table(jobs, outcomes, columns or {}))
     for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     for folder in folders:
         try:
             summary = shown(write_summary(folder))
-            console.print(
-                f"Every choice and number of every run: {summary}", highlight=False, markup=False, soft_wrap=True
-            )
+            say(f"Every choice and number of every run: {summary}")
         except OSError as error:
-            console.print(f"summary.csv cannot be written: {error}", style="red", markup=False, soft_wrap=True)
+            say(f"summary.csv cannot be written: {error}", style="red")
     if offline := [folder for folder in folders if any(folder.glob("*/wandb/offline-run-*"))]:
         globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/offline-run-*" for folder in offline)
-        console.print(
-            f"W&B logged offline: wandb sync {globs}", style="dim", highlight=False, markup=False, soft_wrap=True
-        )
+        say(f"W&B logged offline: wandb sync {globs}", style="dim")
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         printed = ", ".join(map(shown, told[:3]))
-        console.print(f"What they printed: {printed}{more}", highlight=False, markup=False, soft_wrap=True)
+        say(f"What they printed: {printed}{more}")
     return outcomes
 
 
@@ -214,7 +206,7 @@ def write_summary(folder: Path) -> Path:
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in table)
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / "summary.csv"
-    write_atomically(summary, text.getvalue(), is_durable=False)
+    write_atomically(summary, text.getvalue(), durable=False)
     return summary
 
 

@@ -14,28 +14,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from rethinkgen.console import say, stdout
+from rethinkgen.errors import JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.run.command import command_line
 from rethinkgen.run.description import Description, describe
 from rethinkgen.run.entry import take_up_former
-from rethinkgen.run.folder import RunFolder, RunIsHeldError, now
-from rethinkgen.run.screen import stdout
+from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
 
 log = logging.getLogger(__name__)
-
-
-class StoppedError(Exception):
-    """A signal stopped the sweep."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-class JobFailedError(RuntimeError):
-    """A job ended without a result; its folder says why."""
 
 
 def run_grid(
@@ -50,7 +39,7 @@ def run_grid(
     jobs = find_jobs(hydra_context, config, cells, folder)
     missing = [job for job in jobs if not job.was_done]
     if len(missing) < len(jobs):
-        stdout().print(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.", highlight=False)
+        say(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.")
     sweeps = sorted({job.path.parent for job in jobs})
     for sweep in sweeps:
         note_command(sweep)
@@ -145,7 +134,7 @@ def find_jobs(
         run_folder = RunFolder(job.path)
         try:
             for line in take_up_former(description, run_folder):
-                stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+                say(line)
         except RunIsHeldError:
             pass_by = "another process trains it under its former name"
             log.debug("%s: %s", job.path, pass_by)

@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+from rethinkgen.errors import HELD
 from rethinkgen.run.entry import as_the_user_set_it, wait_politely
-from rethinkgen.run.interrupt import handled_by
-from rethinkgen.sweep.child import HELD
+from rethinkgen.signals import handled_by
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
 from rethinkgen.sweep.view import Progress

@@ -8,7 +8,6 @@ issues the command next sees what the one before saw.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -26,9 +25,10 @@ from uuid import uuid4
 
 from omegaconf import OmegaConf
 
+from rethinkgen.errors import HELD, SlurmError
+from rethinkgen.files import lock
 from rethinkgen.run.folder import now
-from rethinkgen.run.interrupt import handled_by
-from rethinkgen.sweep.child import HELD
+from rethinkgen.signals import handled_by
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.view import Progress
 
@@ -55,10 +55,6 @@ ENDED = {
 }
 """SLURM's last words on a job, and ours. Any other state is that of a job which goes on, a requeued one included."""
 DEFAULT_ARRAY_SIZE = 1001
-
-
-class SlurmError(ValueError):
-    """SLURM cannot be asked, or refuses what it is given."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +155,7 @@ class Submissions:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other commands from submitting runs of this sweep meanwhile."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock(self.folder / "lock"):
             yield
 
     def add(self, jobs: Sequence[Job]) -> str:

@@ -6,7 +6,6 @@ was killed is taken up where its run stopped: its number and its parameters stay
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.markup import escape
 
 from rethinkgen.checks import check_between, check_switch, check_whole
+from rethinkgen.console import say, say_command
+from rethinkgen.errors import LockIsHeldError, StoppedError
+from rethinkgen.files import lock
 from rethinkgen.run.build import build
 from rethinkgen.run.command import command_line
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
-from rethinkgen.run.screen import stdout
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import StoppedError, compose, describe_job, launch, note_command
+from rethinkgen.sweep.grid import compose, describe_job, launch, note_command
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.resources import Resources, wanted_devices
@@ -253,11 +253,10 @@ class Tuning(OptunaSweeperImpl):
             if self.lacks_objective is not None and self._best() is None:
                 raise ValueError(f"{KEY}={self.objective.name}: {self.lacks_objective}")
             if num_failed / len(trials) > self.max_failure_rate:
-                stdout().print(
+                say(
                     f"{num_failed} of {len(trials)} trials at a time failed, which is more than "
                     f"hydra.sweeper.max_failure_rate={self.max_failure_rate:g} allows.",
                     style="red",
-                    highlight=False,
                 )
                 self._conclude(stopped_by)
                 sys.exit(1)
@@ -381,12 +380,12 @@ class Tuning(OptunaSweeperImpl):
             line += ": nothing is left to train. hydra.sweeper.n_trials=N with a larger number goes on"
         elif num_unfinished:
             line += f", {num_unfinished} begun"
-        stdout().print(f"{line}.", highlight=False, soft_wrap=True)
+        say(f"{line}.")
 
     def _show(self, trial: Trial, what: str) -> None:
         params = " ".join(f"{name.lstrip('+')}={brief(str(value))}" for name, value in trial.params.items())
         line = f"trial {trial.number + 1}: {params}: {what}"
-        stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
     def _best(self) -> FrozenTrial | None:
         finished = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
@@ -394,7 +393,6 @@ class Tuning(OptunaSweeperImpl):
 
     def _conclude(self, stopped_by: int | None) -> None:
         """Show all trials and the best one, and say what to do next."""
-        console = stdout()
         trials = self._counted()
         shown = [trial for trial in trials if trial.number in self.jobs]
         values = [_value_or_why(trial) for trial in shown]
@@ -405,32 +403,24 @@ class Tuning(OptunaSweeperImpl):
         if best is not None:
             self._tell_best(best, len(trials), num_failed)
         else:
-            console.print(f"No trial has a value of {self.objective.name}.", style="red", highlight=False)
+            say(f"No trial has a value of {self.objective.name}.", style="red")
         if num_failed:
-            console.print(
+            say(
                 f"{num_failed} failed {'trials count' if num_failed > 1 else 'trial counts'} towards the "
                 f"{self.n_trials}; hydra.sweeper.retry_failed=true runs again those that were ended by something else "
-                "than their parameters.",
-                highlight=False,
-                soft_wrap=True,
+                "than their parameters."
             )
         if num_left or stopped_by is not None:
             left = f"{num_left} trial{'s' * (num_left != 1)} left"
-            console.print(f"The same command goes on with the {left}:", highlight=False)
-            console.print(f"  [bold]{escape(command_line())}[/bold]", highlight=False, soft_wrap=True)
+            say_command(f"The same command goes on with the {left}:", command_line())
 
     def _tell_best(self, best: FrozenTrial, num_trials: int, num_failed: int) -> None:
-        console = stdout()
         failed = f" ({num_failed} failed)" if num_failed else ""
-        console.print(
-            f"Best of {num_trials} trials{failed}: {self.objective.name} {best.value:g}, trial {best.number + 1}:",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"Best of {num_trials} trials{failed}: {self.objective.name} {best.value:g}, trial {best.number + 1}:")
         for name, value in best.params.items():
-            console.print(f"  {name.lstrip('+')}={value}", highlight=False, markup=False, soft_wrap=True)
+            say(f"  {name.lstrip('+')}={value}")
         why, command = self._next_command(self.jobs[best.number])
-        console.print(f"{why}\n  [bold]{escape(command)}[/bold]", highlight=False, soft_wrap=True)
+        say_command(why, command)
         results = {"name": "optuna", "best_params": best.params, "best_value": best.value}
         OmegaConf.save(OmegaConf.create(results), self.folder / "optimization_results.yaml")
 
@@ -452,10 +442,10 @@ def held(path: Path, study_name: str) -> Iterator[None]:
     Raises:
         ValueError: another command is at it.
     """
-    with path.open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(lock(path, patience=0))
+        except LockIsHeldError:
             raise ValueError(
                 f"sweep={study_name}: another command is running trials of a study in {path.parent}. Wait for it; the "
                 "same command then goes on. Or name another folder: sweep=NAME."

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rethinkgen.run.screen import duration, percent, stdout
+from rethinkgen.console import duration, percent, say, stdout
 from rethinkgen.sweep.jobs import Job, labels, shown
 
 LINE_SECONDS = 30.0
@@ -117,7 +117,7 @@ class View:
 
     def _print(self, line: str) -> None:
         self._told_at = time.monotonic()
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, to=self.console)
 
     def _row(self, running: Running) -> list[str]:
         status = running.job.folder.read_status()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import signal
 import time
@@ -22,8 +21,9 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
 from rethinkgen.data.draws import generator
-from rethinkgen.run.interrupt import Interrupted, handled_by
-from rethinkgen.train.evaluation import TrainingDivergedError
+from rethinkgen.errors import Interrupted, TrainingDivergedError
+from rethinkgen.files import atomic_writer, remove_leftovers
+from rethinkgen.signals import handled_by
 
 log = logging.getLogger(__name__)
 
@@ -46,37 +46,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save ``checkpoint`` at ``path``; at any moment either it or ``previous.ckpt`` is whole."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(checkpoint, path, previous=path.with_name("previous.ckpt"))
-
-
-def save_atomically(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write ``state`` beside, sync and rename; what was at ``path`` becomes ``previous`` where that is given.
-
-    Raises:
-        OSError: there is no room, or the folder cannot be written.
-    """
-    beside = path.with_suffix(".tmp")
-    try:
-        _save(state, beside)
-        if previous is not None and path.exists():
-            path.replace(previous)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # On a full disk torch fails again while it closes its archive, and hides the reason behind that.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise OSError(reason.errno, reason.strerror, str(path)) from None
+        with atomic_writer(path, keep_previous_as=path.with_name("previous.ckpt")) as file:
+            torch.save(checkpoint, file)
 
 
 class ExactCheckpoint(Checkpoint):
@@ -220,7 +191,11 @@ def check_finite(model: pl.LightningModule) -> None:
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint; say which ones are damaged and are passed over."""
+    """Return the newest whole checkpoint; say which ones are damaged and are passed over.
+
+    For who holds the run's lock: what a kill left unfinished is removed.
+    """
+    remove_leftovers(folder / "last.ckpt")
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
         if not path.exists():

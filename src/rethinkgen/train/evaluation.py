@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import take_buffers_of_rank_zero
+from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest
 from rethinkgen.measure.predict import has_batch_norm, predict, recalibrated_batch_norm
 from rethinkgen.train.histories import (
@@ -30,10 +31,6 @@ from rethinkgen.train.histories import (
 if TYPE_CHECKING:
     from rethinkgen.data.module import CorruptedImages
     from rethinkgen.data.timetable import Timetable
-
-
-class TrainingDivergedError(RuntimeError):
-    """The training loss is no longer a finite number."""
 
 
 class Trained(Protocol):

@@ -16,9 +16,10 @@ from torch import Tensor
 from conftest import ROOT, Command, read_result
 from rethinkgen.data.corruption import RandomLabels, TrueLabels
 from rethinkgen.data.source import Digits
+from rethinkgen.errors import UnsolvableError
 from rethinkgen.model.closed_form import kernel as kernels
 from rethinkgen.model.closed_form import random_features
-from rethinkgen.model.closed_form.closed_form import ClosedForm, UnsolvableError
+from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.model.closed_form.gabor import GaborFeatures, gabor_bank
 from rethinkgen.model.closed_form.kernel import KernelGaussian, KernelLinear, median_squared_distance
 from rethinkgen.model.closed_form.random_features import Pooling, RandomFeatures, all_features, draw_filters

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rethinkgen.errors import UnsolvableError
 from rethinkgen.model.closed_form import least_squares
-from rethinkgen.model.closed_form.closed_form import UnsolvableError
 from rethinkgen.model.closed_form.least_squares import (
     Cholesky,
     cholesky_bytes,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
+from rethinkgen.errors import UnsolvableError
 from rethinkgen.machine import available_bytes
 from rethinkgen.train.classifier import Classifier
 
@@ -27,10 +28,6 @@ class WatchesSolve(Protocol):
 
     def show_solve(self, what: str, share: float) -> None:
         """Take note that ``what`` is being computed, and that ``share`` of the whole is done."""
-
-
-class UnsolvableError(RuntimeError):
-    """The system has no solution that can be found with the numbers at hand; the message says what to do."""
 
 
 class Solution(NamedTuple):

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_between, check_positive
-from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution, UnsolvableError, check_memory
+from rethinkgen.errors import UnsolvableError
+from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution, check_memory
 from rethinkgen.model.closed_form.gabor import WAVELENGTHS, GaborFeatures
 from rethinkgen.model.closed_form.least_squares import (
     BLOCK,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rethinkgen.model.closed_form.closed_form import Report, UnsolvableError
+from rethinkgen.errors import UnsolvableError
+from rethinkgen.model.closed_form.closed_form import Report
 
 BLOCK = 3072
 """Rows of a block: large for the speed of matrix products, small beside the whole, so that progress can be told."""

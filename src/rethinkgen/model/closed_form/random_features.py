@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_between, check_whole
-from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution, UnsolvableError, check_memory
+from rethinkgen.errors import UnsolvableError
+from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution, check_memory
 from rethinkgen.model.closed_form.least_squares import (
     BLOCK,
     cholesky_bytes,

@@ -1,4 +1,4 @@
-"""Signals: who handles them for a while, and what one raises where training is; without importing torch."""
+"""Who handles signals for a while. What one raises where training is: ``errors.Interrupted``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-
-class Interrupted(BaseException):
-    """A signal ended the training; the same command goes on.
-
-    No ``Exception``: nothing that forgives errors, such as a logger, may take it for one.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 @contextmanager
