@@ -195,14 +195,14 @@ def test_what_comes_later_with_a_neutral_value_changes_no_id(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = config()
-    rules = json.loads(json.dumps(identity._rules()))
+    rules = json.loads(json.dumps(identity.rules()))
     rules["neutral"]["colour"] = {"class": "Grey", "depth": 3}
     rules["classes"]["Inception"]["activation"] = "relu"
     later = {**before, "colour": {"_target_": "rethinkgen.colour.Grey", "depth": 3}}
     later["model"] = {**before["model"], "activation": "relu"}
     other = {**later, "colour": {"_target_": "rethinkgen.colour.Grey", "depth": 4}}
     known = identity.run_id(before, "x")
-    monkeypatch.setattr(identity, "_rules", lambda: rules)
+    monkeypatch.setattr(identity, "rules", lambda: rules)
     assert identity.run_id(later, "x") == identity.run_id(before, "x") == known != identity.run_id(other, "x")
 
 
@@ -218,7 +218,7 @@ def test_what_no_result_could_hold_is_refused(run_id: RunId, said: str) -> None:
 
 def test_every_option_of_a_class_has_a_default_that_an_id_knows() -> None:
     """An option that a config need not name must leave the id as it is where it is named with its default."""
-    rules = identity._rules()
+    rules = identity.rules()
     for path, node in nodes_of_conf():
         defaults = rules["classes"].get(identity.class_name(node["_target_"]), {})
         for name, default in options_of(get_object(node["_target_"])).items():

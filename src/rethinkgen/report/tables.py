@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pandas as pd
 from rethinkgen.report.claim_files import Claim, load_claims
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
 from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
-from rethinkgen.run.identity import SEEDS, is_closed_form
+from rethinkgen.run.identity import SEEDS, takes_steps
 from rethinkgen.run.run import Run
 
 PAPER = "Zhang et al. 2017"
@@ -469,7 +470,7 @@ def _pivot_cell(group: Sequence[Run], metric: str, unit: str) -> str:
 
 
 def _grid_cell(summary: Summary | None, metric: str, group: Sequence[Run], unit: str) -> str:
-    if metric == "steps_to_fit" and summary is not None and summary.mean == 1 and is_closed_form(group[0].config):
+    if metric == "steps_to_fit" and summary and math.isfinite(summary.mean) and not takes_steps(group[0].config):
         return SOLVED
     return _cell(summary, group, unit)
 

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from rethinkgen.run import own_code
 
 # Of a run's identity, or for what is looked at without torch: by ``rethinkgen.run.identity`` and by a sweep's pool.
-NOT_PASSED_ON = ("protocol", "closed_form", "runs_alone")
+NOT_PASSED_ON = ("protocol", "closed_form", "declares", "runs_alone")
 SPECIAL = ("_target_", "_partial_")
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rethinkgen.run.identity import class_name, flatten, identifying, is_closed_form, place, plain_number
+from rethinkgen.run.identity import class_name, declaration, flatten, identifying, place, plain_number
 
 FORMER_NAME = re.compile(r"-([0-9a-f]{12})$")
 """Ends the name of a folder of that time."""
@@ -81,6 +81,8 @@ def _former(config: dict[str, Any]) -> dict[str, Any]:
     told = {key: value for key, value in told.items() if value != {} or key in ("model", "data")}
     if isinstance(told.get("loss"), dict):
         del told["loss"]  # neutral: what is left of it is its class and what the regularizer says
+    if declaration(config) == declaration({"model": {"closed_form": True}}):
+        told["model"]["closed_form"] = True
     smoothing = told.get("regularizer", {}).get("label_smoothing")
     if smoothing is not None and "model" in told:
         told["model"].setdefault("label_smoothing", smoothing)
@@ -118,7 +120,7 @@ def _hash(config: dict[str, Any], fingerprint: str | None) -> str:
 
 def _kept(config: dict[str, Any], fingerprint: str | None) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
-    for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if is_closed_form(config) else ())):
+    for key in (*VOLATILE, *(INERT_IN_CLOSED_FORM if config.get("model", {}).get("closed_form") else ())):
         node, name = place(kept, key)
         node.pop(name, None)
     for key in ADDED_LATER:

@@ -14,7 +14,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ SWITCHES = (
 
 
 @functools.cache
-def _rules() -> dict[str, Any]:
-    rules: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text())
-    return rules
+def rules() -> dict[str, Any]:
+    """Return what ``neutral.yaml`` says."""
+    told: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text())
+    return told
 
 
 def normalised(config: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def identifying(
 
     Nothing that ``config`` names is built or read: it may come from a folder that somebody else wrote.
     """
-    told = _without_neutral(_what_counts(config, contents), _rules()["neutral"], config)
+    told = _without_neutral(_what_counts(config, contents), rules()["neutral"], config)
     if fingerprint is not None:
         told.setdefault("data", {})["fingerprint"] = fingerprint
     return told
@@ -96,7 +98,9 @@ def counted(config: dict[str, Any], contents: Contents | None = None) -> dict[st
 
     What an older config lacks has its neutral value, so that runs of any age compare.
     """
-    return _with_neutral(_what_counts(config, contents), _rules()["neutral"], config)
+    told = _with_neutral(_what_counts(config, contents), rules()["neutral"], config)
+    fixed = declaration(config).fixed
+    return {key: value for key, value in told.items() if key not in fixed or not isinstance(value, dict)}
 
 
 def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
@@ -106,7 +110,7 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
         ValueError: a file cannot be read.
     """
     found = {}
-    for key in _rules()["files"]:
+    for key in rules()["files"]:
         node, name = place(config, key)
         if isinstance(node.get(name), str):
             found[key] = _content(key, node[name])
@@ -115,9 +119,11 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
 
 def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
-    for key in (*_rules()["never"], *inert_keys(config)):
+    for key in (*rules()["never"], *declaration(config).fixed):
         node, name = place(kept, key)
         node.pop(name, None)
+    if isinstance(kept.get("model"), dict) and isinstance(kept["model"].get("declares"), str):
+        del kept["model"]["declares"]  # the class is of that kind
     if config.get("max_epochs") is not None:
         kept.pop("max_steps", None)
     for key, content in (contents or {}).items():
@@ -148,7 +154,7 @@ def _by_class(node: Any) -> Any:
     told = {key: _by_class(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" in node:
         name = class_name(str(node["_target_"]))
-        defaults = _rules()["classes"].get(name, {}) | {"protocol": 1}
+        defaults = rules()["classes"].get(name, {}) | {"protocol": 1}
         told = {key: value for key, value in told.items() if key not in defaults or not _same(value, defaults[key])}
         told["class"] = name
     return told
@@ -171,7 +177,7 @@ def _with_neutral(node: dict[str, Any], neutral: Mapping[str, Any], config: dict
     for key, value in neutral.items():
         if isinstance(value, Mapping):
             below = told.get(key)
-            # A node that counts for nothing, as the optimizer of what is solved in closed form, stays away.
+            # A node that counts for nothing, as the optimizer of what takes no gradient steps, stays away.
             if isinstance(below, dict) or (key not in config and key not in told):
                 told[key] = _with_neutral(below or {}, value, config)
         else:
@@ -233,15 +239,43 @@ def targets(node: Any) -> Iterator[str]:
             yield from targets(value)
 
 
-def is_closed_form(config: Mapping[str, Any]) -> bool:
-    """Whether the model of a config is solved for instead of trained step by step."""
+@dataclass(frozen=True)
+class Declaration:
+    """What a model says of itself: by the name of its class or in its YAML, both read without torch."""
+
+    how: str = ""
+    """How it comes by its weights, in words, where not by the steps that the config asks for."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted keys that do not act on it, with all below them -> what stands in their place, whatever is given."""
+    regularizers: Sequence[str] | None = None
+    """Those that act on it; ``None``: all."""
+
+    def fixes(self, key: str) -> bool:
+        """Whether a dotted key, or a node above it, does not act on the model."""
+        return any(f"{key}.".startswith(f"{inert}.") for inert in self.fixed)
+
+
+def declaration(config: Mapping[str, Any]) -> Declaration:
+    """Return what the model of a config declares. What is none counts for nothing: it may stand in a file.
+
+    ``rethinkgen.run.declaration`` checks it. Configs of commit 785b5e0 say ``closed_form: true``.
+    """
     model = config.get("model")
-    return isinstance(model, Mapping) and bool(model.get("closed_form"))
+    if not isinstance(model, Mapping):
+        return Declaration()
+    own = "closed_form" if model.get("closed_form") is True else model.get("declares")
+    said = rules()["declares"].get(class_name(str(model.get("_target_"))), own)
+    told = rules()["declarations"].get(said) if isinstance(said, str) else said
+    if not isinstance(told, Mapping):
+        return Declaration()
+    fixed = flatten(told["fixed"]) if isinstance(told.get("fixed"), dict) else {}
+    acting = told.get("regularizers")
+    return Declaration(str(told.get("how", "")), fixed, acting if isinstance(acting, list) else None)
 
 
-def inert_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the keys that do not act on the run's model, with all below them, though others have them."""
-    return tuple(_rules()["never_in_closed_form"]) if is_closed_form(config) else ()
+def takes_steps(config: Mapping[str, Any]) -> bool:
+    """Whether the budget acts on the model of a config: the number of another's steps measures nothing."""
+    return not declaration(config).fixes("max_steps")
 
 
 def regularizers(config: dict[str, Any]) -> list[str]:
@@ -253,8 +287,8 @@ def choices(config: dict[str, Any], runtime_choices: Mapping[str, Any]) -> dict[
     """Return group -> choice for the groups that describe a run, regularizers as a list."""
     groups = ("data", "data.corruption", "model", "optimizer", "schedule")
     chosen: dict[str, Any] = {group: runtime_choices.get(group) for group in groups}
-    if is_closed_form(config):
-        chosen |= {"optimizer": None, "schedule": None}
+    declared = declaration(config)
+    chosen |= {group: None for group in groups if declared.fixes(group)}
     return chosen | {"regularizer": regularizers(config)}
 
 

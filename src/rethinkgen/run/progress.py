@@ -117,7 +117,7 @@ class LiveProgress(ProgressBar):
         if now - self._status_at >= STATUS_SECONDS:
             self._status_at = now
             self._write_status(trainer)
-        if not pl_module.is_closed_form:
+        if num_images:  # of steps that see no batch there is nothing to tell
             self._show(lambda: self._text(trainer), trainer.global_step, now)
 
     def _show(self, text: Callable[[], str], completed: float, now: float) -> None:

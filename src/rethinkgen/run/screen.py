@@ -12,7 +12,7 @@ from rethinkgen.console import percent, say, say_command, say_error, stderr, std
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run.command import train_command
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.identity import is_closed_form
+from rethinkgen.run.identity import takes_steps
 
 
 def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def sentence(result: dict[str, Any]) -> str:
     chance = 1 / result["num_classes"]
     seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
     seen += f" (chance {percent(chance)})"
-    if is_closed_form(result.get("config", {})):
+    if not takes_steps(result.get("config", {})):
         return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result['reason']}."
     if not result["fitted"]:
         nearly = metrics[STEPS_TO_NEARLY_FIT]

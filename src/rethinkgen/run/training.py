@@ -29,8 +29,9 @@ from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer, write_atomically
 from rethinkgen.run.build import build
+from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
 from rethinkgen.run.folder import RunFolder, now
-from rethinkgen.run.identity import inert_keys, is_closed_form
+from rethinkgen.run.identity import declaration
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
@@ -83,11 +84,12 @@ class Training:
         self.folder = folder
         self.identity = identity
         self.console = console
-        check_keys_that_act(config, identity["overrides"])
-        self.is_closed_form = is_closed_form(config)
-        if self.is_closed_form:
-            check_acts_in_closed_form(config, identity)
-            self._tell_inert_keys(identity)
+        check_declaration(identity["config"])
+        self.declared = declaration(identity["config"])
+        check_keys_that_act(config, [key for key in map(_key, identity["overrides"]) if not self.declared.fixes(key)])
+        check_regularizers_act(self.declared, identity)
+        self._tell_inert_keys(identity)
+        config = with_fixed(config, self.declared)
         share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
         torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
@@ -95,7 +97,7 @@ class Training:
         # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         pl.seed_everything(check_whole("seed", config.seed, 0), verbose=False)
-        self.datamodule = build_datamodule(config.data, **({"batch_size": "all"} if self.is_closed_form else {}))
+        self.datamodule = build_datamodule(config.data)
         check_between("regularizer.weight_decay", config.regularizer.weight_decay, 0, math.inf, below=True)
         self.model = self._build_model(config)
         self.evaluation = Evaluation(
@@ -116,32 +118,27 @@ class Training:
         )
         self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
-        if self.is_closed_form:
-            self.budget = {"max_steps": 1, "max_epochs": None}
         self.trainer_config = config.trainer
         self.schedule_config = config.schedule
 
     def _build_model(self, config: DictConfig) -> Classifier:
-        if self.is_closed_form:
-            model: Classifier = build(config.model, "model")
-        else:
-            optimizer, schedule = build(config.optimizer, "optimizer"), build(config.schedule, "schedule")
-            model = build(config.model, "model", optimizer=optimizer, schedule=schedule)
-            check_optimizer(optimizer, config.optimizer)
-        if model.is_closed_form is not self.is_closed_form:
+        parts = {name: build(config[name], name) for name in ("optimizer", "schedule") if config[name] is not None}
+        model: Classifier = build(config.model, "model", **parts)
+        if "optimizer" in parts:
+            check_optimizer(parts["optimizer"], config.optimizer)
+        declared = self.declared.fixed.get("max_steps")
+        if model.own_steps not in (None, declared):
             raise ValueError(
-                f"model.closed_form={self.is_closed_form}: for {type(model).__name__} it is {model.is_closed_form}. "
-                "Leave the key as the model's own file has it."
+                f"model.declares: {type(model).__name__} takes {model.own_steps} steps whatever the budget, and here "
+                f"max_steps={declared} is declared. If it is a ClosedForm, its file needs declares: closed_form."
             )
         return model
 
     def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
-        given = [
-            override for override in identity["overrides"] if _key(override).startswith(inert_keys(identity["config"]))
-        ]
+        given = [override for override in identity["overrides"] if self.declared.fixes(_key(override))]
         if given:
             say(
-                f"No effect on {identity['choices']['model']}, which is solved in closed form: {' '.join(given)}",
+                f"No effect on {identity['choices']['model']}, which is {self.declared.how}: {' '.join(given)}",
                 to=self.console,
             )
 
@@ -166,6 +163,8 @@ class Training:
         try:
             self.model.configure_optimizers()
         except TypeError as error:
+            if self.schedule_config is None:
+                raise
             raise ValueError(f"{_spelled('schedule', self.schedule_config)}: {error}") from error
         self.evaluation.setup(self.trainer, self.model, "fit")
 
@@ -175,8 +174,6 @@ class Training:
             logging.getLogger(name).setLevel(logging.WARNING)
         trainer_config = self.trainer_config.copy()
         OmegaConf.set_struct(trainer_config, False)
-        if self.is_closed_form:
-            trainer_config.precision = "32-true"  # what its data come in; it says itself in which precision it solves
         if trainer_config.accelerator == "auto":
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
@@ -260,7 +257,7 @@ class Training:
             **self.identity,
             "metrics": metrics,
             "fitted": self.evaluation.fitted,
-            "reason": self.evaluation.reason(self.trainer),
+            "reason": self.declared.how if self.declared.fixes("max_steps") else self.evaluation.reason(self.trainer),
             "image_shape": list(self.datamodule.image_shape),
             "num_classes": self.datamodule.num_classes,
             "num_outputs": self.datamodule.num_outputs,
@@ -321,8 +318,10 @@ def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:
     return datamodule
 
 
-def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
+def check_keys_that_act(config: DictConfig, given: list[str]) -> None:
     """Refuse a value that would act unseen by the run's name and choices, or be seen and not act.
+
+    ``given`` are the keys on the command line that act on the model at all.
 
     Raises:
         ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
@@ -342,31 +341,13 @@ def check_keys_that_act(config: DictConfig, overrides: list[str]) -> None:
             raise ValueError(
                 f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
             )
-    if is_closed_form(config):
-        return  # what follows is about keys that have no effect there
-    given = {_key(override) for override in overrides}
     if "model.learning_rate" in given and config.optimizer.lr != config.model.learning_rate:
         raise ValueError(
             f"model.learning_rate={config.model.learning_rate!r} is not what this optimizer takes: set optimizer.lr "
             f"(now {config.optimizer.lr!r})."
         )
-    if {"max_steps", "max_epochs"} <= given and config.max_epochs is not None:
+    if {"max_steps", "max_epochs"} <= set(given) and config.max_epochs is not None:
         raise ValueError(f"max_steps={config.max_steps!r} max_epochs={config.max_epochs!r}: give one of them.")
-
-
-def check_acts_in_closed_form(config: DictConfig, identity: dict[str, Any]) -> None:
-    """Refuse what would be taken for a part of the run and is none of a model that is solved in closed form.
-
-    Raises:
-        ValueError: a regularizer is in force.
-    """
-    if identity["choices"]["regularizer"]:
-        names = ", ".join(identity["choices"]["regularizer"])
-        instead = " model.l2=... is its regularizer." if "l2" in config.model else ""
-        raise ValueError(
-            f"regularizer=[{names}]: {identity['choices']['model']} is solved in closed form, where these do not act: "
-            f"set regularizer=[].{instead}"
-        )
 
 
 def _key(override: str) -> str:

@@ -19,7 +19,7 @@ from rethinkgen.console import percent, say, say_command, stdout
 from rethinkgen.files import write_atomically
 from rethinkgen.run.command import command_line
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, is_closed_form
+from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, Run, each_once, read_run
 from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
 
@@ -146,8 +146,8 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
-    if any(is_closed_form(result.get("config", {})) for result in group):
-        return "fitted, solved in closed form"
+    if not takes_steps(group[0].get("config", {})):
+        return f"fitted, {group[0]['reason']}"
     how = "memorised" if _kind(group[0]) in ("random_labels", "random_signs") else "fitted"
     return f"{how} in {_steps(group, true_steps)}"
 

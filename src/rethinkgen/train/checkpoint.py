@@ -101,7 +101,7 @@ class ExactCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 for logger in trainer.loggers:
                     logger.save()
-            if not pl_module.is_closed_form:  # of which there is nothing to go on with
+            if pl_module.is_resumable:
                 trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
             self.saved_at = time.monotonic()
         if number and not is_last:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -49,8 +49,10 @@ class Classifier(pl.LightningModule, ABC):
         channels_last: memory format of images and weights; convolutions are faster in it. Numbers differ by rounding.
     """
 
-    is_closed_form = False
-    """Whether the whole run is one solve (``rethinkgen.model.closed_form.closed_form``) instead of gradient steps."""
+    own_steps: int | None = None
+    """How many steps its training takes, whatever the budget; its YAML then declares the same (``max_steps``)."""
+    is_resumable = True
+    """Whether a checkpoint of it is worth having: false where it would have to begin anew all the same."""
 
     def __init__(
         self,
@@ -158,20 +160,33 @@ class Classifier(pl.LightningModule, ABC):
             with torch.no_grad():
                 sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
             sizes.append(global_size)
-        # The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints
-        # and max_steps go by this counter (tests/train/test_classifier.py holds it to the truth).
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.total.completed += len(sizes)
+        self.count_steps(len(sizes))
         totals = torch.stack(sums)
         if self.trainer.world_size > 1:
             # In which order ranks are added up depends on how many steps a block has, and that on the clock: in float64
             # it makes no difference.
             totals = sum_over_ranks(totals.double())
-        initial_rate = self.initial_learning_rate
+        initial_rate = float(optimizer.param_groups[0]["initial_lr"])
         self.steps = [
             Step(loss_sum, int(num_correct), size, rate, initial_rate)
             for (loss_sum, num_correct), size, rate in zip(totals.tolist(), sizes, rates, strict=True)
         ]
+
+    def count_steps(self, number: int) -> None:
+        """Tell Lightning that so many steps were taken; whoever overrides ``training_step`` does it there.
+
+        The raw optimizer saves tens of microseconds a step but hides its steps from Lightning, whose checkpoints and
+        ``max_steps`` go by this counter (tests/train/test_classifier.py holds it to the truth).
+        """
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += number
+
+    @property
+    def own_metrics(self) -> Mapping[str, float | None]:
+        """Numbers of its own for the rows of evaluations and for the result, ``None`` where one is not known.
+
+        Told from its state alone, so that a run resumed after its last step has them too.
+        """
+        return {}
 
     def configure_optimizers(self) -> Any:
         """Weight decay acts on weights alone; the schedule is a pure function of the step."""
@@ -196,15 +211,19 @@ class Classifier(pl.LightningModule, ABC):
         return lambda step: schedule(step, self.total_steps, timetable.epochs(step))
 
     @property
-    def initial_learning_rate(self) -> float:
-        """The rate before any schedule."""
+    def initial_learning_rate(self) -> float | None:
+        """The rate before any schedule; ``None`` where no optimizer takes the steps."""
         optimizer = self.optimizers(use_pl_optimizer=False)
+        if optimizer == []:
+            return None
         assert isinstance(optimizer, torch.optim.Optimizer)
         return float(optimizer.param_groups[0]["initial_lr"])
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole budget, for schedules that end with it."""
+        if self.own_steps is not None:
+            return self.own_steps
         if self.trainer.max_steps >= 0:
             return self.trainer.max_steps
         assert self.trainer.max_epochs is not None

@@ -36,17 +36,20 @@ if TYPE_CHECKING:
 class Trained(Protocol):
     """What a module tells of its training; ``rethinkgen.train.classifier.Classifier`` does."""
 
-    is_closed_form: bool
     steps: list[Step]
     """Of the block trained last"""
+
+    @property
+    def own_metrics(self) -> Mapping[str, float | None]:
+        """Numbers that it adds to every evaluation, ``None`` where one is not known."""
 
     @property
     def total_steps(self) -> int:
         """The budget."""
 
     @property
-    def initial_learning_rate(self) -> float:
-        """Before any schedule."""
+    def initial_learning_rate(self) -> float | None:
+        """Before any schedule; ``None`` where no optimizer takes the steps."""
 
 
 class Evaluation(pl.Callback):
@@ -86,8 +89,6 @@ class Evaluation(pl.Callback):
         """The row logged last."""
         self.evaluated: Metrics = {}
         """The latest evaluation; ``step`` is among its keys."""
-        self.solved: dict[str, float | None] = {}
-        """``solution/...`` of a model that is solved in closed form."""
         self.window = RunningWindow()
         self.rates = Rates()
         self.milestones = Milestones(self.fit_threshold)
@@ -116,7 +117,6 @@ class Evaluation(pl.Callback):
         """Learn what evaluations go by."""
         self.timetable: Timetable = _datamodule(trainer).timetable
         self.total_steps = _trained(pl_module).total_steps
-        self.is_closed_form = _trained(pl_module).is_closed_form
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once if a resumed run was already to stop."""
@@ -139,19 +139,20 @@ class Evaluation(pl.Callback):
         """Log the steps of the block just trained; evaluate if one is due at its end."""
         model, last = _trained(pl_module), trainer.global_step
         is_due = self.next_stop(last - 1) == last
+        row: Metrics = {"epoch": self.timetable.epochs(last)}  # of steps that see no batch there is no more to tell
         for step, seen in enumerate(model.steps, last - len(model.steps) + 1):
             if not math.isfinite(seen.loss_sum):
                 raise diverged("training loss", seen.loss_sum, step, model)
             for history in self.of_steps.values():
                 history.update(step, seen)
             if is_due and step == last:
-                self._log_evaluation(trainer, pl_module, self._training_row(step, seen.learning_rate))
+                row = self._training_row(step, seen.learning_rate)
             elif step % self.log_every == 0:
                 self._log(trainer, self._training_row(step, seen.learning_rate), step)
-        if self.is_closed_form:
-            self.solved = dict(pl_module.solution_metrics)  # type: ignore[arg-type]
-            found = {name: value for name, value in self.solved.items() if value is not None}
-            self._log_evaluation(trainer, pl_module, {"epoch": self.timetable.epochs(last)}, found)
+        if is_due:
+            row |= self.evaluate(trainer, pl_module)
+            row |= {name: value for name, value in model.own_metrics.items() if value is not None}
+            self._log(trainer, row, last, {"weights_digest": weights_digest(pl_module)})
         self.window.forget(max(self.log_every, self.timetable.steps_of_latest_epoch(last)))
         if is_due and self._should_stop():
             trainer.should_stop = True
@@ -188,7 +189,7 @@ class Evaluation(pl.Callback):
 
         Needs no more than the state kept in a checkpoint, so that a run resumed after its last step gives the same.
         """
-        metrics: dict[str, Any] = {**self.latest, **self.evaluated, **self.solved}
+        metrics: dict[str, Any] = {**self.latest, **self.evaluated}
         del metrics["step"]
         splits = _datamodule(trainer).splits
         train = splits["train"]
@@ -198,6 +199,7 @@ class Evaluation(pl.Callback):
             found = evaluate(pl_module, splits)
             metrics |= found.metrics
             self.example_history.losses = found.train.losses.cpu()
+        metrics |= _trained(pl_module).own_metrics
         if has_batch_norm(pl_module) and metrics["fit/accuracy"] < self.fit_threshold:
             batch_size = _datamodule(trainer).timetable.size(trainer.global_step - 1)
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):
@@ -217,8 +219,6 @@ class Evaluation(pl.Callback):
     def reason(self, trainer: pl.Trainer) -> str:
         """Say in words why training ended, and why without a fit where there was none."""
         step = trainer.global_step
-        if self.is_closed_form:
-            return "solved in closed form"
         if self.best is not None and self.best.is_out_of_patience:
             return f"early stopping at step {step}: best validation accuracy at step {self.best.step}"
         if self.until_fit and self.fitted:
@@ -243,12 +243,6 @@ class Evaluation(pl.Callback):
         loss, accuracy = self.window.mean(self.log_every)
         epoch = self.timetable.epochs(step)
         return {"epoch": epoch, "learning_rate": rate, "train/loss": loss, "train/accuracy": accuracy}
-
-    def _log_evaluation(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, before: Metrics, after: Metrics | None = None
-    ) -> None:
-        row = {**before, **self.evaluate(trainer, pl_module), **(after or {})}
-        self._log(trainer, row, trainer.global_step, {"weights_digest": weights_digest(pl_module)})
 
     def _log(self, trainer: pl.Trainer, row: Metrics, step: int, text: Mapping[str, str] | None = None) -> None:
         self.latest = row
@@ -279,8 +273,10 @@ class Evaluation(pl.Callback):
 
 
 def diverged(what: str, value: float, step: int, model: Trained) -> TrainingDivergedError:
-    """Return the error that says so, and which learning rate to try."""
+    """Return the error that says so, and which learning rate to try, if there is one."""
     rate = model.initial_learning_rate
+    if rate is None:
+        return TrainingDivergedError(f"the {what} became {value} at step {step}.")
     return TrainingDivergedError(
         f"the {what} became {value} at step {step} (learning rate {rate:g} at the start). Try a smaller learning rate, "
         f"for example optimizer.lr={rate / 10:g}."

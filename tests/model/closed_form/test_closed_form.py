@@ -235,7 +235,7 @@ def test_keys_without_effect_do_not_name_the_run_and_are_told(
         ("regularizer=[flip,dropout]", "regularizer=[dropout, flip]: kernel_gaussian is solved in closed form"),
         ("regularizer=[early_stopping] data.validation=0.1", "set regularizer=[]. model.l2=... is its regularizer"),
         ("trainer=ddp_cpu", "trainer.devices=2: KernelGaussian is solved in closed form, on one device"),
-        ("model=mlp_1x512 +model.closed_form=true", "model.closed_form=True: for MLP it is False"),
+        ("model=mlp_1x512 +model.closed_form=true", "model.closed_form=True: MLP declares nothing by its class"),
         ("model.l2=-1", "model.l2=-1: a number from 0"),
         ("model.bandwidth=0", "model.bandwidth=0: a number above 0"),
         ("model.solver=magic", "model.solver='magic': one of auto, cholesky_float64, cholesky_float32"),

@@ -45,16 +45,17 @@ class ClosedForm(Classifier):
     """A model whose weights are computed from the whole training set at once.
 
     A subclass says how (``solve``), and refuses beforehand what it cannot do (``check_problem``). No gradient is
-    taken: optimizer, learning rate, schedule, budget and batch size have no meaning and do not enter the run's name
-    (``rethinkgen.run.identity``, by ``closed_form: true`` in the model's YAML). There is no ``train/loss``, as
-    nothing is seen on the way; the cross-entropies of ``fit/loss`` and ``test/loss`` take the outputs for logits,
-    which a least-squares solution does not make them, so accuracies are what compares with networks. ``steps`` and,
-    once fitted, ``steps_to_fit`` are 1.
+    taken: optimizer, learning rate, schedule, budget and batch size have no meaning and do not enter the run's name.
+    So says ``declares: closed_form`` in the model's YAML, see ``rethinkgen/run/neutral.yaml``, where classes of ours
+    stand by name. There is no ``train/loss``, as nothing is seen on the way; the cross-entropies of ``fit/loss`` and
+    ``test/loss`` take the outputs for logits, which a least-squares solution does not make them, so accuracies are what
+    compares with networks. ``steps`` and, once fitted, ``steps_to_fit`` are 1.
 
     Nothing is saved before the end: a run that was stopped is solved again from the start.
     """
 
-    is_closed_form = True
+    own_steps = 1
+    is_resumable = False
     advice = ""
     """What to try where a system cannot be solved."""
 
@@ -129,7 +130,7 @@ class ClosedForm(Classifier):
             if not bool(parameter.isfinite().all()):
                 raise UnsolvableError(f"{name} of the solution is no finite number. {self.advice}")
             parameter.requires_grad_(False)
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += 1
+        self.count_steps(1)
         self.trainer.should_stop = True
 
     def forward(self, images: Tensor) -> Tensor:
@@ -143,9 +144,9 @@ class ClosedForm(Classifier):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
-    def total_steps(self) -> int:
-        """The solve."""
-        return 1
+    def own_metrics(self) -> dict[str, float | None]:
+        """``solution/...``."""
+        return self.solution_metrics
 
 
 def check_memory(what: str, needed: int, free: int, advice: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rethinkgen.report.style import LOOKS, PALETTE, SOLID, Look, looks_of
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.identity import SEEDS, takes_steps
 from rethinkgen.run.run import Run
 
 LABEL_NOISE = ("none", "partial_labels", "random_labels")
@@ -150,8 +150,8 @@ def finished(runs: Iterable[Run]) -> list[Run]:
 
 
 def trained(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that take steps, which a model that is solved in closed form does not."""
-    return [run for run in runs if not run.key("model.closed_form")]
+    """Return the runs whose steps are those of their budget, which what is solved at once does not take."""
+    return [run for run in runs if takes_steps(run.config)]
 
 
 def at_level(runs: Iterable[Run]) -> dict[float, list[Run]]:
