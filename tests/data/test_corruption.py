@@ -103,7 +103,10 @@ def test_the_matrix_may_lie_in_a_file(tmp_path: Path) -> None:
     for name in ("matrix.csv", "matrix.npy"):
         np.testing.assert_array_equal(AsymmetricLabels(Digits(), matrix=str(tmp_path / name)).matrix, NOISY_PAIR)
     (tmp_path / "words.csv").write_text("a,b\n")
-    for name in ("words.csv", "none.npy"):
+    np.save(tmp_path / "words.npy", np.array([["a", "b"], ["c", "d"]]))
+    # What unpickling runs would be run: such a file is refused unread, numbers or not.
+    np.save(tmp_path / "pickled.npy", NOISY_PAIR.astype(object), allow_pickle=True)
+    for name in ("words.csv", "words.npy", "pickled.npy", "none.npy"):
         with pytest.raises(ValueError, match=rf"data.corruption.matrix=.*{name}: a .csv or .npy file of numbers"):
             AsymmetricLabels(Digits(), matrix=str(tmp_path / name))
 

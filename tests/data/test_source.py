@@ -677,7 +677,7 @@ def together(folder: Path, setting: str) -> list[str]:
     while len(list(folder.glob("ready-*"))) < 3 and all(process.poll() is None for process in started):
         time.sleep(0.01)
     (folder / "go").touch()
-    ended = [process.communicate(timeout=60) for process in started]
+    ended = [process.communicate(timeout=240) for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], ended
     return [output for output, _ in ended]
 

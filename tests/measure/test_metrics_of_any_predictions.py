@@ -265,7 +265,9 @@ def test_ranks_share_out_whole_batches_and_all_know_the_whole(
     for evaluated in ranks.run(lambda: evaluate(Counting(), {"train": split}, is_shared=True)):
         assert torch.equal(evaluated.train.losses, whole.losses)
     assert sum(sizes) == num_examples
-    # Without being asked to share, each rank predicts everything.
+    sizes.clear()
+    ranks.run(lambda: evaluate(Counting(), {"train": split}))
+    assert sum(sizes) == 3 * num_examples, "without being asked to share, each rank predicts everything"
     for alone in ranks.run(lambda: predict(Table(), logits, labels)):
         assert torch.equal(alone.losses, whole.losses)
 

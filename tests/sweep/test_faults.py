@@ -15,6 +15,7 @@ from outcomes import assert_same, outcome
 from sweep.faults import GRID, Witness, torment
 
 
+@pytest.mark.timeout(900)  # a sweep of twelve runs, killed and resumed twelve times
 @pytest.mark.parametrize("seed", [0])
 def test_a_sweep_under_a_killer_ends_as_if_undisturbed(
     train: Command, start: Callable[..., BaseProcess], tmp_path: Path, seed: int

@@ -23,6 +23,7 @@ from rethinkgen.train.histories import (
     RunningWindow,
     Seen,
     Step,
+    of_785b5e0,
 )
 
 # Few levels, on either side of every threshold and on it, so that curves cross them, come back, and are equal.
@@ -164,3 +165,45 @@ def test_a_rate_is_exhausted_below_a_hundredth(rates: list[float], break_at: int
     sequence = [(2 * k, Step(1.0, 1, 2, rate, 0.2)) for k, rate in enumerate(rates, 1)]
     expected = next((2 * k for k, rate in enumerate(rates, 1) if rate < 0.01 * 0.2), None)
     assert fold(Rates, sequence, break_at).exhausted_at == expected
+
+
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_flat_state_of_785b5e0_is_handed_to_the_histories(has_best: bool) -> None:
+    flat = {
+        "window": [(1.0, 2, 3)],
+        "rate_exhausted_at": 40,
+        "first_steps": {"steps_to_fit": 7},
+        "last_missed_steps": {"steps_to_fit": 6},
+        "at_fit": {"test/accuracy": 0.25},
+        "oracle": {"test/accuracy_oracle": 0.75},
+        "first_fitted": torch.tensor([3, -1]),
+        "times_forgotten": torch.tensor([2, 0]),
+        "is_right": torch.tensor([True, False]),
+        "losses": torch.tensor([0.5, 4.0]),
+        "best": {},
+    }
+    weights = {"weight": torch.ones(1, 1)}
+    if has_best:
+        flat["best"] = {"accuracy": 0.5, "step": 9, "weights": weights, "num_evaluations_since": 2}
+    made: dict[str, History[Any]] = {
+        "window": RunningWindow(),
+        "rates": Rates(),
+        "milestones": Milestones(1.0),
+        "oracle": Oracle(),
+        "examples": ExampleHistory(),
+    }
+    made |= {"best": Best(2)} if has_best else {}
+    states = of_785b5e0(flat)
+    assert states.keys() == made.keys()
+    for name, history in made.items():
+        history.load_state_dict(states[name])
+    assert made["window"].state_dict() == {"steps": [(1.0, 2, 3)]}
+    assert made["rates"].state_dict() == {"exhausted_at": 40}
+    milestones = {"test/accuracy_at_fit": 0.25, "steps_to_fit": 7, "steps_to_fit_last_missed": 6}
+    assert made["milestones"].summary() == milestones
+    assert made["oracle"].summary() == {"test/accuracy_oracle": 0.75}
+    columns = {name: column.tolist() for name, column in made["examples"].examples().items()}
+    assert columns == {"first_step_fitted": [3, -1], "times_forgotten": [2, 0], "final_loss": [0.5, 4.0]}
+    assert made["examples"].state_dict()["is_right"].tolist() == [True, False]
+    if has_best:
+        assert made["best"].state_dict() == flat["best"]
