@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rethinkgen.data.source import Digits
 from rethinkgen.report.entry import main as report
 from rethinkgen.run import identity
 from rethinkgen.run.declaration import check_declaration, with_fixed
+from rethinkgen.train.evaluation import diverged
 
 NEAREST_MEAN = '''
 """The class whose mean is nearest: a linear network computed in one pass over the training set."""
@@ -48,6 +50,13 @@ class NearestMean(Classifier):
     def own_metrics(self):
         return {"means/norm": float(self.network[1].weight.detach().norm()) / 2, "means/unknown": None}
 '''
+RIDGE = """
+from rethinkgen.model.closed_form.kernel import KernelLinear
+
+
+class Ridge(KernelLinear):
+    pass
+"""
 DECLARES = {
     "how": "computed in one pass",
     "fixed": {
@@ -130,6 +139,32 @@ def test_regularizers_that_are_declared_act_and_others_are_refused(
     assert said in capsys.readouterr().err
 
 
+def test_a_closed_form_of_ones_own_declares_so_by_name(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_ridge.py").write_text(RIDGE)
+    mine = ["model=kernel_linear", "model._target_=own_ridge.Ridge", "model.l2=0.1", "code=own_ridge", *QUICK]
+    with pytest.raises(SystemExit):
+        train(*mine)
+    assert (
+        "model.declares: Ridge takes 1 step(s) whatever the budget, and its file declares max_steps: None"
+        in capsys.readouterr().err
+    )
+    result = read_result(train(*mine, "+model.declares=closed_form"))
+    assert (result["reason"], result["metrics"]["steps"]) == ("solved in closed form", 1)
+    formerly = read_result(train(*mine, "+model.closed_form=true", "max_steps=3"))
+    assert formerly["run_id"] == result["run_id"]
+    sys.modules.pop("own_ridge", None)
+
+
+def test_without_an_optimizer_no_learning_rate_is_advised() -> None:
+    class Trained:
+        initial_learning_rate = None
+
+    error = diverged("loss on the training set", math.nan, 1, cast(Any, Trained()))
+    assert str(error) == "the loss on the training set became nan at step 1."
+
+
 def config(**model: Any) -> dict[str, Any]:
     return {
         "seed": 0,
@@ -153,6 +188,14 @@ def test_what_is_fixed_counts_and_what_it_stands_for_does_not() -> None:
     assert run_id() != run_id(7)
     # By name: former configs say so by another key.
     assert run_id(declares="closed_form") == run_id(7, closed_form=True) != run_id(7)
+
+
+def test_nodes_that_do_not_act_compare_as_if_they_were_not_there() -> None:
+    before = config(declares="closed_form")
+    now = before | {"loss": {"_target_": "rethinkgen.train.loss.CrossEntropy"}}
+    del before["optimizer"]
+    assert identity.counted(before) == identity.counted(now)
+    assert not {"loss", "optimizer"} & identity.counted(now).keys()
 
 
 def test_what_is_fixed_stands_in_the_place_of_what_is_given() -> None:

@@ -124,14 +124,13 @@ class Training:
     def _build_model(self, config: DictConfig) -> Classifier:
         parts = {name: build(config[name], name) for name in ("optimizer", "schedule") if config[name] is not None}
         model: Classifier = build(config.model, "model", **parts)
+        if model.own_steps not in (None, declared := self.declared.fixed.get("max_steps")):
+            raise ValueError(
+                f"model.declares: {type(model).__name__} takes {model.own_steps} step(s) whatever the budget, and its "
+                f"file declares max_steps: {declared}. That of a ClosedForm needs declares: closed_form."
+            )
         if "optimizer" in parts:
             check_optimizer(parts["optimizer"], config.optimizer)
-        declared = self.declared.fixed.get("max_steps")
-        if model.own_steps not in (None, declared):
-            raise ValueError(
-                f"model.declares: {type(model).__name__} takes {model.own_steps} steps whatever the budget, and here "
-                f"max_steps={declared} is declared. If it is a ClosedForm, its file needs declares: closed_form."
-            )
         return model
 
     def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
