@@ -10,7 +10,7 @@ import torch
 from conftest import read_result
 from rethinkgen.train.checkpoint import load_checkpoint
 
-TIMES = ("seconds", "images_per_second", "finished", "overrides", "config")
+TIMES = ("seconds", "images_per_second", "finished", "overrides", "config", "checksum")
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def say_error(message: object) -> None:
     say(f"Error: {message}", style="red", to=stderr())
 
 
+def first_line(text: str) -> str:
+    """Return what a table has room for."""
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
 def percent(share: float | None) -> str:
     """Return a share as percent; 100 % only where all of it is meant."""
     if share is None:

@@ -7,6 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks a command to save and end: Ctrl-C, ``kill``, a terminal that is gone, and what schedulers send before they
+preempt a job or its time is up (SLURM by submitit SIGUSR2, others SIGUSR1)."""
+
+
+def stopping() -> tuple[signal.Signals, ...]:
+    """Return those that this process obeys: not SIGHUP where it is ignored, as ``nohup`` has it."""
+    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in STOPPING if number != signal.SIGHUP or not is_deaf)
+
 
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: int) -> Iterator[None]:

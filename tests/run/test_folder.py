@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 from pathlib import Path
@@ -72,3 +73,25 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
             read()
     folder.status.write_text(content)
     assert folder.read_status() == {}
+
+
+def test_a_result_with_another_number_in_it_is_damaged(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_result({"metrics": {"fit/accuracy": 0.5, "steps": 40}, "device": "cpu", "seconds": 1.25})
+    written = folder.result.read_bytes()
+    assert folder.read_result() == json.loads(written)
+    num_readable = 0
+    for position in range(8 * len(written)):
+        flipped = bytearray(written)
+        flipped[position // 8] ^= 1 << position % 8
+        folder.result.write_bytes(flipped)
+        with contextlib.suppress(RunFolderError):
+            read = folder.read_result()
+            assert read is not None
+            assert read["metrics"] == {"fit/accuracy": 0.5, "steps": 40}
+            num_readable += 1
+    # Of white space, and of the checksum's own name.
+    assert 0 < num_readable < 8 * len(written) / 4
+    # One of before has no checksum and is taken.
+    folder.result.write_text(json.dumps({"metrics": {"steps": 3}}))
+    assert folder.read_result() == {"metrics": {"steps": 3}}

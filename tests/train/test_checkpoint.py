@@ -90,23 +90,46 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
             return print, ("mischief",)
 
     torch.save({"state_dict": Mischief()}, tmp_path / "last.ckpt")
-    assert find_checkpoint(tmp_path) is not None
     with pytest.raises(pickle.UnpicklingError):
         load_checkpoint(tmp_path / "last.ckpt")
+    assert find_checkpoint(tmp_path, "mine", {}) is None
+    assert (tmp_path / "last.foreign").exists()
 
 
 def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path: Path) -> None:
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
     for step in (1, 2):
-        io.save_checkpoint({"step": step}, path)
+        io.save_checkpoint({"step": step, "state_dict": {}}, path)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         io.save_checkpoint({"step": lambda: None}, path)
-    assert load_checkpoint(path) == {"step": 2}
-    assert load_checkpoint(tmp_path / "previous.ckpt") == {"step": 1}
+    assert load_checkpoint(path)["step"] == 2
+    assert load_checkpoint(tmp_path / "previous.ckpt")["step"] == 1
     assert len(list(tmp_path.iterdir())) == 2
-    assert find_checkpoint(tmp_path) == path
+    assert find_checkpoint(tmp_path, "mine", {}) == path
     path.unlink()  # as a kill between the two renames leaves it
-    assert find_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+    assert find_checkpoint(tmp_path, "mine", {}) == tmp_path / "previous.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("alien", "said"),
+    [
+        ({"run_id": "theirs", "state_dict": {"weight": torch.zeros(2, 3)}}, "it says that it is of the run theirs"),
+        ({"run_id": "mine", "state_dict": {"weight": torch.zeros(3, 2)}}, "its network is another: weight"),
+        ({"state_dict": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}}, "its network is another: bias"),
+        ({"step": 3}, "it is no checkpoint: 'state_dict'"),
+        ([1, 2], "it is no checkpoint"),
+    ],
+)
+def test_another_runs_checkpoint_is_not_gone_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, alien: object, said: str
+) -> None:
+    weights = {"weight": torch.zeros(2, 3)}
+    torch.save(alien, tmp_path / "last.ckpt")
+    # As commit 785b5e0 left it: it does not say whose it is.
+    torch.save({"state_dict": weights}, tmp_path / "previous.ckpt")
+    assert find_checkpoint(tmp_path, "mine", weights) == tmp_path / "previous.ckpt"
+    assert said in caplog.text
+    assert (tmp_path / "last.foreign").exists()
 
 
 def test_generators_go_on_where_they_were(tmp_path: Path) -> None:

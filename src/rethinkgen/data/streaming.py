@@ -28,6 +28,7 @@ from rethinkgen.data.draws import generator
 from rethinkgen.data.streamed_source import Files
 from rethinkgen.errors import UnreadableImageError
 from rethinkgen.machine import cores_of_run
+from rethinkgen.signals import STOPPING
 
 Pattern = tuple[Tensor, ...]
 CPU = torch.device("cpu")
@@ -264,7 +265,7 @@ def _begin_worker(worker: int) -> None:
     inherited: the lock on the run's folder, so that the same command could not go on.
     """
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGALRM):
+    for number in {*STOPPING, signal.SIGALRM} - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

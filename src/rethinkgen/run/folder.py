@@ -8,6 +8,7 @@ or when it stopped without a result), ``checkpoints/``, ``train.log``, and in a 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -55,7 +56,18 @@ class RunFolder:
         Raises:
             RunFolderError: the file was damaged by something else than a run, which replaces it in one go.
         """
-        return _read_json(self.result)
+        result = _read_json(self.result)
+        # Results of commit 785b5e0 and before have none.
+        if isinstance(result, dict) and result.get("checksum", checksum(result)) != checksum(result):
+            raise RunFolderError(
+                f"{self.result} is damaged (its numbers do not match its checksum). Remove it to train the run again."
+            )
+        return result
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``, by which the run is finished."""
+        whole = {**result, "checksum": checksum(result)}
+        write_atomically(self.result, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def describe(self, **details: Any) -> None:
         """Add to what every ``status.json`` of this process says: what run this is."""
@@ -163,6 +175,12 @@ class RunFolder:
                 for name in names:
                     (self.path / name).unlink()
                 self.path.rmdir()
+
+
+def checksum(result: dict[str, Any]) -> str:
+    """Hash all of a result but its own checksum: a flipped bit may leave a file readable, with another number in it."""
+    told = {key: value for key, value in result.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def now() -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rethinkgen.errors import Interrupted
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.ranks import Follower
+from rethinkgen.signals import STOPPING
 
 
 def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict[str, Any]) -> None:
@@ -41,7 +42,7 @@ def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict
 
 def main(descriptor: int, rank: int, size: int) -> None:
     """Follow the rank 0 at the other end of ``descriptor``, on the same machine."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    for number in STOPPING:
         # A terminal or SLURM sends it to all ranks. Rank 0 obeys; this one does while it trains, where all then agree.
         signal.signal(number, signal.SIG_IGN)
     ranks = Follower(rank=rank, size=size, local_rank=rank, local_size=size)

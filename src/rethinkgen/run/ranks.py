@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rethinkgen.errors import Interrupted, RankDiedError, is_of
+from rethinkgen.signals import STOPPING
 
 GATHERING_SECONDS = 600.0
 """How long SLURM's tasks wait for each other when a job starts."""
@@ -270,7 +271,7 @@ class Leader(Ranks):
     def _watch_signals(self, wakeups: socket.socket) -> None:
         with wakeups:
             while number := wakeups.recv(1):
-                if number[0] not in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                if number[0] not in STOPPING:
                     continue
                 with self._changed:
                     if not self._changed.wait_for(lambda: self._stage == "over", HANGING_SECONDS):

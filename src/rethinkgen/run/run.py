@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rethinkgen.console import first_line
 from rethinkgen.errors import RunFolderError
 from rethinkgen.run.catalogue import Entry, latest_entries
 from rethinkgen.run.folder import RunFolder
@@ -68,11 +69,6 @@ def outcome_of(folder: RunFolder, fault: Outcome | None = None) -> Outcome:
     if state == "running":
         return Outcome("interrupted", "its process ended without a word", result)
     return Outcome("missing", result=result)
-
-
-def first_line(text: str) -> str:
-    """Return what a table has room for."""
-    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ This module is imported only when something must really be trained: it brings in
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -27,7 +26,7 @@ from rethinkgen.checks import check_between, check_positive, check_switch, check
 from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
-from rethinkgen.files import atomic_writer, write_atomically
+from rethinkgen.files import atomic_writer
 from rethinkgen.run.build import build
 from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
 from rethinkgen.run.folder import RunFolder, now
@@ -109,7 +108,11 @@ class Training:
         )
         seconds = check_between("checkpoint_seconds", config.checkpoint_seconds, 0, math.inf)
         self.checkpoint = ExactCheckpoint(
-            folder.checkpoints, every_seconds=seconds, seed=config.seed, is_leading=self.ranks.is_leading
+            folder.checkpoints,
+            every_seconds=seconds,
+            seed=config.seed,
+            is_leading=self.ranks.is_leading,
+            run_id=identity["run_id"],
         )
         self.progress = LiveProgress(folder, self.evaluation, console)
         self.table = MetricsTable(folder.metrics)
@@ -217,7 +220,9 @@ class Training:
         """
         with self.checkpoint.obeying_signals(), self.ranks.together(give_up), process_group(self.trainer):
             # Rank 0 finds it for all, as it puts damaged ones aside.
-            path = find_checkpoint(self.folder.checkpoints) if self.ranks.is_leading else None
+            path = None
+            if self.ranks.is_leading and self.model.is_resumable:
+                path = find_checkpoint(self.folder.checkpoints, self.identity["run_id"], self.model.state_dict())
             path = self.trainer.strategy.broadcast(path)
             if self.ranks.is_leading:
                 self._take_up(path)
@@ -236,7 +241,8 @@ class Training:
             saved = load_checkpoint(path)
             self.table.cut_back(saved["global_step"])
             trained_before = saved["seconds"]
-            self.console.print(f"Going on from step {saved['global_step']:,} ({path.name}).")
+            whose = "" if "run_id" in saved else ", of before checkpoints said whose they are"
+            say(f"Going on from step {saved['global_step']:,} ({path.name}{whose}).", to=self.console)
             del saved
         for mirror in self.mirrors:
             mirror.start(self.folder.path, self.identity)
@@ -279,7 +285,7 @@ class Training:
             torch.save(self.model.state_dict(), file)
         for mirror in self.mirrors:
             mirror.set_summary(metrics)
-        write_atomically(self.folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        self.folder.write_result(result)
         # What came before the end has served.
         (self.folder.checkpoints / "previous.ckpt").unlink(missing_ok=True)
         self.folder.status.unlink(missing_ok=True)

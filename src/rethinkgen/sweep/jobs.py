@@ -14,8 +14,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from rethinkgen.console import first_line
 from rethinkgen.run.folder import RunFolder
-from rethinkgen.run.run import Outcome, State, first_line, outcome_of
+from rethinkgen.run.run import Outcome, State, outcome_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from rethinkgen.errors import HELD
 from rethinkgen.run.entry import as_the_user_set_it, wait_politely
-from rethinkgen.signals import handled_by
+from rethinkgen.signals import handled_by, stopping
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
 from rethinkgen.sweep.view import Progress
@@ -97,7 +97,7 @@ class Pool:
         """Run all jobs to their ends, or until a signal stops the sweep: each running job then saves and ends."""
         progress: Progress[Running] = Progress(deque(jobs))
         self._server = ForkServer()
-        with handled_by(self._note_signal, signal.SIGINT, signal.SIGTERM):
+        with handled_by(self._note_signal, *stopping()):
             try:
                 while progress.waiting or progress.running or progress.elsewhere:
                     self._obey(progress)
@@ -135,7 +135,7 @@ class Pool:
                 _kill_group(running.process)
             elif running.told_at is None and now - running.started > DEAF_SECONDS:
                 running.told_at = now
-                _send(running.process, self.stopped_by)
+                _send(running.process, signal.SIGINT if self.stopped_by == signal.SIGINT else signal.SIGTERM)
 
     def _look_elsewhere(self, progress: Progress[Running]) -> None:
         if time.monotonic() - self._looked_at < HELD_SECONDS:
@@ -219,7 +219,7 @@ class ForkServer:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         # Until it serves, a Ctrl-C would end it with a traceback.
-        with handled_by(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM), as_the_user_set_it():
+        with handled_by(signal.SIG_IGN, *stopping()), as_the_user_set_it():
             forkserver.ensure_running()
         self._error: BaseException | None = None
         self._first_process = threading.Thread(target=self._start_a_process, daemon=True)

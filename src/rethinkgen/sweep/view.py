@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.console import duration, percent, say, stdout
+from rethinkgen.signals import STOPPING
 from rethinkgen.sweep.jobs import Job, labels, shown
 
 LINE_SECONDS = 30.0
 """Between two lines of the count where nobody looks at a terminal."""
 MOST_ROWS = 30
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+STOPPED = tuple(128 + number for number in STOPPING)
 """Exit codes of jobs that saved because they were told to."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import random
 import signal
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,21 +19,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from rethinkgen.collective import gathered, greatest_over_ranks, num_ranks, rank
+from rethinkgen.console import first_line
 from rethinkgen.data.draws import generator
 from rethinkgen.errors import Interrupted, TrainingDivergedError
 from rethinkgen.files import atomic_writer, remove_leftovers
-from rethinkgen.signals import handled_by
+from rethinkgen.signals import handled_by, stopping
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
 """How long a signal waits for the end of a block, where a checkpoint can be saved; an evaluation may take longer."""
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
-"""SIGUSR2 is what SLURM sends before it preempts a job or its time is up."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,10 +63,14 @@ class ExactCheckpoint(Checkpoint):
         seed: from which each of several ranks draws its own dropout.
         is_leading: whether a signal that is not obeyed in time ends this process; false on all ranks but 0, which go
             by rank 0 and end with it.
+        run_id: of the run, which each checkpoint says that it is of.
     """
 
-    def __init__(self, folder: Path, *, every_seconds: float = 10.0, seed: int = 0, is_leading: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, every_seconds: float = 10.0, seed: int = 0, is_leading: bool = True, run_id: str = ""
+    ) -> None:
         self.folder = folder
+        self.run_id = run_id
         self.every_seconds = every_seconds
         self.seed = seed
         self.is_leading = is_leading
@@ -75,6 +78,7 @@ class ExactCheckpoint(Checkpoint):
         self._begun_at = time.monotonic()
         self.signal: int | None = None
         self._is_obeying = False
+        self._obeyed: tuple[int, ...] = ()
         self._generators: list[dict[str, Any]] = []
         self._device = torch.device("cpu")
 
@@ -123,7 +127,8 @@ class ExactCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the generators' states, and the time spent so far."""
+        """Add whose it is, the generators' states, and the time spent so far."""
+        checkpoint["run_id"] = self.run_id
         checkpoint["generators"] = gathered(generator_states())
         checkpoint["seconds"] = self.seconds
 
@@ -149,7 +154,7 @@ class ExactCheckpoint(Checkpoint):
                 num_ranks(),
             )
         if self._is_obeying:
-            for number in SIGNALS:
+            for number in self._obeyed:
                 signal.signal(number, self._stop)
 
     @contextlib.contextmanager
@@ -159,7 +164,8 @@ class ExactCheckpoint(Checkpoint):
         A second signal, or the end of the grace time, interrupts at once, wherever training is; the last checkpoint
         stands. The process's own handlers are put back afterwards.
         """
-        with handled_by(self._stop, *SIGNALS):
+        self._obeyed = (*stopping(), signal.SIGALRM)
+        with handled_by(self._stop, *self._obeyed):
             self._is_obeying = True
             try:
                 yield
@@ -190,21 +196,44 @@ def check_finite(model: pl.LightningModule) -> None:
         raise TrainingDivergedError(f"{name or 'a weight'} is no longer a finite number. Try a smaller learning rate.")
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint; say which ones are damaged and are passed over.
+def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) -> Path | None:
+    """Return the newest whole checkpoint of this run; say which ones are passed over, and put them aside.
 
     For who holds the run's lock: what a kill left unfinished is removed.
+
+    Args:
+        folder: of the checkpoints.
+        run_id: whose it must be, where it says so; those of commit 785b5e0 and before do not.
+        weights: state of the network, whose names and shapes it must have.
     """
     remove_leftovers(folder / "last.ckpt")
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
         if not path.exists():
             continue
-        if (fault := _fault(path)) is None:
+        if (fault := _fault(path)) is not None:
+            log.warning("%s is damaged (%s) and is not used", path, fault)
+            path.rename(path.with_suffix(".damaged"))
+        elif (whose := _not_ours(path, run_id, weights)) is not None:
+            log.warning("%s is not this run's (%s) and is not used", path, whose)
+            path.rename(path.with_suffix(".foreign"))
+        else:
             return path
-        log.warning("%s is damaged (%s) and is not used", path, fault)
-        path.rename(path.with_suffix(".damaged"))
     return None
+
+
+def _not_ours(path: Path, run_id: str, weights: Mapping[str, Tensor]) -> str | None:
+    """Return what shows that a checkpoint is another run's, or none."""
+    try:
+        saved = load_checkpoint(path)
+        told, shapes = saved.get("run_id", run_id), {name: value.shape for name, value in saved["state_dict"].items()}
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError) as error:
+        return f"it is no checkpoint: {first_line(str(error))}"
+    if told != run_id:
+        return f"it says that it is of the run {told}"
+    ours = {name: value.shape for name, value in weights.items()}
+    other = next((name for name in sorted(ours.keys() | shapes.keys()) if ours.get(name) != shapes.get(name)), None)
+    return None if other is None else f"its network is another: {other}"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
