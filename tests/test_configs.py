@@ -83,7 +83,7 @@ def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:
 
 def test_each_regularizer_reaches_the_place_where_it_acts() -> None:
     config = composed("regularizer=[weight_decay,dropout,random_crop,flip,rotation,color_jitter,label_smoothing]")
-    assert (config.optimizer.weight_decay, config.model.dropout, config.model.label_smoothing) == (5e-4, 0.5, 0.1)
+    assert (config.optimizer.weight_decay, config.model.dropout, config.loss.label_smoothing) == (5e-4, 0.5, 0.1)
     datamodule = build_datamodule(config.data)
     assert (datamodule.random_crop, datamodule.flip, datamodule.rotation) == (True, True, 25.0)
     assert datamodule.color_jitter

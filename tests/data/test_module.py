@@ -101,7 +101,7 @@ def test_augmented_inputs_are_the_hand_written_chain_of_geometry_then_pixels_the
     data = make(RandomPixels, InMemory(shape=(3, 32, 32)), random_crop=True, flip=True, seed=5, order_seed=6)
     draws = hand_drawn("augmentation/6/train", 3).random((200, 4), dtype=np.float32)
     chosen = [7, 199, 0]
-    ((inputs, labels, size),) = data.batches(block(chosen, [3], epoch=3))
+    ((inputs, labels, size, *_),) = data.batches(block(chosen, [3], epoch=3))
     assert size == 3
     for i, found, label in zip(chosen, inputs.numpy(), labels.tolist(), strict=True):
         top, left = int(draws[i, 0] * 5), int(draws[i, 1] * 5)
@@ -166,7 +166,7 @@ def test_augmentation_is_off_unless_asked_for_and_leaves_the_splits_alone() -> N
     assert not bare.augmentation
     for name in ("train", "test"):
         assert torch.equal(bare.splits[name].inputs, augmented.splits[name].inputs)
-    ((images, _, _),) = augmented.batches(block(list(range(16)), [16]))
+    ((images, *_),) = augmented.batches(block(list(range(16)), [16]))
     assert images.shape == bare.splits["train"].inputs[:16].shape
     assert not torch.isclose(images, bare.splits["train"].inputs[:16]).all((1, 2, 3)).any()
     (again,), (later,) = augmented.batches(block([3], [1])), augmented.batches(block([3], [1], epoch=1))
@@ -195,11 +195,11 @@ def test_augmented_batches_are_the_same_in_blocks_of_any_length_and_interleave_o
 def test_pixel_corruption_is_fixed_under_augmentation() -> None:
     data = make(Gaussian, flip=True)
     for epoch in (0, 1):  # noise takes the image's place after geometry, so nothing random is left
-        ((images, _, _),) = data.batches(block(list(range(20)), [20], epoch))
+        ((images, *_),) = data.batches(block(list(range(20)), [20], epoch))
         torch.testing.assert_close(images, data.splits["train"].inputs[:20], rtol=0, atol=1e-5)
     noisy = make(NoisyInputs, fraction=0.5, flip=True)
-    ((first, _, _),) = noisy.batches(block(list(range(20)), [20], 0))
-    ((second, _, _),) = noisy.batches(block(list(range(20)), [20], 1))
+    ((first, *_),) = noisy.batches(block(list(range(20)), [20], 0))
+    ((second, *_),) = noisy.batches(block(list(range(20)), [20], 1))
     is_noise = noisy.splits["train"].is_drawn[:20]
     assert torch.equal(first[is_noise], second[is_noise])
     draws = (epoch_draws(0, 0, 200)[:20, 2] < 0.5) != (epoch_draws(0, 1, 200)[:20, 2] < 0.5)
@@ -208,7 +208,7 @@ def test_pixel_corruption_is_fixed_under_augmentation() -> None:
 
 def test_augmentation_of_a_subset_follows_its_own_examples() -> None:
     data = make(num_train=50, random_crop=True, preprocessing="none")
-    ((images, _, _),) = data.batches(block(list(range(50)), [50]))
+    ((images, *_),) = data.batches(block(list(range(50)), [50]))
     source = InMemory().load().train.images[data.splits["train"].index] / 255
     for image, whole in zip(images.numpy(), source, strict=True):
         padded = np.pad(whole, ((0, 0), (1, 1), (1, 1)))
@@ -222,9 +222,9 @@ def test_autocast_of_the_training_step_does_not_touch_the_images() -> None:
             return images @ torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
 
     data = make(Mixed, **AUGMENTATION)
-    ((plain, _, _),) = data.batches(block(list(range(16)), [16]))
+    ((plain, *_),) = data.batches(block(list(range(16)), [16]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ((images, _, _),) = data.batches(block(list(range(16)), [16]))
+        ((images, *_),) = data.batches(block(list(range(16)), [16]))
         assert torch.is_autocast_enabled("cpu")
     assert images.dtype == torch.float32
     assert torch.equal(images, plain)

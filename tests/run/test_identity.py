@@ -31,7 +31,9 @@ SET_ELSEWHERE = {
     *("image_shape", "num_classes", "num_outputs", "optimizer", "schedule", "loss", "learning_rate", "lr"),
     *("weight_decay", "dropout", "label_smoothing"),
     *("source", "batch_size", "micro_batch_size", "preprocessing", "crop", "num_train", "validation", "seed"),
-    *("order_seed", "random_crop", "flip", "rotation", "color_jitter"),
+    *("order_seed", "random_crop", "flip", "rotation", "color_jitter", "mixup", "gradient_clip"),
+    # Objects, which no config has yet.
+    *("mix", "penalties"),
 }
 FORMER = ROOT / "tests" / "fixtures" / "785b5e0"
 

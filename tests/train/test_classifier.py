@@ -20,6 +20,7 @@ from rethinkgen.measure.predict import predict
 from rethinkgen.model.inception import Inception
 from rethinkgen.model.mlp import MLP
 from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.train.loss import CrossEntropy
 from rethinkgen.train.schedule import exponential
 
 
@@ -48,7 +49,7 @@ def bare_loop(model: MLP, datamodule: CorruptedImages, steps: int, smoothing: fl
     losses: list[float] = []
     while True:
         for block in Blocks(datamodule.timetable, 0, lambda: len(losses), never):
-            for images, labels, _ in datamodule.batches(block):
+            for images, labels, *_ in datamodule.batches(block):
                 for group in optimizer.param_groups:
                     group["lr"] = 0.05 * 0.95 ** (len(losses) // 7)
                 loss = F.cross_entropy(model.network(images), labels, label_smoothing=smoothing)
@@ -67,7 +68,7 @@ def test_training_is_that_of_a_loop_written_by_hand() -> None:
             width=16,
             image_shape=(1, 8, 8),
             num_classes=10,
-            label_smoothing=0.1,
+            loss=CrossEntropy(label_smoothing=0.1),
             optimizer=lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.01),
             schedule=lambda step, total: exponential(step, total, factor=0.95, every=7),
         )
@@ -127,7 +128,7 @@ def test_one_output_is_trained_with_the_logistic_loss() -> None:
     losses: list[float] = []
     for epoch in range(4):
         for block in one_epoch(300, 100, 0, epoch):
-            for images, labels, _ in datamodule.batches(block):
+            for images, labels, *_ in datamodule.batches(block):
                 loss = F.binary_cross_entropy_with_logits(theirs(images)[:, 0], labels.float())
                 optimizer.zero_grad()
                 loss.backward()

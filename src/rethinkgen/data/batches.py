@@ -26,9 +26,33 @@ class Batch(NamedTuple):
     images: Tensor
     """``(n, C, H, W)`` float32"""
     labels: Tensor
-    """``(n,)`` int64"""
+    """``(n,)`` int64; of a mixed image those of the one that has the larger share in it"""
     global_size: int
     """Examples in the batch over all ranks."""
+    indices: Tensor
+    """``(n,)`` int64: positions in the training split"""
+    other_labels: Tensor | None = None
+    """``(n,)`` int64, where images are mixed: the labels of the other image in each"""
+    share: float = 1.0
+    """Weight of ``labels``, in ``[0.5, 1]``; that of ``other_labels`` is the rest."""
+    part_sizes: tuple[int, ...] = ()
+    """How many examples go through the network at once; empty: all."""
+
+    def parts(self) -> list[Batch]:
+        """Return the micro-batches, whose gradients make up that of the batch."""
+        if len(self.part_sizes) < 2:
+            return [self]
+        ends = (0, *itertools.accumulate(self.part_sizes))
+        return [self._part(slice(start, end)) for start, end in itertools.pairwise(ends)]
+
+    def _part(self, part: slice) -> Batch:
+        return self._replace(
+            images=self.images[part],
+            labels=self.labels[part],
+            indices=self.indices[part],
+            other_labels=None if self.other_labels is None else self.other_labels[part],
+            part_sizes=(),
+        )
 
 
 class Block(NamedTuple):
@@ -43,6 +67,8 @@ class Block(NamedTuple):
     epoch: int
     position: int = 0
     """Of the first batch in its epoch."""
+    partners: Tensor | None = None
+    """``(M,)`` int64, where they are paired: the example after each in its whole batch, whatever rank has that"""
 
 
 @runtime_checkable
@@ -85,6 +111,7 @@ class Blocks:
     Args:
         step: how many optimizer steps were taken before iteration begins.
         next_stop: given a global step, the next one at which a block must end.
+        paired: whether each example gets a partner: the next of its batch, which is as random as any.
         should_pause: asked before each block but the first; if so, iteration ends early, and the next one begins at
             ``step()`` again. That is how a checkpoint can fall into an epoch.
         clock: returns seconds.
@@ -100,6 +127,7 @@ class Blocks:
         world_size: int = 1,
         clock: Callable[[], float] = time.perf_counter,
         *,
+        paired: bool = False,
         should_pause: Callable[[], bool] = lambda: False,
     ) -> None:
         timetable.check_epoch(0, world_size)
@@ -110,6 +138,7 @@ class Blocks:
         self.rank = rank
         self.world_size = world_size
         self.clock = clock
+        self.paired = paired
         self.should_pause = should_pause
         self.examples_per_block = 1
 
@@ -123,8 +152,12 @@ class Blocks:
             block = batches[position : position + self._length(batches, position, step)]
             shares = [batch[self.rank :: self.world_size] for batch in block]
             sizes, global_sizes = ([len(part) for part in parts] for parts in (shares, block))
+            partners = None
+            if self.paired:
+                # Of the whole batch, so that a run is the same on any number of ranks.
+                partners = torch.cat([batch.roll(-1)[self.rank :: self.world_size] for batch in block])
             fetched = self.clock()
-            yield Block(torch.cat(shares), sizes, global_sizes, epoch, position)
+            yield Block(torch.cat(shares), sizes, global_sizes, epoch, position, partners)
             if self.world_size > 1:
                 # Not by the clock: ranks must agree, since Lightning and DDP synchronise them once a block.
                 self.examples_per_block = BATCHES_PER_BLOCK_IF_DISTRIBUTED * self.timetable.size(0)
@@ -143,3 +176,18 @@ class Blocks:
             self.examples_per_block = min(2 * max(self.examples_per_block, batch_size), MOST_BATCHES * batch_size)
         elif seconds > BLOCK_SECONDS * 2:
             self.examples_per_block = max(self.examples_per_block // 2, batch_size)
+
+
+def micro_batch_sizes(global_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> tuple[int, ...]:
+    """Return how many examples of a rank's share each micro-batch has.
+
+    Micro-batches are consecutive examples of the whole batch. A rest of one, or of fewer than there are ranks, joins
+    the one before: BatchNorm cannot normalise a single example, and every rank must have a share.
+    """
+    whole, rest = divmod(global_size, micro_batch_size)
+    ends = [micro_batch_size * number for number in range(1, whole + 1)]
+    if rest >= max(2, world_size) or not ends:
+        ends.append(global_size)
+    ends[-1] = global_size
+    shares = [len(range(rank, end, world_size)) for end in (0, *ends)]
+    return tuple(after - before for before, after in itertools.pairwise(shares))

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
-from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order
-from rethinkgen.data.draws import balanced_subset
+from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order, micro_batch_sizes
+from rethinkgen.data.draws import balanced_subset, generator
 from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
 from rethinkgen.data.source import Examples, Images, Source
 from rethinkgen.data.streamed_source import Files, ImageFiles
@@ -106,6 +106,8 @@ class CorruptedImages(pl.LightningDataModule):
         source: one of ``rethinkgen.data.source``, or ``rethinkgen.data.streamed_source.StreamedFolder``.
         batch_size: of the global batch, over all devices; ``all``: the whole training set; or a function
             ``(epoch, step) ->`` size, of batches that change along training.
+        micro_batch_size: examples of a batch, over all devices, that go through the network at once; their gradients
+            are added up. ``None``: all.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
             source's training images (a sample of them if they are streamed), ``signed`` to ``[-1, 1]``, or ``none``,
             which leaves pixels in ``[0, 1]``.
@@ -120,6 +122,8 @@ class CorruptedImages(pl.LightningDataModule):
         flip: mirror left to right with probability 1/2.
         rotation: largest random angle in degrees.
         color_jitter: change colours at random, see ``rethinkgen.data.augmentation``.
+        mixup: train on mixtures of two images and of their labels (Zhang et al. 2018, "mixup"), whose shares are drawn
+            once a batch from Beta(mixup, mixup); 0: on the images as they are.
 
     Raises:
         ValueError: a value is not allowed; the message names its config key. From ``setup``: a value does not
@@ -134,6 +138,7 @@ class CorruptedImages(pl.LightningDataModule):
         source: Source,
         *,
         batch_size: int | str | Callable[[int, int], int] = 128,
+        micro_batch_size: int | None = None,
         preprocessing: str = "whitening",
         crop: str | int | None = "auto",
         num_train: int | None = None,
@@ -144,12 +149,16 @@ class CorruptedImages(pl.LightningDataModule):
         flip: bool = False,
         rotation: float = 0.0,
         color_jitter: bool = False,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         self.source = source
         self._batch_size: BatchSize | None = None
         if batch_size != "all":
             self._batch_size = batch_size if callable(batch_size) else check_whole("data.batch_size", batch_size, 1)
+        self.micro_batch_size = (
+            None if micro_batch_size is None else check_whole("data.micro_batch_size", micro_batch_size, 1)
+        )
         if preprocessing not in PREPROCESSINGS:
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
@@ -164,6 +173,7 @@ class CorruptedImages(pl.LightningDataModule):
         self.flip = check_switch("regularizer.flip", flip)
         self.rotation = check_between("regularizer.rotation", rotation, 0, 180)
         self.color_jitter = check_switch("regularizer.color_jitter", color_jitter)
+        self.mixup = check_between("regularizer.mixup", mixup, 0, math.inf, below=True)
 
         self.splits: dict[SplitName, Split] = {}
         """``train``, ``test`` and, if asked for, ``validation``. Empty before ``setup``, as all below."""
@@ -182,6 +192,7 @@ class CorruptedImages(pl.LightningDataModule):
         self._uncropped: Tensor | None = None
         self._pattern: Pattern = ()
         self._epoch_draws: tuple[int, Tensor] | None = None
+        self._epoch_shares: tuple[int, NDArray[np.float64]] | None = None
         self._is_prepared = False
 
     # What a corruption overrides.
@@ -229,7 +240,17 @@ class CorruptedImages(pl.LightningDataModule):
         """Return the order of the examples, in blocks of batches."""
         trainer = self.trainer
         assert trainer is not None
+        if self.micro_batch_size is not None and self.micro_batch_size % trainer.world_size:
+            raise ValueError(
+                f"data.micro_batch_size={self.micro_batch_size}: a multiple of the {trainer.world_size} devices is "
+                "needed, so that each has its share."
+            )
         if self._files is not None:
+            if self.mixup and trainer.world_size > 1:
+                raise ValueError(
+                    f"regularizer.mixup={self.mixup}: on {trainer.world_size} devices each image would be decoded "
+                    "twice. Train on one, or on images in memory."
+                )
             self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
         stops = [callback for callback in trainer.callbacks if isinstance(callback, EndsBlocks)]  # type: ignore[attr-defined]
         pauses = [callback for callback in trainer.callbacks if isinstance(callback, EndsEpochs)]  # type: ignore[attr-defined]
@@ -241,6 +262,7 @@ class CorruptedImages(pl.LightningDataModule):
             next_stop=lambda step: min((callback.next_stop(step) for callback in stops), default=math.inf),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            paired=self.mixup > 0,
             should_pause=lambda: any(callback.should_pause() for callback in pauses),
         )
 
@@ -258,19 +280,48 @@ class CorruptedImages(pl.LightningDataModule):
         return self.batches(batch) if isinstance(batch, Block) else batch
 
     def batches(self, block: Block) -> Iterator[Batch]:
-        """Gather, and if asked to augment, the batches of ``block``, each when it is asked for."""
-        train = self.splits["train"]
+        """Gather, and if asked to augment and to mix, the batches of ``block``, each when it is asked for."""
+        labels = self.splits["train"].labels
         start = 0
         for number, (size, global_size) in enumerate(zip(block.sizes, block.global_sizes, strict=True)):
-            index = block.indices[start : start + size]
+            part, position = slice(start, start + size), block.position + number
             start += size
-            if not isinstance(train.inputs, Tensor):
-                images = self._streamed(index, block.epoch, block.position + number)
-            elif self.augmentation:
-                images = self._augmented(index, block.epoch)
-            else:
-                images = train.inputs.index_select(0, index)
-            yield Batch(images, train.labels.index_select(0, index), global_size)
+            index = block.indices[part]
+            batch = Batch(self._images(index, block.epoch, position), labels.index_select(0, index), global_size, index)
+            if block.partners is not None:
+                batch = self._mixed(batch, block.partners[part], block.epoch, position)
+            if self.micro_batch_size is not None:
+                batch = batch._replace(part_sizes=micro_batch_sizes(global_size, self.micro_batch_size, *self._rank()))
+            yield batch
+
+    def _images(self, index: Tensor, epoch: int, position: int) -> Tensor:
+        inputs = self.splits["train"].inputs
+        if not isinstance(inputs, Tensor):
+            return self._streamed(index, epoch, position)
+        return self._augmented(index, epoch) if self.augmentation else inputs.index_select(0, index)
+
+    def _mixed(self, batch: Batch, partners: Tensor, epoch: int, position: int) -> Batch:
+        """Mix each image with its partner's, which on one device is the next in the batch."""
+        share = self._share(epoch, position)
+        is_whole = len(batch.indices) == batch.global_size
+        others = batch.images.roll(-1, 0) if is_whole else self._images(partners, epoch, position)
+        images = torch.lerp(others, batch.images, share)
+        return batch._replace(
+            images=images, other_labels=self.splits["train"].labels.index_select(0, partners), share=share
+        )
+
+    def _share(self, epoch: int, position: int) -> float:
+        """Return the weight of the larger part: the two parts have one distribution, so no more need be known."""
+        if self._epoch_shares is None or self._epoch_shares[0] != epoch:
+            # All of an epoch at once: a draw a step would cost a small network a tenth of its time.
+            drawn = generator("mixup", self.order_seed, "train", epoch).beta(
+                self.mixup, self.mixup, self.timetable.steps(epoch)
+            )
+            self._epoch_shares = epoch, np.maximum(drawn, 1 - drawn)
+        return float(self._epoch_shares[1][position])
+
+    def _rank(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     # Known after ``setup``.
 

@@ -68,6 +68,11 @@ def _is_schedule(found: Any) -> bool:
     return sum(parameter.kind in kinds for parameter in inspect.signature(found).parameters.values()) >= 2
 
 
+def _is_loss(found: Any) -> bool:
+    is_protocol = getattr(found, "_is_protocol", False)
+    return inspect.isclass(found) and not is_protocol and any("__call__" in vars(kind) for kind in found.__mro__)
+
+
 PLACES = {
     "data.source": Place(
         "a source of images (a class with prepare, load and fingerprint)",
@@ -83,6 +88,11 @@ PLACES = {
         "a network (a subclass of Classifier)",
         _subclass_of("rethinkgen.train.classifier.Classifier"),
         ours=("rethinkgen.model",),
+    ),
+    "loss": Place(
+        "a loss (a class whose objects take logits, labels and indices)",
+        _is_loss,
+        ours=("rethinkgen.train.loss",),
     ),
     "optimizer": Place(
         "an optimizer (a subclass of torch.optim.Optimizer)",

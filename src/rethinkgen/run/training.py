@@ -125,8 +125,10 @@ class Training:
         self.schedule_config = config.schedule
 
     def _build_model(self, config: DictConfig) -> Classifier:
-        parts = {name: build(config[name], name) for name in ("optimizer", "schedule") if config[name] is not None}
-        model: Classifier = build(config.model, "model", **parts)
+        parts = {
+            name: build(config[name], name) for name in ("loss", "optimizer", "schedule") if config[name] is not None
+        }
+        model: Classifier = build(config.model, "model", **parts, gradient_clip=config.gradient_clip)
         if model.own_steps not in (None, declared := self.declared.fixed.get("max_steps")):
             raise ValueError(
                 f"model.declares: {type(model).__name__} takes {model.own_steps} step(s) whatever the budget, and its "
@@ -332,14 +334,16 @@ def check_keys_that_act(config: DictConfig, given: list[str]) -> None:
         ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
             optimizer does not read it, or the budget twice.
     """
+    smoothing = config.regularizer.label_smoothing
     acting = {
         "weight_decay": ("optimizer.weight_decay", config.optimizer.get("weight_decay")),
         "dropout": ("model.dropout", config.model.dropout),
-        "label_smoothing": ("model.label_smoothing", config.model.label_smoothing),
+        "label_smoothing": ("loss.label_smoothing", config.loss.get("label_smoothing", smoothing)),
         "random_crop": ("data.random_crop", config.data.random_crop),
         "flip": ("data.flip", config.data.flip),
         "rotation": ("data.rotation", config.data.rotation),
         "color_jitter": ("data.color_jitter", config.data.color_jitter),
+        "mixup": ("data.mixup", config.data.mixup),
     }
     for name, (key, value) in acting.items():
         if value != config.regularizer[name]:

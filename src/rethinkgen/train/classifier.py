@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rethinkgen.checks import check_between, check_positive
 from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
 from rethinkgen.data.timetable import Timetable
+from rethinkgen.measure.predict import batch_norms
 from rethinkgen.train.evaluation import Evaluation
 from rethinkgen.train.histories import Step
+from rethinkgen.train.loss import BlockRows, CrossEntropy, Loss, RemembersExamples
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 Schedule = Callable[[int, int, float], float] | Callable[[int, int], float]
 
 
+class Mix(Protocol):
+    """Changes a batch by means of the network."""
+
+    def __call__(self, batch: Batch, network: nn.Module) -> Batch:
+        """Return what is trained on instead; ``network``: images ``(n, C, H, W)`` to logits ``(n, C)``."""
+
+
+class Penalty(Protocol):
+    """Something that is added to the loss."""
+
+    def __call__(self, network: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return a scalar: of a batch, or of a rank's share or a micro-batch of it, by whose size it is weighed."""
+
+
+@runtime_checkable
+class WatchesNetwork(Protocol):
+    """A penalty on what is inside the network, which it sees by hooks."""
+
+    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
+        """Register hooks, when training begins or goes on; they are removed at its end."""
+
+
 class Classifier(pl.LightningModule, ABC):
-    """A network trained with cross-entropy, many optimizer steps to one Lightning step.
+    """A network and how it is trained: many optimizer steps to one Lightning step.
 
     A subclass says only how its network is built (``build``). The shape of the images and the number of classes are
     taken from the datamodule at the start of ``fit``, or given here; until then ``network`` does not exist.
@@ -41,7 +68,11 @@ class Classifier(pl.LightningModule, ABC):
         num_outputs: of the network: one for each class, or one for two classes. ``None``: ``num_classes``.
         learning_rate: of the default optimizer, SGD with momentum 0.9. With ``optimizer`` given it is not used.
         dropout: probability of zeroing a unit, where the architecture has a place for it.
-        label_smoothing: share of the target spread evenly over all classes, in ``[0, 1)``.
+        loss: one value an example (``rethinkgen.train.loss``); cross-entropy by default.
+        mix: ``(batch, self) -> batch``, before each step: what needs the network, as adversarial images do. Pairs of
+            images are mixed by the datamodule.
+        penalties: each ``(self, logits, labels) -> scalar`` is added to the mean loss of what it is given.
+        gradient_clip: the gradient of a step is scaled down to this norm where it is longer.
         optimizer: makes the optimizer from two parameter groups: weights, then biases and normalisation shifts, for
             which weight decay is off.
         schedule: ``(step, total_steps, epochs) -> factor`` on the learning rate, where ``epochs`` have passed after
@@ -62,7 +93,10 @@ class Classifier(pl.LightningModule, ABC):
         num_outputs: int | None = None,
         learning_rate: float = 0.01,
         dropout: float = 0.0,
-        label_smoothing: float = 0.0,
+        loss: Loss | None = None,
+        mix: Mix | None = None,
+        penalties: Sequence[Penalty] = (),
+        gradient_clip: float | None = None,
         optimizer: MakeOptimizer | None = None,
         schedule: Schedule | None = None,
         channels_last: bool = False,
@@ -76,12 +110,17 @@ class Classifier(pl.LightningModule, ABC):
             raise ValueError(f"num_outputs={num_outputs}: {num_classes} are needed, one for each class; or 1 for 2.")
         self.learning_rate = check_positive("model.learning_rate", learning_rate)
         self.dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
-        self.label_smoothing = check_between("regularizer.label_smoothing", label_smoothing, 0, 1, below=True)
+        self.loss = loss or CrossEntropy()
+        self.mix = mix
+        self.penalties = tuple(penalties)
+        self.gradient_clip = None if gradient_clip is None else check_positive("gradient_clip", gradient_clip)
         self.make_optimizer = optimizer or self._default_optimizer
         self.schedule = schedule
         self.channels_last = channels_last
         self.steps: list[Step] = []
         """One entry for each optimizer step of the block trained last."""
+        self._loss_state: dict[str, Any] | None = None
+        self._hooks: list[RemovableHandle] = []
         if image_shape is not None and num_classes is not None:
             self.network = self._build()
 
@@ -136,32 +175,65 @@ class Classifier(pl.LightningModule, ABC):
         """Trainable parameters, the published count."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
+    def on_train_start(self) -> None:
+        """Tell what takes part in training that it begins or goes on."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(self.loss, RemembersExamples):
+            if self.mix is not None or datamodule.mixup:
+                raise ValueError(
+                    f"loss={type(self.loss).__name__}: it remembers each example by its image, and here these are "
+                    "mixed. Train without regularizer.mixup, or with another loss."
+                )
+            self.loss.begin(len(datamodule.splits["train"]), self.num_classes or 0, self.device)
+            if self._loss_state is not None:
+                self.loss.load_state_dict(self._loss_state)
+        for penalty in self.penalties:
+            if isinstance(penalty, WatchesNetwork):
+                self._hooks += penalty.begin(self)
+
+    def on_train_end(self) -> None:
+        """Take away what penalties have hooked on."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the loss remembers."""
+        if isinstance(self.loss, RemembersExamples):
+            checkpoint["loss"] = self.loss.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the loss remembers until training begins."""
+        self._loss_state = checkpoint.get("loss")
+
     def training_step(self, batches: Iterable[Batch], _block: int) -> None:
         """Take one optimizer step for each batch of the block and note what each saw in ``self.steps``."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        sums: list[Tensor] = []
+        needs_second_pass = getattr(optimizer, "needs_second_pass", False)
+        losses: list[Tensor] = []
+        are_right: list[Tensor] = []
+        indices: list[Tensor] = []
         sizes: list[int] = []
         rates: list[float] = []
-        for images, labels, global_size in batches:
-            # Of the module itself: DDP's forward is once a block. Its gradients are reduced at each backward none the
-            # less, which Lightning's manual_backward prepares (tests/run/test_ddp.py, blocks of 16 steps).
-            logits = self.forward(images)
-            loss_sum = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-            optimizer.zero_grad()
-            # DDP averages gradients over ranks, whose shares of a batch may differ in size: hence the sum, and
-            # Lightning's backward, without which ranks drift apart silently.
-            self.manual_backward(loss_sum * (self.trainer.world_size / global_size))
+        for batch in batches:
+            batch = batch if self.mix is None else self.mix(batch, self)
+            loss_sum, is_right = self._backward(batch, optimizer)
             rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
+            if needs_second_pass:
+                optimizer.step(functools.partial(self._backward_again, batch, optimizer))
+            else:
+                optimizer.step()
             scheduler.step()
-            with torch.no_grad():
-                sums.append(torch.stack([loss_sum.detach().float(), (logits.argmax(1) == labels).sum().float()]))
-            sizes.append(global_size)
+            losses.append(loss_sum)
+            are_right.append(is_right)
+            indices.append(batch.indices)
+            sizes.append(batch.global_size)
         self.count_steps(len(sizes))
-        totals = torch.stack(sums)
+        if isinstance(self.loss, RemembersExamples):
+            self.loss.end_block(BlockRows(torch.cat(indices), sizes))
+        totals = block_totals(losses, are_right)
         if self.trainer.world_size > 1:
             # In which order ranks are added up depends on how many steps a block has, and that on the clock: in float64
             # it makes no difference.
@@ -171,6 +243,49 @@ class Classifier(pl.LightningModule, ABC):
             Step(loss_sum, int(num_correct), size, rate, initial_rate)
             for (loss_sum, num_correct), size, rate in zip(totals.tolist(), sizes, rates, strict=True)
         ]
+
+    def _backward(self, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """Compute the gradient of the batch; return its summed loss, and which examples are right ``(n,)``."""
+        loss_sums: list[Tensor] = []
+        are_right: list[Tensor] = []
+        optimizer.zero_grad()
+        # DDP averages gradients over ranks, whose shares of a batch may differ in size: hence the sum, and
+        # Lightning's backward, without which ranks drift apart silently.
+        scale = self.trainer.world_size / batch.global_size
+        for part in batch.parts():
+            # Of the module itself: DDP's forward is once a block. Its gradients are reduced at each backward none the
+            # less, which Lightning's manual_backward prepares (tests/run/test_ddp.py, blocks of 16 steps).
+            logits = self.forward(part.images)
+            loss_sum = self._losses(logits, part).sum()
+            objective = loss_sum * scale
+            for penalty in self.penalties:
+                objective = objective + penalty(self, logits, part.labels) * (scale * len(part.labels))
+            self.manual_backward(objective)
+            loss_sums.append(loss_sum.detach())
+            are_right.append(logits.detach().argmax(1) == part.labels)
+        if self.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+        if len(loss_sums) == 1:
+            return loss_sums[0], are_right[0]
+        return torch.stack(loss_sums).sum(), torch.cat(are_right)
+
+    def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        losses = self.loss(logits, batch.labels, batch.indices)
+        if batch.other_labels is None:
+            return losses
+        return torch.lerp(self.loss(logits, batch.other_labels, batch.indices), losses, batch.share)
+
+    @torch.enable_grad()
+    def _backward_again(self, batch: Batch, optimizer: torch.optim.Optimizer) -> Any:
+        """Compute the gradient where the optimizer has moved the weights to, for now: BatchNorm takes no note of it."""
+        norms = [norm for norm in batch_norms(self) if norm.track_running_stats]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            return self._backward(batch, optimizer)[0]
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
     def count_steps(self, number: int) -> None:
         """Tell Lightning that so many steps were taken; whoever overrides ``training_step`` does it there.
@@ -232,6 +347,15 @@ class Classifier(pl.LightningModule, ABC):
 
     def _default_optimizer(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
+
+
+def block_totals(losses: list[Tensor], are_right: list[Tensor]) -> Tensor:
+    """Return summed loss and number of right examples of each step: ``(steps, 2)``."""
+    # Once a block, since every small operation costs a small network some percent of its step.
+    ends = list(itertools.accumulate(len(part) for part in are_right))
+    right_so_far = torch.cat(are_right).cumsum(0)[[end - 1 for end in ends]]
+    num_right = right_so_far.diff(prepend=right_so_far.new_zeros(1))
+    return torch.stack([torch.stack(losses).float(), num_right.float()], 1)
 
 
 def goes_by_epochs(schedule: Callable[..., float]) -> bool:
