@@ -72,3 +72,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
             read()
     folder.status.write_text(content)
     assert folder.read_status() == {}
+
+
+def test_the_weights_of_a_folder_of_before_are_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.end_weights == tmp_path / "weights/end.pt"
+    (tmp_path / "weights.pt").touch()
+    assert folder.end_weights == tmp_path / "weights.pt"
+    # Trained to its end by this version.
+    folder.weights.mkdir()
+    (folder.weights / "end.pt").touch()
+    assert folder.end_weights == tmp_path / "weights/end.pt"
+
+
+def test_checkpoints_that_cannot_be_removed_do_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    folder.remove_checkpoints()
+    assert not caplog.text
+    folder.checkpoints.touch()
+    folder.remove_checkpoints()
+    assert "cannot be removed" in caplog.text
