@@ -43,6 +43,7 @@ class PoolLauncher(Launcher):
         self.n_jobs = n_jobs
         self.jobs_per_gpu = jobs_per_gpu
         self.timeout_min = timeout_min
+        self.has_advised = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what jobs need."""
@@ -64,8 +65,9 @@ class PoolLauncher(Launcher):
             StoppedError: a signal stopped the sweep; each job has saved.
         """
         from rethinkgen.checks import check_positive
+        from rethinkgen.console import say
         from rethinkgen.errors import StoppedError
-        from rethinkgen.run import own_code
+        from rethinkgen.run import own_code, precision
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
         from rethinkgen.sweep.grid import job_returns
@@ -77,6 +79,10 @@ class PoolLauncher(Launcher):
             check_positive("hydra.launcher.timeout_min", self.timeout_min)
         uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
         resources = Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
+        on_cpu = [job.config for job in jobs if job.config and not (resources.gpus and wants_gpu(job.trainer))]
+        if not self.has_advised and (line := next(filter(None, map(precision.advice, on_cpu)), None)) is not None:
+            self.has_advised = True  # a study launches many times
+            say(line, style="dim")
         hydra_overrides = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
 
         def start(job: Job, share: Share) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import TINY, Command, read_result
 from outcomes import assert_same, outcome
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.train.checkpoint import load_checkpoint
 
 Refused = Callable[..., str]
@@ -217,10 +218,12 @@ def on_a_full_disk(folder: Path, num_bytes: int, *overrides: str) -> None:
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(
-    train: Command, start: Callable[..., BaseProcess], tmp_path: Path
+    train: Command, start: Callable[..., BaseProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = [*TINY, "max_steps=240", "evaluate_every=20", "checkpoint_seconds=0"]
-    undisturbed = train(*run)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "remove_checkpoints", lambda _: None)
+        undisturbed = train(*run)
     size = (undisturbed / "checkpoints/last.ckpt").stat().st_size
     # The window of steps for the running loss grows from epoch to epoch, and the checkpoint with it.
     process = start(f"results_dir={tmp_path}/full", *run, body=on_a_full_disk, arguments=(size - 500,))
@@ -240,8 +243,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 
 
 def test_a_disk_that_is_full_from_the_start(train: Command, start: Callable[..., BaseProcess], tmp_path: Path) -> None:
-    size = (train(*TINY, "max_steps=5") / "checkpoints/last.ckpt").stat().st_size
-    process = start(f"results_dir={tmp_path}/full", *TINY, "max_steps=5", body=on_a_full_disk, arguments=(size // 2,))
+    size = (train(*TINY, "max_steps=5") / "weights/end.pt").stat().st_size
+    process = start(f"results_dir={tmp_path}/full", *TINY, "max_steps=5", body=on_a_full_disk, arguments=(size,))
     process.join()
     output = (tmp_path / "output.txt").read_text()
     assert process.exitcode == 1, output

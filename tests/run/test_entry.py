@@ -87,11 +87,10 @@ def test_rerun_keeps_the_old_result(train: Command, capsys: pytest.CaptureFixtur
         assert f"previous-{number}" in capsys.readouterr().out
         kept = folder / f"previous-{number}"
         expected = {
-            "checkpoints",
             "identity.json",
             "config.yaml",
             "examples.npz",
-            "weights.pt",
+            "weights",
             "metrics.csv",
             "overrides.yaml",
             "result.json",
@@ -127,11 +126,10 @@ def test_the_result_says_all_that_a_table_needs(train: Command) -> None:
     assert {path.name for path in folder.iterdir()} == {
         *(
             ".lock",
-            "checkpoints",
             "config.yaml",
             "examples.npz",
             "identity.json",
-            "weights.pt",
+            "weights",
             "metrics.csv",
             "overrides.yaml",
         ),

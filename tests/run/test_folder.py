@@ -95,3 +95,23 @@ def test_a_result_with_another_number_in_it_is_damaged(tmp_path: Path) -> None:
     # One of before has no checksum and is taken.
     folder.result.write_text(json.dumps({"metrics": {"steps": 3}}))
     assert folder.read_result() == {"metrics": {"steps": 3}}
+
+
+def test_the_weights_of_a_folder_of_before_are_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.end_weights == tmp_path / "weights/end.pt"
+    (tmp_path / "weights.pt").touch()
+    assert folder.end_weights == tmp_path / "weights.pt"
+    # Trained to its end by this version.
+    folder.weights.mkdir()
+    (folder.weights / "end.pt").touch()
+    assert folder.end_weights == tmp_path / "weights/end.pt"
+
+
+def test_checkpoints_that_cannot_be_removed_do_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    folder.remove_checkpoints()
+    assert not caplog.text
+    folder.checkpoints.touch()
+    folder.remove_checkpoints()
+    assert "cannot be removed" in caplog.text

@@ -14,6 +14,7 @@ from test_identity import FORMER, described  # noqa: F401
 
 from conftest import Command, read_result
 from rethinkgen.run.description import Description
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import former_ids
 from rethinkgen.run.identity import ID_LENGTH
 from rethinkgen.run.run import read_runs
@@ -120,7 +121,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Comman
     then, now = read_result(ended), read_result(folder)
     assert json.loads((folder / "identity.json").read_text())["wandb_id"] == "0ba566f980c0"
     assert now["run_id"] == folder.name.rpartition("-")[2] != then["run_id"]
-    weights = [torch.load(run / "weights.pt", weights_only=True) for run in (ended, folder)]
+    weights = [torch.load(RunFolder(run).end_weights, weights_only=True) for run in (ended, folder)]
     columns = [dict(np.load(run / "examples.npz")) for run in (ended, folder)]
     same = then["device"] == now["device"]
     for name, value in weights[0].items():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -9,15 +10,14 @@ from conftest import TINY, Command, read_result
 from rethinkgen.data.corruption import PartialLabels
 from rethinkgen.data.source import Digits
 from rethinkgen.data.timetable import Timetable
-from rethinkgen.measure.fit import fit_metrics
+from rethinkgen.measure.fit import fit_metrics, weights_digest
 from rethinkgen.measure.predict import predict
 from rethinkgen.model.mlp import MLP
 from rethinkgen.run.training import total_budget
-from rethinkgen.train.checkpoint import load_checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "weights.pt", weights_only=True)
+    state: dict[str, torch.Tensor] = torch.load(folder / "weights/end.pt", weights_only=True)
     return state
 
 
@@ -42,8 +42,9 @@ def test_weights_are_of_the_network_that_the_metrics_are_about(train: Command) -
     split = datamodule.splits["train"]
     ours = fit_metrics(predict(network(folder), split.inputs, split.labels), split)
     assert ours == pytest.approx({name: metrics[name] for name in ours})
-    last = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
-    assert any(not torch.equal(weights(folder)[name], last[name]) for name in last)
+    table = pd.read_csv(folder / "metrics.csv").set_index("step")
+    digests = table["weights_digest"].dropna()
+    assert weights_digest(network(folder)) == digests[metrics["early_stopping_step"]] != digests[metrics["steps"]]
 
 
 def test_corruptions_start_from_the_same_weights_for_the_same_seed(train: Command) -> None:

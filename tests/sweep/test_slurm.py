@@ -189,7 +189,7 @@ def test_requeued_in_mid_run_ends_with_the_numbers_of_an_undisturbed_run(
     there, here = read_result(disturbed.folder()), read_result(undisturbed)
     assert there["metrics"] == here["metrics"]
     weights, undisturbed_weights = (
-        torch.load(folder / "weights.pt", weights_only=True) for folder in (disturbed.folder(), undisturbed)
+        torch.load(folder / "weights/end.pt", weights_only=True) for folder in (disturbed.folder(), undisturbed)
     )
     assert all(torch.equal(weights[name], undisturbed_weights[name]) for name in weights)
 

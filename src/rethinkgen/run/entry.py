@@ -37,7 +37,7 @@ from rethinkgen.errors import (
     is_users_mistake,
     reason_of,
 )
-from rethinkgen.run import identity, own_code
+from rethinkgen.run import identity, own_code, precision
 from rethinkgen.run.description import Description, describe, folders_of
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
@@ -139,7 +139,7 @@ def run(config: DictConfig) -> dict[str, Any]:
                 folder.status.unlink(missing_ok=True)
                 return dict(finished["metrics"])
             check_is_nowhere_else(folder, description)
-            return train(folder, description, ranks)
+            return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
 
 
 def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def check_is_nowhere_else(folder: RunFolder, description: Description) -> None:
             )
 
 
-def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str, Any]:
+def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_single: bool) -> dict[str, Any]:
     """Train the run in ``folder``, whose lock is held, and tell what was seen."""
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
@@ -220,6 +220,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks) -> dict[str
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
+    # Of a sweep its launcher says it, once.
+    if is_single and training.is_on_cpu and (line := precision.advice(description.config)) is not None:
+        say(line, style="dim")
     # Not before it is clear that nothing is wrong with the command.
     if folder.result.exists():
         aside = folder.set_aside_result()

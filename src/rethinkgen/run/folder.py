@@ -1,8 +1,9 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
 ``config.yaml`` (resolved), ``overrides.yaml``, ``identity.json`` (which run it is: id, fingerprint of the data, id in
-W&B), ``metrics.csv``, ``examples.npz``, ``weights.pt``, ``result.json`` (written last), ``status.json`` (while it runs,
-or when it stopped without a result), ``checkpoints/``, ``train.log``, and in a sweep ``output.txt``.
+W&B), ``metrics.csv``, ``examples.npz``, ``weights/end.pt``, ``result.json`` (written last), ``status.json`` (while it
+runs, or when it stopped without a result), ``checkpoints/`` (until there is a result), ``train.log``, and in a sweep
+``output.txt``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +24,8 @@ import yaml
 
 from rethinkgen.errors import LockIsHeldError, RunFolderError, RunIsHeldError
 from rethinkgen.files import is_locked, lock, write_atomically
+
+log = logging.getLogger(__name__)
 
 LOCK_PATIENCE_SECONDS = 0.5
 """How long to ask for a lock again: who only asks whether a run is being trained holds it for an instant."""
@@ -43,12 +48,28 @@ class RunFolder:
         self.identity = self.path / "identity.json"
         self.metrics = self.path / "metrics.csv"
         self.examples = self.path / "examples.npz"
-        self.weights = self.path / "weights.pt"
+        self.weights = self.path / "weights"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
         self.checkpoints = self.path / "checkpoints"
         self.output = self.path / "output.txt"
         """What a run of a sweep printed."""
+
+    @property
+    def end_weights(self) -> Path:
+        """Where the weights lie, or will lie, that the result's metrics are about."""
+        former = self.path / "weights.pt"  # of commit 785b5e0 and before
+        path = self.weights / "end.pt"
+        return former if former.exists() and not path.exists() else path
+
+    def remove_checkpoints(self) -> None:
+        """Remove what a finished run no longer needs; what cannot be removed is of no harm."""
+        try:
+            shutil.rmtree(self.checkpoints)
+        except FileNotFoundError:
+            pass  # a model that is solved saves none
+        except OSError as error:
+            log.warning("%s of a finished run cannot be removed: %s", self.checkpoints, error)
 
     def read_result(self) -> dict[str, Any] | None:
         """Return ``result.json``, or nothing where the run is not finished.

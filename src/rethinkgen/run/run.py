@@ -115,6 +115,11 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
     @property
+    def end_weights(self) -> Path:
+        """Where the weights lie, once the run is finished, that its metrics are about."""
+        return RunFolder(self.path).end_weights
+
+    @property
     def is_in_place(self) -> bool:
         """Whether the folder is named by the run's id of today."""
         return self.path.name.endswith(f"-{self.run_id}")

@@ -27,6 +27,7 @@ from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer
+from rethinkgen.machine import keep_freed_memory
 from rethinkgen.run.build import build
 from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
 from rethinkgen.run.folder import RunFolder, now
@@ -91,6 +92,7 @@ class Training:
         config = with_fixed(config, self.declared)
         share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
         torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
+        keep_freed_memory()
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
@@ -171,6 +173,11 @@ class Training:
                 raise
             raise ValueError(f"{_spelled('schedule', self.schedule_config)}: {error}") from error
         self.evaluation.setup(self.trainer, self.model, "fit")
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether it is trained on the CPU; known once it is prepared."""
+        return self.trainer.strategy.root_device.type == "cpu"
 
     def _make_trainer(self, total_steps: int) -> pl.Trainer:
         # Tips, devices found, why training stopped: our own lines say what matters.
@@ -282,15 +289,15 @@ class Training:
             "commit": commit(),
         }
         self._write_examples()
-        # Of the network that the metrics are about: with early stopping not the one that last.ckpt goes on from.
-        with atomic_writer(self.folder.weights) as file:
+        # Of the network that the metrics are about: with early stopping not the one that training ended with.
+        self.folder.weights.mkdir(exist_ok=True)
+        with atomic_writer(self.folder.weights / "end.pt") as file:
             torch.save(self.model.state_dict(), file)
         for mirror in self.mirrors:
             mirror.set_summary(metrics)
         self.folder.write_result(result)
-        # What came before the end has served.
-        (self.folder.checkpoints / "previous.ckpt").unlink(missing_ok=True)
         self.folder.status.unlink(missing_ok=True)
+        self.folder.remove_checkpoints()
         return result
 
     def _write_examples(self) -> None:

@@ -206,7 +206,7 @@ def test_in_a_grid_beside_networks(train: Command, tmp_path: Path, corruption: s
             assert metrics["test/accuracy"] < 0.2
         else:
             assert metrics["test/accuracy"] > 0.8
-    kernel = torch.load(results["kernel_gaussian"][0] / "weights.pt", weights_only=True)
+    kernel = torch.load(results["kernel_gaussian"][0] / "weights/end.pt", weights_only=True)
     assert {name: tuple(value.shape) for name, value in kernel.items()} == {"network.alpha": (300, 10)}
     assert results["kernel_gaussian"][1]["metrics"]["num_parameters"] == 3000
 

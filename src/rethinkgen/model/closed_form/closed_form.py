@@ -35,8 +35,8 @@ class Solution(NamedTuple):
 
     network: nn.Module
     """Inputs ``(N, C, H, W)`` to outputs ``(N, num_classes)``, of which the largest names the class. Its parameters are
-    what is counted and kept in ``weights.pt``; what the run's config brings back, such as the training inputs that a
-    kernel needs, belongs into buffers with ``persistent=False``, which are not written."""
+    what is counted and kept in ``weights/end.pt``; what the run's config brings back, such as the training inputs that
+    a kernel needs, belongs into buffers with ``persistent=False``, which are not written."""
     metrics: dict[str, float | None]
     """``solution/...``: norms, residual, condition; ``None`` where one was not computed."""
 

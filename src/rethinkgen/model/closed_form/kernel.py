@@ -45,7 +45,7 @@ class KernelGaussian(ClosedForm):
 
     With ``l2=0`` every training set whose inputs differ is interpolated, whatever its labels. Equal inputs, whose
     labels cannot all be met where they differ, count as one with the mean of their targets: the least-squares
-    solution of least norm. ``weights.pt`` holds ``alpha`` (float64); the inputs that it belongs to are those of the
+    solution of least norm. ``weights/end.pt`` holds ``alpha`` (float64); the inputs that it belongs to are those of the
     run's training split.
 
     ``solution/norm`` is the norm in the reproducing kernel Hilbert space, ``sqrt(tr(alpha^T K alpha))``, over all
