@@ -2,7 +2,8 @@
 
     uv run --group mutants python tests/mutants.py
 
-With ``--resume`` it does what an interrupted command, or one before a new file, has left to do.
+With ``--resume`` it does what an interrupted command, or one before a new file, has left to do, and tries again what
+survived: tests may have come since.
 
 Which files, and by which tests: ``[tool.mutmut]`` in ``pyproject.toml``. What changes nothing that anybody could see is
 in ``equivalent_mutants.yaml``, each with a reason, and is not counted. The share is noted in ``mutants_noted.json``,
@@ -93,6 +94,8 @@ def main() -> int:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", "2"]
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
+    if "--resume" in sys.argv[1:] and (again := [name for name, outcome in outcomes().items() if outcome not in FOUND]):
+        subprocess.run([*command, *again], cwd=ROOT, check=True, env=environment)
     minutes = (time.monotonic() - began) / 60
 
     found = outcomes()
