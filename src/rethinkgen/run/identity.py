@@ -186,11 +186,14 @@ def _with_neutral(node: dict[str, Any], neutral: Mapping[str, Any], config: dict
 
 
 def _meant(value: Any, config: dict[str, Any]) -> Any:
-    """Return a neutral value; of ``${key}`` what the run has there."""
+    """Return a neutral value; of ``${key}`` what the run has there, or would have, where it is of before the key."""
     if not isinstance(value, str) or not value.startswith("${"):
         return value
     node, name = place(config, value[2:-1])
-    return node.get(name)
+    if name in node:
+        return node[name]
+    node, name = place(rules()["neutral"], value[2:-1])
+    return _meant(node.get(name), config)
 
 
 def _same(one: Any, other: Any) -> bool:
