@@ -130,7 +130,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Comman
     if same:
         assert all(np.array_equal(value, columns[1][name]) for name, value in columns[0].items())
         for name, value in then["metrics"].items():
-            assert now["metrics"][name] == value, name
+            # The running loss is a sum of losses now: its last bits are others, and those of the gradient are not.
+            assert now["metrics"][name] == (pytest.approx(value, rel=1e-6) if "train/loss" in name else value), name
 
 
 def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,10 @@ def _meant(value: Any, config: dict[str, Any]) -> Any:
     if not isinstance(value, str) or not value.startswith("${"):
         return value
     node, name = place(config, value[2:-1])
-    return node.get(name)
+    if name not in node:  # an older config, which had no such key
+        node, name = place(rules()["neutral"], value[2:-1])
+        return _meant(node.get(name), config)
+    return node[name]
 
 
 def _same(one: Any, other: Any) -> bool:
