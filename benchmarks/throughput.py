@@ -1,19 +1,38 @@
-"""Training speed of ``train.py`` beside what one would otherwise write, in one table of images per second.
+"""Training speed of ``train.py`` beside what one would otherwise write, and beside what the machine can do.
 
-    python benchmarks/throughput.py
+    python benchmarks/throughput.py                                   # ten minutes on a quiet machine
     python benchmarks/throughput.py --models inception --repeats 9
-    python benchmarks/throughput.py --device cuda --precision bf16-mixed
+    python benchmarks/throughput.py --per-image --costs               # image by image; memory, start-up
+    python benchmarks/throughput.py --device cuda
 
-- bare: a hand-written PyTorch loop over tensors in memory, which counts loss and accuracy;
-- train.py: a process of its own each time, with its live bar on a pseudo-terminal and W&B offline. By the wall clock
-  between two steps, so fetching, logging, checkpoints and the bar are in it; evaluations are not, as bare has none;
-- Lightning: a ``DataLoader`` over tensors, ``self.log`` with ``prog_bar`` and ``on_epoch``, its bar, a CSV logger;
+- bare: a hand-written PyTorch loop over tensors in memory;
+- train.py: a process of its own each time, with its live bar on a pseudo-terminal and W&B offline, by the wall clock
+  between two steps;
+- Lightning: a ``DataLoader`` over tensors and ``self.log``, as its documentation has it;
 - per image: the same with torchvision transforms of PIL images in one worker.
 
-All train the same network with the same optimizer, batch size, precision and memory format, on as many images of
-random pixels and labels. SGD is torch's default in all but train.py, whose configuration fuses it
-(``optimizer.fused``). Machines drift, so they take turns, and each train.py is compared with the mean of bare
-before and after it. The ratios are medians over the repeats with their quartiles.
+All train the same network with the same batch size, precision, memory format and threads, on as many images of random
+pixels and labels, with SGD and momentum, and count loss and accuracy on the device. What each does besides:
+
+| | bare | Lightning | train.py |
+|---|---|---|---|
+| batch | indexed from one tensor | collated from single examples | indexed from one tensor |
+| memory format | batch to channels_last | batch to channels_last | batch to channels_last |
+| autocast | forward and loss | forward and loss, weights cast at each use | forward to step, weights cast at each use |
+| loss | mean | mean | sum, scaled for uneven ranks |
+| SGD | torch's default | torch's default | fused; weights and biases are two groups |
+| schedule | once an epoch | once an epoch | at every step |
+| numbers | summed, printed once an epoch | ``self.log`` each step and epoch, bar | summed, read once a block |
+| records | none | bar, CSV | bar, CSV, W&B offline, ``status.json`` once a second |
+| checkpoints | none | none | one in 10 s, and a check that weights are finite |
+| deterministic | no | no | ``use_deterministic_algorithms``, memory not filled |
+| freed memory | goes back to the system | goes back to the system | is kept (``rethinkgen.machine``) |
+| evaluation | none | none | none between the steps measured |
+
+Machines drift, so they take turns, and each train.py is compared with the mean of bare before and after it. The ratios
+are medians over the repeats with their quartiles. The peak is that of multiplying large matrices in the same process
+and threads, in float32 or bfloat16; the share of it counts what matrix products and convolutions take forward and
+backward (``torch.utils.flop_counter``), which is not all that a network does.
 """
 
 from __future__ import annotations
@@ -47,6 +66,8 @@ NUM_CLASSES = 10
 WARM_UP_SECONDS = 1.0
 NUM_TRAIN = {"mlp_1x512": 50_000, "alexnet": 6_400, "inception": 640}
 """Fewer where train.py's last evaluation, which is not measured, would take most of the time."""
+PEAK_TYPES = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+"""Precision -> type of the matrices whose product is the machine's peak."""
 FOLDERS = {"cifar": (50_000, 10_000), "small": (6_400, 200)}
 """Image folder -> training and test images."""
 
@@ -59,20 +80,21 @@ def main() -> None:
         Bench(arguments, Path(folder), terminal) as bench,
     ):
         bench.prepare()
-        rows = [bench.compare(model) for model in arguments.models]
-        costs = [] if arguments.no_costs else bench.costs()
+        rows = [bench.compare(model, precision) for precision in arguments.precisions for model in arguments.models]
+        costs = bench.costs() if arguments.costs else []
         print(report(arguments, rows, costs, bench.about()))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=NUM_TRAIN, default=list(NUM_TRAIN), metavar="MODEL")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="measured time of each repeat")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0, help="measured time of each repeat")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--precisions", nargs="+", choices=PEAK_TYPES, default=list(PEAK_TYPES), metavar="PRECISION")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as many as torch takes")
-    parser.add_argument("--no-costs", action="store_true", help="leave out memory and start-up times")
+    parser.add_argument("--per-image", action="store_true", help="also Lightning with images transformed one by one")
+    parser.add_argument("--costs", action="store_true", help="also memory and start-up times")
     return parser.parse_args()
 
 
@@ -120,6 +142,11 @@ class Row:
     """Images per second of one model, one number a repeat, and of ``bare`` one more."""
 
     model: str
+    precision: str
+    flops: float
+    """Of matrix products and convolutions, forward and backward, of one image."""
+    peak: float
+    """Operations per second of large matrix products."""
     bare: list[float]
     entry: list[float]
     lightning: list[float]
@@ -136,7 +163,7 @@ class Bench:
         self.num_runs = 0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        settings = Settings(arguments.device, arguments.precision, arguments.threads, str(folder))
+        settings = Settings(arguments.device, arguments.threads, str(folder))
         self._worker = context.Process(target=work, args=(theirs, terminal.path, settings))
         self._worker.start()
         theirs.close()
@@ -147,12 +174,12 @@ class Bench:
     def prepare(self) -> None:
         """Write the images and have train.py decode them, as it does once."""
         needed = {source_of(model) for model in self.arguments.models}
-        if not self.arguments.no_costs:
+        if self.arguments.costs:
             needed.add("cifar")
         for name in sorted(needed):
             tell(f"writing and decoding {sum(FOLDERS[name]):,} images")
             self.ask("write_images", str(self.folder / name), *FOLDERS[name])
-            self.train("mlp_1x512", name, num_steps=1)
+            self.train("mlp_1x512", "32-true", name, num_steps=1)
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
@@ -167,28 +194,31 @@ class Bench:
         """Return a line on the machine."""
         return str(self.ask("about")) + f", load average {os.getloadavg()[0]:.1f} at the end"
 
-    def compare(self, model: str) -> Row:
-        """Measure one model in all four ways, in turn."""
-        row = Row(model, [], [], [], [])
+    def compare(self, model: str, precision: str) -> Row:
+        """Measure one model in all ways, in turn."""
+        peak = self.ask("matrix_peak", PEAK_TYPES[precision])
+        row = Row(model, precision, self.ask("flops_per_image", model), peak, [], [], [], [])
         seconds = self.arguments.seconds
-        row.bare.append(self.ask("bare_loop", model, seconds))
+        row.bare.append(self.ask("bare_loop", model, precision, seconds))
         for repeat in range(self.arguments.repeats):
             num_steps = math.ceil(row.bare[-1] / images_per_step(model) * (seconds + WARM_UP_SECONDS + 1)) + 2
-            row.entry.append(self.train(model, source_of(model), num_steps).images_per_second)
-            row.bare.append(self.ask("bare_loop", model, seconds))
-            # Far from 1, so a shorter look is enough.
-            row.lightning.append(self.ask("lightning_loop", model, seconds / 2, False))
-            row.per_image.append(self.ask("lightning_loop", model, seconds / 2, True))
-            rates = [row.bare[-1], row.entry[-1], row.lightning[-1], row.per_image[-1]]
-            tell(f"{model} {repeat + 1}/{self.arguments.repeats}: " + " ".join(f"{rate:,.0f}" for rate in rates))
+            row.entry.append(self.train(model, precision, source_of(model), num_steps).images_per_second)
+            row.bare.append(self.ask("bare_loop", model, precision, seconds))
+            row.lightning.append(self.ask("lightning_loop", model, precision, seconds, False))
+            if self.arguments.per_image:
+                row.per_image.append(self.ask("lightning_loop", model, precision, seconds / 2, True))
+            row.peak = max(row.peak, self.ask("matrix_peak", PEAK_TYPES[precision]))
+            rates = [rates[-1] for rates in (row.bare, row.entry, row.lightning, row.per_image) if rates]
+            shown = " ".join(f"{rate:,.0f}" for rate in rates)
+            tell(f"{model} {precision} {repeat + 1}/{self.arguments.repeats}: {shown}")
         return row
 
     def costs(self) -> list[tuple[str, str]]:
         """Measure memory and start-up, on 50,000 + 10,000 images."""
         tell("memory and start-up")
-        runs = [self.train("mlp_1x512", "cifar", num_steps=800) for _ in range(3)]
+        runs = [self.train("mlp_1x512", "32-true", "cifar", num_steps=800) for _ in range(3)]
         # The last run once more: finished, so skipped.
-        skips = [self.train("mlp_1x512", "cifar", num_steps=800, again=True) for _ in range(5)]
+        skips = [self.train("mlp_1x512", "32-true", "cifar", num_steps=800, again=True) for _ in range(5)]
         helps = [self._watch([sys.executable, "train.py", "--help"]) for _ in range(5)]
         return [
             ("peak memory, `mlp_1x512`", f"{max(run.peak_bytes for run in runs) / 1e9:.2f} GB"),
@@ -201,7 +231,7 @@ class Bench:
             ("`train.py --help`", f"{statistics.median(run.seconds for run in helps):.2f} s"),
         ]
 
-    def train(self, model: str, source: str, num_steps: int, again: bool = False) -> Run:
+    def train(self, model: str, precision: str, source: str, num_steps: int, again: bool = False) -> Run:
         """Run ``train.py``; with ``again``, the very command of the last time."""
         self.num_runs += not again
         results = self.folder / f"results-{self.num_runs}"
@@ -209,7 +239,7 @@ class Bench:
         command += [f"model={model}", f"data.num_train={min(NUM_TRAIN[model], FOLDERS[source][0])}"]
         command += [f"max_steps={num_steps}", "evaluate_every=1e9", f"results_dir={results}"]
         command += [f"trainer={'gpu' if self.arguments.device == 'cuda' else 'cpu'}"]
-        command += [f"trainer.precision={self.arguments.precision}", f"data.batch_size={BATCH_SIZE}"]
+        command += [f"trainer.precision={precision}", f"data.batch_size={BATCH_SIZE}"]
         if self.arguments.threads is not None:
             command.append(f"threads={self.arguments.threads}")
         return self._watch(command, results, images_per_step(model))
@@ -271,25 +301,44 @@ def images_per_step(model: str) -> float:
 
 def report(arguments: argparse.Namespace, rows: list[Row], costs: list[tuple[str, str]], about: str) -> str:
     """Return the Markdown tables."""
+    others = ["bare loop", "Lightning"] + ["per image"] * arguments.per_image
+    names = ["bare loop", "`train.py`", *others[1:], *(f"`train.py` / {name}" for name in others), "of the peak"]
     lines = [
-        f"Images per second, medians of {arguments.repeats} repeats of {arguments.seconds:g} s, precision "
-        f"{arguments.precision}, {about}.",
+        f"Images per second, {about}. Medians of {arguments.repeats} repeats of {arguments.seconds:g} s, ratios with "
+        "their quartiles.",
         "",
-        "| model | bare loop | `train.py` | Lightning | per image | `train.py` / bare | / Lightning | / per image |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| model | precision | {' | '.join(names)} |",
+        "|---|---|" + "--:|" * len(names),
     ]
     for row in rows:
-        medians = [statistics.median(rates) for rates in (row.bare, row.entry, row.lightning, row.per_image)]
+        loops = [rates for rates in (row.bare, row.entry, row.lightning, row.per_image) if rates]
         around = [(before + after) / 2 for before, after in zip(row.bare, row.bare[1:], strict=False)]
         ratios = [
-            quartiles([ours / theirs for ours, theirs in zip(row.entry, others, strict=True)])
-            for others in (around, row.lightning, row.per_image)
+            quartiles([ours / theirs for ours, theirs in zip(row.entry, rates, strict=True)])
+            for rates in (around, *loops[2:])
         ]
-        lines.append(f"| {' | '.join([f'`{row.model}`', *(f'{rate:,.0f}' for rate in medians), *ratios])} |")
+        share = f"{statistics.median(row.entry) * row.flops / row.peak:.0%}"
+        medians = [f"{statistics.median(rates):,.0f}" for rates in loops]
+        lines.append(f"| `{row.model}` | {row.precision} | {' | '.join([*medians, *ratios, share])} |")
+    lines.append("")
+    for precision in arguments.precisions:
+        peak = max(row.peak for row in rows if row.precision == precision)
+        lines.append(f"Peak in {PEAK_TYPES[precision]}: {peak / 1e9:,.0f} GFLOP/s.")
+    lines += gains(rows)
     if costs:
         lines += ["", "| `train.py` on 50,000 + 10,000 images of 32x32 | |", "|---|--:|"]
         lines += [f"| {name} | {value} |" for name, value in costs]
     return "\n".join(lines)
+
+
+def gains(rows: list[Row]) -> list[str]:
+    """Return a line for each model measured in both precisions: how much faster ``train.py`` is in the lower one."""
+    rates = {(row.model, row.precision): statistics.median(row.entry) for row in rows}
+    return [
+        f"`{model}` in bf16-mixed: {rates[model, 'bf16-mixed'] / rates[model, '32-true']:.1f} times as fast as 32-true."
+        for model in dict.fromkeys(row.model for row in rows)
+        if {(model, precision) for precision in PEAK_TYPES} <= rates.keys()
+    ]
 
 
 def quartiles(ratios: list[float]) -> str:
@@ -313,7 +362,6 @@ class Settings:
     """What all loops share."""
 
     device: str
-    precision: str
     threads: int | None
     folder: str
 
@@ -332,6 +380,8 @@ def work(connection: Connection, terminal: str, settings: Settings) -> None:
     functions: dict[str, Callable[..., Any]] = {
         "about": about,
         "write_images": write_images,
+        "matrix_peak": partial(matrix_peak, settings),
+        "flops_per_image": partial(flops_per_image, settings),
         "bare_loop": partial(bare_loop, settings),
         "lightning_loop": partial(lightning_loop, settings),
     }
@@ -430,7 +480,39 @@ class Clock:
         return time.perf_counter()
 
 
-def bare_loop(settings: Settings, model: str, seconds: float) -> float:
+def matrix_peak(settings: Settings, kind: str, seconds: float = 0.5) -> float:
+    """Return operations per second of multiplying square matrices, at the best of several sizes."""
+    import torch
+
+    best = 0.0
+    for size in (1024, 2048, 4096) if settings.device == "cpu" else (4096, 8192):
+        a, b = (torch.randn(size, size, device=settings.device).to(getattr(torch, kind)) for _ in range(2))
+        product = a @ b  # the first time, its kernel is prepared
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            torch.mm(a, b, out=product)
+            if settings.device == "cuda":
+                torch.cuda.synchronize()
+            count += 1
+        best = max(best, count * 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def flops_per_image(settings: Settings, model: str) -> float:
+    """Return how many operations matrix products and convolutions take, forward and backward."""
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.randn(BATCH_SIZE, 3, 28, 28, device=settings.device)
+    labels = torch.zeros(BATCH_SIZE, dtype=torch.int64, device=settings.device)
+    network = new_network(settings, model)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(network(images), labels).backward()
+    return float(counter.get_total_flops()) / BATCH_SIZE
+
+
+def bare_loop(settings: Settings, model: str, precision: str, seconds: float) -> float:
     """Train in a plain loop and return images per second."""
     import torch
     import torch.nn.functional as F
@@ -441,7 +523,7 @@ def bare_loop(settings: Settings, model: str, seconds: float) -> float:
     network = new_network(settings, model)
     optimizer = new_optimizer(model, network.parameters())
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
-    is_mixed = settings.precision == "bf16-mixed"
+    is_mixed = precision == "bf16-mixed"
     memory_format = torch.channels_last if is_channels_last(model) else torch.contiguous_format
     clock = Clock(seconds, device)
     while True:
@@ -466,7 +548,7 @@ def bare_loop(settings: Settings, model: str, seconds: float) -> float:
         print(f"loss {loss_sum.item() / len(order):.3f}, accuracy {num_correct.item() / len(order):.3f}")
 
 
-def lightning_loop(settings: Settings, model: str, seconds: float, is_per_image: bool) -> float:
+def lightning_loop(settings: Settings, model: str, precision: str, seconds: float, is_per_image: bool) -> float:
     """Train with Lightning as its documentation shows it, and return images per second."""
     import pytorch_lightning as pl
     import torch
@@ -522,7 +604,7 @@ def lightning_loop(settings: Settings, model: str, seconds: float, is_per_image:
     trainer = pl.Trainer(
         accelerator="gpu" if settings.device == "cuda" else "cpu",
         devices=1,
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         max_epochs=-1,
         callbacks=[stop],
         logger=pl.loggers.CSVLogger(settings.folder),
