@@ -131,6 +131,7 @@ def test_the_best_weights_are_the_earliest_of_equal_ones(curve: Evaluations, bre
 
 def test_before_the_first_evaluation_nothing_is_known() -> None:
     assert Best(3).summary() == {}
+    assert Best(3).state_dict() == {"accuracy": -1.0, "step": 0, "weights": {}, "num_evaluations_since": 0}
     assert not Best(1).is_out_of_patience
     assert Oracle().summary() == {}
     assert Oracle().examples() == {}
