@@ -100,16 +100,16 @@ def test_the_oracle_is_the_best(curve: Evaluations, break_at: int, has_top: bool
 @example([[False, True], [True, False], [False, True], [True, False]], 2)
 def test_examples(curve: list[list[bool]], break_at: int) -> None:
     sequence = []
-    for k, is_right in enumerate(curve, 1):
+    for k, is_right in enumerate(curve):  # the first before any step
         predictions = Predictions(torch.arange(len(is_right)) + k / 8, torch.zeros(len(is_right), dtype=torch.int64))
         sequence.append((5 * k, Seen({}, predictions, torch.tensor(is_right), nn.Identity())))
     found = fold(ExampleHistory, sequence, break_at).examples()
     for number, of_one in enumerate(zip(*curve, strict=True)):
-        first = next((5 * k for k, is_right in enumerate(of_one, 1) if is_right), -1)
+        first = next((5 * k for k, is_right in enumerate(of_one) if is_right), -1)
         forgotten = sum(before and not after for before, after in pairwise(of_one))
         assert int(found["first_step_fitted"][number]) == first
         assert int(found["times_forgotten"][number]) == forgotten
-        assert float(found["final_loss"][number]) == number + len(curve) / 8
+        assert float(found["final_loss"][number]) == number + (len(curve) - 1) / 8
     assert found["first_step_fitted"].dtype == found["times_forgotten"].dtype == torch.int64
 
 
@@ -131,13 +131,17 @@ def test_the_best_weights_are_the_earliest_of_equal_ones(curve: Evaluations, bre
 
 def test_before_the_first_evaluation_nothing_is_known() -> None:
     assert Best(3).summary() == {}
+    assert Best(3).state_dict() == {"accuracy": -1.0, "step": 0, "weights": {}, "num_evaluations_since": 0}
     assert not Best(1).is_out_of_patience
     assert Oracle().summary() == {}
     assert Oracle().examples() == {}
     assert not Milestones(1.0).fitted
     assert Milestones(1.0).summary() == {"test/accuracy_at_fit": None}
     assert Rates().exhausted_at is None
-    assert [len(column) for column in ExampleHistory().examples().values()] == [0, 0, 0]
+    empty = ExampleHistory()
+    assert [len(column) for column in empty.examples().values()] == [0, 0, 0]
+    dtypes = [empty.first_fitted.dtype, empty.times_forgotten.dtype, empty.is_right.dtype, empty.losses.dtype]
+    assert dtypes == [torch.int64, torch.int64, torch.bool, torch.float32]
 
 
 steps_taken = st.lists(st.tuples(st.floats(0, 100), st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=12)
