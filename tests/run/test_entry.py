@@ -112,6 +112,7 @@ def test_the_result_says_all_that_a_table_needs(train: Command) -> None:
         "data": "digits",
         "data.corruption": "partial_labels",
         "model": "mlp_1x512",
+        "loss": "cross_entropy",
         "optimizer": "sgd",
         "schedule": "exponential",
         "regularizer": ["flip"],

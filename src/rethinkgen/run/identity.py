@@ -288,7 +288,7 @@ def regularizers(config: dict[str, Any]) -> list[str]:
 
 def choices(config: dict[str, Any], runtime_choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return group -> choice for the groups that describe a run, regularizers as a list."""
-    groups = ("data", "data.corruption", "model", "optimizer", "schedule")
+    groups = ("data", "data.corruption", "model", "loss", "optimizer", "schedule")
     chosen: dict[str, Any] = {group: runtime_choices.get(group) for group in groups}
     declared = declaration(config)
     chosen |= {group: None for group in groups if declared.fixes(group)}
@@ -301,5 +301,7 @@ def slug(config: dict[str, Any], chosen: dict[str, Any]) -> str:
     for key in LEVELS:
         if (value := config["data"]["corruption"].get(key)) is not None:
             corruption += f"_{value}"
-    parts = [str(chosen["data"]), corruption, str(chosen["model"]), *chosen["regularizer"], f"seed{config['seed']}"]
+    loss = [str(chosen["loss"])] if chosen.get("loss") and "loss" in identifying(config) else []
+    regularizers = chosen["regularizer"]
+    parts = [str(chosen["data"]), corruption, str(chosen["model"]), *loss, *regularizers, f"seed{config['seed']}"]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(parts))[:80]

@@ -20,7 +20,7 @@ from rethinkgen.run.run import Outcome, State, outcome_of
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("data", "data.corruption", "model", "optimizer", "schedule", "experiment")
+GROUPS = ("data", "data.corruption", "model", "loss", "optimizer", "schedule", "experiment")
 
 
 @dataclass
