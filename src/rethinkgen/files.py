@@ -49,7 +49,9 @@ def atomic_writer(path: Path, *, durable: bool = True, keep_previous_as: Path | 
             if durable:
                 _sync_folder(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        # What ended the writing says more than why this fails too, as on a disk that can only be read.
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -58,9 +60,9 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of ``path`` left beside it; for who knows that nobody else is writing it."""
-    for beside in path.parent.glob(f".{path.name}.*.tmp"):
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in ``folder``; for who knows that nobody else is writing there."""
+    for beside in folder.glob(".*.tmp"):
         beside.unlink(missing_ok=True)
 
 

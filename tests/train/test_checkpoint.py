@@ -84,6 +84,21 @@ def test_two_damaged_checkpoints_begin_the_run_anew(interrupted: Path, train: Co
     assert_same(resumed, outcome(train(*RUN)))
 
 
+def test_what_kills_left_unfinished_is_gone_in_the_end(interrupted: Path, train: Command) -> None:
+    for name in (".status.json.1-ab.tmp", "checkpoints/.last.ckpt.1-ab.tmp", "weights/.end.pt.1-ab.tmp"):
+        (interrupted / name).parent.mkdir(exist_ok=True)
+        (interrupted / name).touch()
+    assert train(*RUN) == interrupted
+    assert not list(interrupted.rglob("*.tmp"))
+
+
+def test_an_unfinished_checkpoint_is_removed_before_training_goes_on(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".last.ckpt.1-ab.tmp"
+    unfinished.touch()
+    assert find_checkpoint(tmp_path, "mine", {}) is None
+    assert not unfinished.exists()
+
+
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     class Mischief:
         def __reduce__(self) -> tuple[object, ...]:

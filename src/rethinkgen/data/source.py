@@ -652,10 +652,3 @@ def _write_cache(cache: Path, images: Images) -> None:
                 old.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("No cache of the decoded images in %s (%s): the next run decodes them again.", cache.parent, error)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        _log.warning("%s is left behind: remove it by hand.", path)

@@ -26,7 +26,7 @@ from rethinkgen.checks import check_between, check_positive, check_switch, check
 from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
-from rethinkgen.files import atomic_writer
+from rethinkgen.files import atomic_writer, remove_leftovers
 from rethinkgen.machine import keep_freed_memory
 from rethinkgen.run.build import build
 from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
@@ -154,10 +154,10 @@ class Training:
             self.datamodule.prepare_data()
         self.datamodule.setup()
         if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
-            self.console.print(
+            say(
                 f"{self.datamodule.num_conflicts:,} training images equal another one that carries a different label: "
                 f"fit/accuracy cannot exceed {ceiling:.4%}.",
-                soft_wrap=True,
+                to=self.console,
             )
         timetable = self.datamodule.timetable
         total_steps = total_budget(self.budget, timetable)
@@ -295,6 +295,9 @@ class Training:
             torch.save(self.model.state_dict(), file)
         for mirror in self.mirrors:
             mirror.set_summary(metrics)
+        # Of kills along the way.
+        for folder in (self.folder.path, self.folder.weights):
+            remove_leftovers(folder)
         self.folder.write_result(result)
         self.folder.status.unlink(missing_ok=True)
         self.folder.remove_checkpoints()

@@ -206,7 +206,7 @@ def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) ->
         run_id: whose it must be, where it says so; those of commit 785b5e0 and before do not.
         weights: state of the network, whose names and shapes it must have.
     """
-    remove_leftovers(folder / "last.ckpt")
+    remove_leftovers(folder)
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
         if not path.exists():
