@@ -185,6 +185,15 @@ def test_what_is_corrupted_at_20_percent_is_so_at_40_and_in_the_same_way(at: Any
     assert torch.equal(less.inputs[less.is_drawn], more.inputs[less.is_drawn])
 
 
+def test_an_example_is_drawn_below_its_own_number_and_not_at_it() -> None:
+    number = float(corruption.uniforms("labels", 0, "train", KEYS[:1], 1)[0, 0])
+    for amount, is_hit in ((number, False), (float(np.nextafter(number, 1)), True)):
+        assert partial_labels(LABELS[:1], KEYS[:1], 10, amount, seed=0).is_drawn.tolist() == [is_hit]
+    number = float(corruption.uniforms("noisy_inputs", 0, "train", KEYS[:1], 1)[0, 0])
+    for amount, is_hit in ((number, False), (float(np.nextafter(number, 1)), True)):
+        assert make(NoisyInputs, fraction=amount).drawn_pixels("train", KEYS[:1]).tolist() == [is_hit]
+
+
 SIGNS: tuple[type[CorruptedImages], dict[str, Any]] = (RandomSigns, {})
 
 
