@@ -112,7 +112,6 @@ def main() -> int:
         "planted": planted,
         "found": planted - len(counted),
         "equivalent": len(survived) - len(counted),
-        "minutes": round(minutes),
         "files": {path: digest(ROOT / path) for path in mutated_files()},
     }
     NOTED.write_text(json.dumps(noted, indent=2) + "\n")
