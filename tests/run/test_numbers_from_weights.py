@@ -225,7 +225,7 @@ def test_early_stopping_leaves_the_numbers_of_its_best_weights(train: Command) -
 
 def assert_kept(folder: Path, weights: Weights) -> None:
     """The weights in the run's folder are these."""
-    state = torch.load(folder / "weights.pt", weights_only=True)
+    state = torch.load(folder / "weights" / "end.pt", weights_only=True)
     kept = sorted(state.values(), key=lambda value: -value.ndim)  # matrices first, as the optimizer has them
     for ours, theirs in zip(kept, weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs)
@@ -240,7 +240,7 @@ def test_recalibration_leaves_out_the_short_last_batch(train: Command) -> None:
     datamodule.setup()
     train_split = datamodule.splits["train"]
     network = Inception(image_shape=datamodule.image_shape, num_classes=10)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(folder / "weights" / "end.pt", weights_only=True))
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
     @torch.no_grad()
