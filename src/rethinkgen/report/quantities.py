@@ -16,6 +16,10 @@ FALLEN = 0.9
 """Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
 
 
+MOST_TOLD = 3
+"""Keys that a name is made of, where these tell all apart."""
+
+
 def observe(run: Run, metric: str) -> float | None:
     """Return a finished run's metric, or one of these that follow from it; infinite where a step was not reached.
 
@@ -110,7 +114,8 @@ def deviations(run: Run, protocol: Mapping[str, Any]) -> list[str]:
 def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
     """Name each run by what of its config is not the same in all, seeds aside; a single one needs no name.
 
-    ``leaving_out`` are keys, with all below them, that are told elsewhere.
+    As many keys are told as it takes to tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where
+    there are so many. ``leaving_out`` are keys, with all below them, that are told elsewhere.
     """
     prefixes = tuple(f"{key}." for key in (*SEEDS, *leaving_out))
     keys = dict.fromkeys(key for run in runs for key in run.identity if not f"{key}.".startswith(prefixes))
@@ -120,8 +125,13 @@ def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str
         # The same value under two keys, as a regularizer's and its user's, is told once.
         if len(set(values)) > 1:
             telling.setdefault(values, key)
+    columns = list(telling)
+    told = columns[:MOST_TOLD]
+    for column in columns[MOST_TOLD:]:
+        if len(set(zip(*told, column, strict=True))) > len(set(zip(*told, strict=True))):
+            told.append(column)
     return [
-        " ".join(f"{key.rpartition('.')[2]}={_text(run.identity.get(key))}" for key in list(telling.values())[:3])
+        " ".join(f"{telling[column].rpartition('.')[2]}={_text(run.identity.get(telling[column]))}" for column in told)
         for run in runs
     ]
 

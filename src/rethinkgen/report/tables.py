@@ -203,7 +203,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     rest = [run for run in runs if run.run_id not in used]
     elsewhere = [run for run in runs if run.run_id in used]
     grids = [table for part in _by_data(rest, sizes_apart=True) for table in _grids(part, elsewhere)]
-    return [*_named_apart(found), *grids]
+    return _named_apart([*found, *grids])
 
 
 Made = tuple[Table | None, list[Run]]
@@ -421,9 +421,7 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
     }
     rows: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(dict)
     for group in settings:
-        run = group[0]
-        regularizers = "+".join(run.regularizers) or "none"
-        rows[(_corruption(run), regularizers, rests[id(group)])][run.model] = group
+        rows[(*_told(group), rests[id(group)])][group[0].model] = group
     has_rest = any(rest for _, _, rest in rows)
     names = ["corruption", "regularizer", *(["setting"] if has_rest else [])]
     heads = {key: [*key[:2], *([key[2] or DASH] if has_rest else [])] for key in rows}
@@ -486,10 +484,23 @@ def _raw_numbers(group: Sequence[Run]) -> dict[str, Any]:
 
 
 def _rests(settings: Sequence[Sequence[Run]]) -> list[tuple[int, str]]:
-    """Name each setting of one model by what neither corruption nor regularizers tell of it."""
-    acting = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing")
+    """Name each setting of one model by what neither corruption nor regularizers tell of it, no two alike."""
+    acting = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing", "loss.label_smoothing")
     told = ("data.corruption", "regularizer", *acting, *(f"data.{name}" for name in AUGMENTATIONS))
-    return list(zip(map(id, settings), _apart(settings, leaving_out=told), strict=True))
+    rests = _apart(settings, leaving_out=told)
+    # Two strengths of a regularizer, say: what is told elsewhere is the same, and what is left as well.
+    alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for place, (group, rest) in enumerate(zip(settings, rests, strict=True)):
+        alike[(*_told(group), rest)].append(place)
+    for places in alike.values():
+        for place, more in zip(places, _apart([settings[place] for place in places]), strict=True):
+            rests[place] = " ".join(filter(None, (rests[place], more)))
+    return list(zip(map(id, settings), rests, strict=True))
+
+
+def _told(group: Sequence[Run]) -> tuple[str, str]:
+    """Return the first cells of a setting's row: its corruption and its regularizers."""
+    return _corruption(group[0]), "+".join(group[0].regularizers) or "none"
 
 
 def _corruption(run: Run) -> str:
@@ -507,9 +518,10 @@ def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run
 
 
 def _by_setting(runs: Sequence[Run], sorted_by: Callable[[Run], Any] | None = None) -> list[list[Run]]:
-    groups: dict[str, list[Run]] = defaultdict(list)
+    """Group repetitions of a run; what lay elsewhere under the same name of data is another setting."""
+    groups: dict[tuple[str, Any], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.setting(*SEEDS)].append(run)
+        groups[(run.setting(*SEEDS), run.facts.get("fingerprint"))].append(run)
     found = list(groups.values())
     return sorted(found, key=lambda group: sorted_by(group[0])) if sorted_by else found
 
@@ -521,24 +533,33 @@ def _groups(runs: Sequence[Run], claim: Claim) -> list[list[Run]]:
 def _apart(settings: Sequence[Sequence[Run]], leaving_out: Sequence[str] = ()) -> list[str]:
     if not settings or not settings[0]:
         return [""] * len(settings)
-    return tell_apart([group[0] for group in settings], leaving_out)
+    names = tell_apart([group[0] for group in settings], leaving_out)
+    if leaving_out:
+        return names
+    # The same in every key, and yet not the same data.
+    counts = Counter(names)
+    prints = [str(group[0].facts.get("fingerprint"))[:6] for group in settings]
+    return [
+        " ".join(filter(None, (name, f"data={print_of_it}"))) if counts[name] > 1 else name
+        for name, print_of_it in zip(names, prints, strict=True)
+    ]
 
 
 def _of(
     group: Sequence[Run], metric: str, unit: str = "%", *, extreme: Callable[[list[float]], float] | None = None
 ) -> Summary | None:
-    """Summarise a quantity over the finished runs of a setting, a seed once."""
+    """Summarise a quantity over the finished runs of a setting."""
     scale = 100.0 if unit == "%" else 1.0
-    values = {run.setting(): value for run in group if (value := observe(run, metric)) is not None}
+    values = [value for run in group if (value := observe(run, metric)) is not None]
     if not values:
         return None
-    scaled = [scale * value for value in values.values()]
+    scaled = [scale * value for value in values]
     return summarise(scaled) if extreme is None else Summary(extreme(scaled), None, len(scaled))
 
 
 def _repetitions(group: Sequence[Run]) -> str:
     """Return how many of a setting are finished: they may differ in any of the seeds."""
-    return str(len({run.setting() for run in group if run.state == "done"}))
+    return str(sum(run.state == "done" for run in group))
 
 
 def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, plain: bool = False) -> str:
