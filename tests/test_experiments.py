@@ -24,7 +24,7 @@ RUNS_ON_DIGITS = {
     "zhang2017/rademacher": (1, []),
     "zhang2017/table_1": (19, []),
     "zhang2017/table_2": (7, ["model=mlp_1x512"]),
-    "zhang2017/table_3": (6, []),
+    "zhang2017/table_3": (16, []),
     "zhang2017/table_4": (14, []),
     "zhang2017/theorem_1": (1, []),
 }

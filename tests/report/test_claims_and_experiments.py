@@ -35,7 +35,9 @@ def cells_of(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def seeds_of(experiment: str) -> list[str]:
     config = yaml.safe_load((ROOT / "conf/experiment" / f"{experiment}.yaml").read_text())
-    return str(config["hydra"]["sweeper"]["params"]["seed"]).split(",")
+    sweeper = config["hydra"]["sweeper"]
+    given = [grid["seed"] for grid in [sweeper.get("params", {}), *sweeper.get("grids", ())] if "seed" in grid]
+    return sorted({seed for seeds in given for seed in str(seeds).split(",")})
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -49,9 +51,15 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
     assert claims
     num_seeds = len(seeds_of(experiment))
     for claim in claims:
-        bearing = [run for run in runs if matches(run, claim.runs)]
+        choosing = {"data.validation": 0.1}
+        bearing = [run for run in runs if matches(run, claim.runs) and not matches(run, choosing)]
+        if claim.tuned:
+            assert claim.tuned.held_out == choosing
+            strengths = {run.key(claim.tuned.key) for run in runs if matches(run, claim.runs | choosing)}
+            assert 0 in strengths
+            assert len(strengths) > claim.tuned.at_least
         assert bearing, claim.id
-        assert [text for run in bearing for text in deviations(run, claim.protocol)] == [], claim.id
+        assert [text for run in bearing for text in deviations(run, claim)] == [], claim.id
         for name, setting in claim.settings.items():
             assert any(matches(run, setting) for run in bearing), (claim.id, name)
         if claim.across:

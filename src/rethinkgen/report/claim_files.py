@@ -1,8 +1,9 @@
 """Published items as claims, read from ``published/*.yaml`` and checked.
 
 A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
-the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``. An
-item is a table, a figure or a passage; what its claims have in common stands beside them.
+the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``; and
+under ``leaves_open`` the keys of which the paper says nothing. A key that neither protocol nor claim names must be
+neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from rethinkgen.report.rules import RULES, parameters
+from rethinkgen.run.identity import SEEDS
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
 CERTAINTIES: dict[str, str] = {
@@ -36,8 +38,8 @@ DERIVED = (
 )
 """Quantities that are computed from a run's numbers; see ``rethinkgen.report.quantities.observe``."""
 SELECTABLE = (
-    "data.corruption", "level", "num_classes", "num_examples", "steps", "until_fit", "evaluate_every", "fit_threshold",
-    "log_every",
+    "data.corruption", "level", "num_classes", "num_examples", "image_shape", "steps", "until_fit", "evaluate_every",
+    "fit_threshold", "log_every",
 )  # fmt: skip
 ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
@@ -57,6 +59,28 @@ class Rule:
     def judge(self) -> Callable[..., Any]:
         """The function in ``rethinkgen.report.rules``."""
         return RULES[self.kind]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the strength of one setting is chosen, without the test set: by runs that hold a part of the images out.
+
+    A strength that does not act or that ruins the fit is not chosen.
+    """
+
+    setting: str
+    key: str
+    """What is chosen; 0 is without."""
+    held_out: Selector
+    """What makes a run one of those that choose."""
+    by: str
+    """The metric that is to be highest."""
+    acts_on: str
+    """The metric that a strength which acts makes smaller, by ``ACTS`` at least."""
+    fits: float
+    """fit/accuracy in percent that a strength must leave."""
+    at_least: int
+    """Strengths that are compared."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +110,29 @@ class Claim:
     protocol: Mapping[str, Any]
     given: Mapping[str, float]
     """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
+    leaves_open: Sequence[str]
+    """Keys, and all below them, of which the paper says nothing."""
+    depends_on: Sequence[str] | None
+    """Keys, and all below them, that the claim can depend on at all, where these are not all."""
+    tuned: Tuning | None
     rule: Rule
     trend: Rule | None
     """What must hold at least for "same trend"."""
     seeds: int
     """Repetitions that a verdict needs."""
+    repeated_by: str
+    """The seed that tells repetitions apart: runs that differ in another alone are one."""
+    is_exact: bool
+    """Whether no seed changes the number: then one run tells."""
+    pool: str
+    """Claims of the same are judged by the deviation over the seeds of all of them."""
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that the claim says something of."""
+        across = [str(self.across["key"])] if self.across else []
+        of_settings = [key for setting in self.settings.values() for key in setting]
+        return {*self.protocol, *self.runs, *of_settings, *across}
 
     @property
     def is_counted(self) -> bool:
@@ -137,6 +179,7 @@ def read_claims(file: Traversable) -> list[Claim]:
 REQUIRED = ("id", "item", "statement", "source", "certainty", "metric", "runs", "rule", "seeds")
 OPTIONAL = (
     "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "given", "trend",
+    "leaves_open", "depends_on", "tuned", "repeated_by", "exact", "pool",
 )  # fmt: skip
 
 
@@ -164,6 +207,9 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         raise ValueError(f"{where}: metric={node['metric']!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
     if "experiment" not in node and "command" not in node:
         raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
+    if node.get("repeated_by", "seed") not in SEEDS:
+        raise ValueError(f"{where}: repeated_by={node['repeated_by']!r}: one of {', '.join(SEEDS)} is needed.")
+    protocol, left_open = _protocol(where, content["protocols"], node.get("protocol", ()))
     rules = {key: _rule(f"{where}: {key}", node[key], value) for key in ("rule", "trend") if node.get(key)}
     settings, across = node.get("settings", {}), node.get("across")
     for rule in rules.values():
@@ -188,10 +234,16 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         settings={str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
         across=across,
         vary=tuple(node.get("vary", ())),
-        protocol=_protocol(where, content["protocols"], node.get("protocol", ())),
+        protocol=protocol,
+        leaves_open=(*left_open, *node.get("leaves_open", ())),
+        depends_on=node.get("depends_on"),
+        tuned=_tuning(where, node["tuned"], settings) if "tuned" in node else None,
         rule=rules["rule"],
         trend=rules.get("trend"),
         seeds=node["seeds"],
+        repeated_by=node.get("repeated_by", "seed"),
+        is_exact=bool(node.get("exact")),
+        pool=str(node.get("pool", "")),
     )
 
 
@@ -232,17 +284,28 @@ def _selector(where: str, key: str, node: Any) -> dict[str, Any]:
     return node
 
 
-def _protocol(where: str, protocols: Mapping[str, Any], names: str | Sequence[str]) -> dict[str, Any]:
+def _tuning(where: str, node: Any, settings: Mapping[str, Any]) -> Tuning:
+    _check_keys(f"{where}: tuned", node, ("setting", "key", "held_out", "by", "acts_on", "fits", "at_least"))
+    _check_choice(f"{where}: tuned", "setting", node["setting"], settings)
+    return Tuning(**{**node, "held_out": _selector(f"{where}: tuned", "held_out", node["held_out"])})
+
+
+def _protocol(
+    where: str, protocols: Mapping[str, Any], names: str | Sequence[str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the protocols say together, and what they leave open and do not say."""
     merged: dict[str, Any] = {}
+    left_open: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         if name not in protocols:
             raise ValueError(f"{where}: protocol={name!r}: there are {', '.join(sorted(protocols))}.")
-        merged |= protocols[name]
+        merged |= {key: value for key, value in protocols[name].items() if key != "leaves_open"}
+        left_open += protocols[name].get("leaves_open", ())
     _selector(where, "protocol", merged)
     for key, allowed in merged.items():
         if isinstance(allowed, dict) and (len(allowed) != 1 or next(iter(allowed)) not in BOUNDS):
             raise ValueError(f"{where}: protocol: {key}={allowed!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
-    return merged
+    return merged, tuple(key for key in left_open if key not in merged)
 
 
 def _check_keys(

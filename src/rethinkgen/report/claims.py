@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
-from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
+from rethinkgen.report.numbers import DASH, Spread, own_spread, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import (
+    MILESTONES,
     chance,
     deviations,
     is_kindred,
@@ -20,15 +23,31 @@ from rethinkgen.report.quantities import (
     property_of,
     tell_apart,
 )
-from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed
+from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, pool
 from rethinkgen.report.tables import Table
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run, State
 
-Answer = Literal["reproduced", "same trend", "not reproduced", "not enough runs"]
-ANSWERS: tuple[Answer, ...] = ("reproduced", "same trend", "not reproduced", "not enough runs")
+Answer = Literal[
+    "reproduced", "same trend", "not reproduced", "cannot tell", "not enough steps", "not enough runs", "not comparable"
+]
+ANSWERS: tuple[Answer, ...] = (
+    "reproduced", "same trend", "not reproduced", "cannot tell", "not enough steps", "not enough runs",
+    "not comparable",
+)  # fmt: skip
+Scope = Literal["within the protocol", "on stand-ins", "not comparable"]
+SCOPES: tuple[Scope, ...] = ("within the protocol", "on stand-ins", "not comparable")
+WEAKEST: tuple[Answer, ...] = (
+    "not reproduced", "not comparable", "cannot tell", "not enough steps", "not enough runs", "same trend",
+    "reproduced",
+)  # fmt: skip
+"""Of several settings that a claim is stated of all: what the first says of one holds of the claim."""
 NEAR = 3.0
 """How many tolerances a number may be missed by, in runs of the protocol, for the same trend to be seen in it."""
+ACTS = 0.01
+"""Share by which a strength changes the solution at least, where it acts."""
+OUT_OF_LINE = 0.99
+"""A setting whose variance lies beyond this quantile of what the others' allow has an interval by its own."""
 CIRCUMSTANCES = {
     "data": "on {}",
     "data.num_train": "{} examples",
@@ -50,6 +69,8 @@ class Verdict:
     ``reproduced``: the claim's rule holds for runs of the paper's protocol. ``same trend``: that rule does not hold, or
     the runs are not of the protocol, but the claim's weaker rule holds; or the rule holds under some of the settings
     that the paper leaves open and not under others. Runs of the protocol that miss a number must be ``NEAR`` it too.
+    ``cannot tell``: the seeds differ too much. ``not enough steps``: a budget cut short is no evidence. ``not
+    comparable``: nothing is seen of it in runs outside the protocol, which contradict nothing either.
     """
 
     claim: Claim
@@ -60,11 +81,20 @@ class Verdict:
     why: str
     runs: list[Run]
     """Those that were judged."""
+    is_of_protocol: bool
+    """Whether these are the paper's own."""
 
     @property
     def is_counted(self) -> bool:
         """Whether it belongs into "n of m reproduced": not where the published item is only remembered."""
         return self.claim.is_counted
+
+    @property
+    def scope(self) -> Scope:
+        """The group that it is counted in."""
+        if self.verdict == "not comparable":
+            return "not comparable"
+        return "within the protocol" if self.is_of_protocol else "on stand-ins"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +138,28 @@ class Comparison:
 
 def judge(runs: Sequence[Run]) -> list[Verdict]:
     """Return a verdict for each claim that a run bears on, however far that run is; in the order of the papers."""
-    verdicts = (_verdict(claim, runs) for claim in load_claims())
-    return [verdict for verdict in verdicts if verdict is not None]
+    bearing = [(claim, [run for run in runs if _bears_on(run, claim)]) for claim in load_claims()]
+    compared = [(claim, found, _comparisons(claim, found)) for claim, found in bearing if found]
+    pools = _pools([(claim, comparisons) for claim, _, comparisons in compared])
+    return [_verdict(claim, found, comparisons, pools) for claim, found, comparisons in compared]
 
 
-def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Return how many of the verdicts that count are of each kind, kinds without any among them."""
-    found = Counter(verdict.verdict for verdict in verdicts if verdict.is_counted)
-    return {answer: found[answer] for answer in ANSWERS}
+def count(verdicts: Sequence[Verdict]) -> dict[Scope, dict[Answer, int]]:
+    """Return how many of the verdicts that count are of each kind, apart for each scope, without those of none."""
+    found = Counter((verdict.scope, verdict.verdict) for verdict in verdicts if verdict.is_counted)
+    counts: dict[Scope, dict[Answer, int]] = {
+        scope: {answer: found[scope, answer] for answer in ANSWERS if found[scope, answer]} for scope in SCOPES
+    }
+    return {scope: numbers for scope, numbers in counts.items() if numbers}
+
+
+def headline(verdicts: Sequence[Verdict]) -> str:
+    """Say how many verdicts that count are of each kind: ``within the protocol 1 reproduced; 3 not comparable``."""
+    texts = []
+    for scope, numbers in count(verdicts).items():
+        told = ", ".join(f"{number} {answer}" for answer, number in numbers.items())
+        texts.append(told if scope == "not comparable" else f"{scope} {told}")
+    return "; ".join(texts) or "none"
 
 
 def main_table(verdicts: Sequence[Verdict]) -> Table:
@@ -147,14 +191,14 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
             "ours": verdict.ours,
             "n": verdict.n,
             "verdict": verdict.verdict,
+            "scope": verdict.scope,
             "counted": verdict.is_counted,
             "why": verdict.why,
             "rule": verdict.claim.rule.because,
         }
         for verdict in verdicts
     ]
-    numbers = count(verdicts)
-    note = "Counted: " + ", ".join(f"{number} {answer}" for answer, number in numbers.items()) + "."
+    note = f"Counted: {headline(verdicts)}."
     return Table("claims", "Published and ours", note, columns, rows, DataFrame(raw))
 
 
@@ -170,25 +214,117 @@ def certainty_marks(verdicts: Sequence[Verdict]) -> dict[str, str]:
     return {mark: meaning for mark, meaning in CERTAINTIES.items() if mark in found and mark != "verified"}
 
 
-def _verdict(claim: Claim, runs: Sequence[Run]) -> Verdict | None:
-    bearing = [run for run in runs if _bears_on(run, claim)]
-    if not bearing:
-        return None
-    comparisons = _comparisons(claim, bearing)
+def _verdict(claim: Claim, bearing: Sequence[Run], comparisons: Sequence[Comparison], pools: Pools) -> Verdict:
     right = [comparison for comparison in comparisons if not comparison.deviations]
+    untuned = _untuned(claim, bearing) if claim.tuned else ""
+    if not comparisons:
+        return Verdict(claim, "not enough runs", DASH, 0, untuned, list(bearing), is_of_protocol=True)
+    if untuned:
+        return _not_enough(claim, right or _nearest(claim, comparisons), reason=untuned)
     complete = [comparison for comparison in right if not comparison.lacking]
     # What all settings must agree in is not decided by those that are finished first.
     if awaited := [comparison for comparison in right if comparison.is_awaited]:
         return _not_enough(claim, awaited, num_complete=len(complete))
     if complete:
-        return _of_the_protocol(claim, complete, [comparison for comparison in right if comparison.has_failed])
+        return _of_the_protocol(claim, complete, [comparison for comparison in right if comparison.has_failed], pools)
     if others := [comparison for comparison in comparisons if comparison.deviations and not comparison.lacking]:
         nearest = _nearest(claim, others)
         alike = [comparison for comparison in comparisons if comparison.deviations == nearest[0].deviations]
         if awaited := [comparison for comparison in alike if comparison.is_awaited]:
             return _not_enough(claim, awaited, num_complete=len(nearest))
-        return _outside_the_protocol(claim, nearest)
+        return _outside_the_protocol(claim, nearest, pools)
     return _not_enough(claim, right or _nearest(claim, comparisons))
+
+
+Pools = Mapping[tuple[str, tuple[str, ...]], Sequence[Sequence[float]]]
+"""Name of a pool and what deviates from the protocol -> the values of each setting of its claims."""
+
+
+def _pools(compared: Iterable[tuple[Claim, Sequence[Comparison]]]) -> Pools:
+    found: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
+    for claim, comparisons in compared:
+        for comparison in comparisons:
+            if claim.pool and not comparison.lacking:
+                groups = [list(values.values()) for values in comparison.samples.values()]
+                found[claim.pool, comparison.deviations] += groups
+    return found
+
+
+def _pooled(claim: Claim, comparison: Comparison, pools: Pools) -> dict[str, Spread]:
+    """Return for each setting the deviation over the seeds of all rows, where its own is not out of line with it."""
+    groups = pools.get((claim.pool, comparison.deviations), ()) if claim.pool else ()
+    found = {}
+    for name, values in comparison.samples.items():
+        own = own_spread(list(values.values()))
+        rest = [group for group in groups if group != list(values.values())]
+        of_all, others = pool([*rest, list(values.values())]), pool(rest)
+        if of_all and others and own and own.deviation**2 <= _most_variance(own.df, others) and rest:
+            found[name] = of_all
+    return found
+
+
+def _most_variance(df: float, others: Spread) -> float:
+    from scipy.special import fdtri
+
+    return float(fdtri(df, others.df, OUT_OF_LINE)) * others.deviation**2
+
+
+def _untuned(claim: Claim, runs: Sequence[Run]) -> str:
+    """Say why there is no run with the strength that was chosen on held-out images; nothing where there is one."""
+    assert claim.tuned is not None
+    chosen = _chosen_strengths(claim, runs)
+    name = claim.tuned.key
+    if not chosen:
+        held_out = ", ".join(f"{key}={value:g}" for key, value in claim.tuned.held_out.items())
+        return (
+            f"no {name} was chosen by {claim.tuned.by} with {held_out}: runs without it, and with"
+            f" {claim.tuned.at_least} strengths that act and leave {claim.tuned.fits:g} % fitted, are needed"
+        )
+    if not any(_is_tuned(run, claim, chosen) for run in runs):
+        told = ", ".join(f"{name}={strength:g}" for strength in chosen.values())
+        return f"chosen on held-out images was {told}, which is not run on all of them"
+    return ""
+
+
+def _chosen_strengths(claim: Claim, runs: Sequence[Run]) -> dict[str, float]:
+    """Return setting but for strength and held-out images -> the strength that did best on these."""
+    tuning = claim.tuned
+    assert tuning is not None
+    groups: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.state == "done" and matches(run, tuning.held_out) and run.key(tuning.key) is not None:
+            groups[_tuned_setting(run, claim)][float(run.key(tuning.key))].append(run)
+    chosen = {}
+    for setting, strengths in groups.items():
+        without = _mean(strengths.get(0.0, []), tuning.acts_on)
+        scores: dict[float, float] = {}
+        for strength, group in strengths.items():
+            acts_on, fit = _mean(group, tuning.acts_on), _mean(group, "fit/accuracy")
+            score = _mean(group, tuning.by)
+            if strength == 0 or without is None or acts_on is None or fit is None or score is None:
+                continue
+            if acts_on <= (1 - ACTS) * without and 100 * fit >= tuning.fits:
+                scores[strength] = score
+        if len(scores) >= tuning.at_least:
+            chosen[setting] = max(scores, key=lambda strength: scores[strength])
+    return chosen
+
+
+def _tuned_setting(run: Run, claim: Claim) -> str:
+    assert claim.tuned is not None
+    return run.setting(*SEEDS, *claim.vary, *claim.tuned.held_out)
+
+
+def _is_tuned(run: Run, claim: Claim, chosen: Mapping[str, float]) -> bool:
+    """Whether a run on all images has the strength that was chosen for its setting."""
+    assert claim.tuned is not None
+    is_chosen = run.key(claim.tuned.key) == chosen.get(_tuned_setting(run, claim))
+    return is_chosen and not matches(run, claim.tuned.held_out)
+
+
+def _mean(runs: Sequence[Run], metric: str) -> float | None:
+    found = [value for run in runs if (value := observe(run, metric)) is not None]
+    return statistics.fmean(found) if found else None
 
 
 def _bears_on(run: Run, claim: Claim) -> bool:
@@ -199,6 +335,11 @@ def _bears_on(run: Run, claim: Claim) -> bool:
 
 def _comparisons(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
     groups: dict[str, list[Run]] = defaultdict(list)
+    if claim.tuned:
+        strong = claim.settings[claim.tuned.setting]
+        chosen = _chosen_strengths(claim, runs)
+        of_all = [run for run in runs if not matches(run, claim.tuned.held_out)]
+        runs = [run for run in of_all if not matches(run, strong) or not chosen or _is_tuned(run, claim, chosen)]
     for run in runs:
         groups[run.setting(*SEEDS, *claim.vary)].append(run)
     return [comparison for group in groups.values() for comparison in _comparisons_within(claim, group)]
@@ -213,8 +354,8 @@ def _comparisons_within(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
 
 def _comparison(claim: Claim, cells: dict[str, Cell]) -> Comparison:
     finished = {name: set(cell.values) for name, cell in cells.items()}
-    coming = {name: seeds | _seeds_of(cells[name], UNFINISHED) for name, seeds in finished.items()}
-    begun = {name: seeds | _seeds_of(cells[name], ("failed",)) for name, seeds in coming.items()}
+    coming = {name: seeds | _seeds_of(claim, cells[name], UNFINISHED) for name, seeds in finished.items()}
+    begun = {name: seeds | _seeds_of(claim, cells[name], ("failed",)) for name, seeds in coming.items()}
     lacking = _lacking(claim, finished, cells)
     is_awaited = bool(lacking) and not _lacking(claim, coming, cells)
     has_failed = bool(lacking) and not is_awaited and not _lacking(claim, begun, cells)
@@ -253,17 +394,22 @@ def _identity(run: Run) -> tuple[str, ...]:
 
 def _cell(claim: Claim, runs: list[Run]) -> Cell:
     scale = 100.0 if claim.unit == "%" else 1.0
-    observed = ((run, observe(run, claim.metric)) for run in runs)
-    values = {_seed_of(run): scale * value for run, value in observed if value is not None}
-    return Cell(runs, values, tuple(dict.fromkeys(text for run in runs for text in deviations(run, claim.protocol))))
+    observed: dict[Seed, list[float]] = defaultdict(list)
+    for run in runs:
+        if (value := observe(run, claim.metric)) is not None:
+            observed[_seed_of(run, claim)].append(scale * value)
+    # Runs of one seed, which differ in another seed alone, are one repetition.
+    values = {seed: statistics.fmean(found) for seed, found in observed.items()}
+    return Cell(runs, values, tuple(dict.fromkeys(text for run in runs for text in deviations(run, claim))))
 
 
-def _seed_of(run: Run) -> Seed:
-    return tuple(map(run.key, SEEDS))
+def _seed_of(run: Run, claim: Claim) -> Seed:
+    found = run.key(claim.repeated_by)
+    return (run.seed if found is None else found,)
 
 
-def _seeds_of(cell: Cell, states: Sequence[State]) -> set[Seed]:
-    return {_seed_of(run) for run in cell.runs if run.state in states}
+def _seeds_of(claim: Claim, cell: Cell, states: Sequence[State]) -> set[Seed]:
+    return {_seed_of(run, claim) for run in cell.runs if run.state in states}
 
 
 def _common(claim: Claim, seeds: Mapping[str, set[Seed]]) -> Mapping[str, set[Seed]]:
@@ -285,64 +431,92 @@ def _lacking(claim: Claim, seeds: Mapping[str, set[Seed]], cells: Mapping[str, C
         if len(enough) < least or absent:
             also = f", among them {', '.join(absent)}" if absent else ""
             found = f"{len(enough)} values of {claim.across['key']} have {claim.seeds} seeds"
-            return f"{found}, {least} are needed{also}{_states(cells.values())}"
+            return f"{found}, {least} are needed{also}{_states(claim, cells.values())}"
     if not short:
         return ""
     if claim.rule.kind in PAIRED:
-        return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{_states(cells.values())}"
+        return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{_states(claim, cells.values())}"
     name = min(short, key=lambda name: short[name])
     where = "" if name == "all" else f" of {claim.across['key']}={name}" if claim.across else f" of {name}"
-    return f"{short[name]} of {claim.seeds} seeds{where} finished{_states([cells[name]])}"
+    return f"{short[name]} of {claim.seeds} seeds{where} finished{_states(claim, [cells[name]])}"
 
 
-def _states(cells: Iterable[Cell]) -> str:
-    waiting = Counter(run.state for cell in cells for run in cell.runs if run.state != "done")
+def _states(claim: Claim, cells: Iterable[Cell]) -> str:
+    runs = [run for cell in cells for run in cell.runs]
+    waiting = Counter(str(run.state) for run in runs if run.state != "done")
+    if without := sum(run.state == "done" and observe(run, claim.metric) is None for run in runs):
+        waiting[f"without {claim.metric}"] = without
     return "".join(f", {number} {state}" for state, number in waiting.items())
 
 
-def _of_the_protocol(claim: Claim, comparisons: list[Comparison], failed: Sequence[Comparison]) -> Verdict:
-    findings = [_apply(claim.rule, claim, comparison) for comparison in comparisons]
+def _of_the_protocol(
+    claim: Claim, comparisons: list[Comparison], failed: Sequence[Comparison], pools: Pools
+) -> Verdict:
+    findings = [_apply(claim.rule, claim, comparison, pools) for comparison in comparisons]
     answers: list[Answer] = []
     reasons = []
     for comparison, finding in zip(comparisons, findings, strict=True):
-        if finding.holds:
-            answers.append("reproduced")
-            reasons.append(finding.why)
-            continue
-        weaker = _apply(claim.trend, claim, comparison) if claim.trend else None
-        if weaker and weaker.holds and not _is_near(claim, comparison):
-            weaker = Finding(False, weaker.ours, f"more than {NEAR:g} times the tolerance away")
-        answers.append("same trend" if weaker and weaker.holds else "not reproduced")
-        reasons.append(f"{finding.why}; {_trend_text(weaker)}")
-    answer: Answer = answers[0] if len(set(answers)) == 1 else "same trend"
-    reasons += [f"not judged: {comparison.lacking}" for comparison in failed]
-    return _told(claim, answer, comparisons, findings, reasons)
+        answer, reason = _answer(claim, comparison, finding, pools)
+        answers.append(answer)
+        reasons.append(reason)
+    not_judged = [f"not judged: {comparison.lacking}" for comparison in failed]
+    return _told(claim, comparisons, findings, answers, reasons, not_judged, is_of_protocol=True)
 
 
-def _is_near(claim: Claim, comparison: Comparison) -> bool:
+def _answer(claim: Claim, comparison: Comparison, finding: Finding, pools: Pools) -> tuple[Answer, str]:
+    """Return what a finding about runs of the protocol comes to, and why."""
+    if finding.judgement == "yes":
+        return "reproduced", finding.why
+    if finding.judgement != "no":
+        return finding.judgement, finding.why
+    weaker = _apply(claim.trend, claim, comparison, pools) if claim.trend else None
+    if weaker and weaker.holds and not _is_near(claim, comparison, pools):
+        weaker = Finding("no", weaker.ours, f"more than {NEAR:g} times the tolerance away")
+    answers: dict[str, Answer] = {"yes": "same trend", "no": "not reproduced"}
+    judgement = "no" if weaker is None else weaker.judgement
+    # The number is missed; of the trend nobody knows.
+    answer = answers.get(judgement, "cannot tell" if judgement == "cannot tell" else "not enough steps")
+    return answer, f"{finding.why}; {_trend_text(weaker)}"
+
+
+def _is_near(claim: Claim, comparison: Comparison, pools: Pools) -> bool:
     """Whether runs of the protocol that miss a number miss it by no more than some tolerances."""
     if claim.rule.kind != "within":
         return True
     wider = Rule("within", {"tolerance": NEAR * claim.rule.parameters["tolerance"]}, claim.rule.because)
-    return _apply(wider, claim, comparison).holds
+    return _apply(wider, claim, comparison, pools).holds
 
 
-def _outside_the_protocol(claim: Claim, comparisons: list[Comparison]) -> Verdict:
-    if claim.trend is None:
-        findings = [_apply(claim.rule, claim, comparison) for comparison in comparisons]
-        reasons = ["nothing of this claim can be seen there"]
-        answer: Answer = "not enough runs"
-    else:
-        findings = [_apply(claim.trend, claim, comparison) for comparison in comparisons]
-        reasons = [_trend_text(finding) for finding in findings]
-        answer = "same trend" if all(finding.holds for finding in findings) else "not reproduced"
-        if any(_is_too_short(comparison) and _not_given(claim, comparison) for comparison in comparisons):
-            answer = "not enough runs"
+def _outside_the_protocol(claim: Claim, comparisons: list[Comparison], pools: Pools) -> Verdict:
+    """Judge runs that are not the paper's by the trend alone: what they do not show they do not contradict."""
+    findings = [_apply(claim.trend or claim.rule, claim, comparison, pools) for comparison in comparisons]
+    answers: list[Answer] = []
+    reasons = []
+    for comparison, finding in zip(comparisons, findings, strict=True):
+        if claim.trend is None:
+            answers.append("not comparable")
+            reasons.append("nothing of this claim can be seen there")
+            continue
+        outside: dict[Judgement, Answer] = {"yes": "same trend", "no": "not comparable"}
+        answer = outside.get(finding.judgement, "cannot tell")
+        if not finding.holds and (finding.judgement == "not enough steps" or _is_cut_short(comparison)):
+            answer = "not enough steps"
+        answers.append(answer)
+        reasons.append(_trend_text(finding))
     odd = "; ".join(comparisons[0].deviations)
-    return _told(claim, answer, comparisons, findings, [f"outside the paper's protocol ({odd})", *reasons])
+    return _told(
+        claim,
+        comparisons,
+        findings,
+        answers,
+        reasons,
+        [],
+        is_of_protocol=False,
+        first=f"outside the paper's protocol ({odd})",
+    )
 
 
-def _not_enough(claim: Claim, comparisons: list[Comparison], num_complete: int = 0) -> Verdict:
+def _not_enough(claim: Claim, comparisons: Sequence[Comparison], num_complete: int = 0, reason: str = "") -> Verdict:
     nearest = max(comparisons, key=lambda comparison: comparison.n)
     means = {
         name: shown_summary(summarise(list(cell.values.values())), claim.unit)
@@ -350,26 +524,59 @@ def _not_enough(claim: Claim, comparisons: list[Comparison], num_complete: int =
         if cell.values
     }
     told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
-    ours = f"{told}{_circumstances(nearest)}" if told else DASH
+    ours = f"{told}{_circumstances(claim, nearest)}" if told else DASH
     odd = f"outside the paper's protocol ({'; '.join(nearest.deviations)}); " if nearest.deviations else ""
     besides = f"; finished elsewhere: {num_complete}, all count" if num_complete else ""
-    return Verdict(claim, "not enough runs", ours, nearest.n, f"{odd}{nearest.lacking}{besides}", nearest.runs)
+    why = f"{odd}{reason or nearest.lacking}{besides}"
+    return Verdict(claim, "not enough runs", ours, nearest.n, why, nearest.runs, is_of_protocol=not nearest.deviations)
+
+
+def _combined(claim: Claim, comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> Answer:
+    """Return what several settings come to: as weak as the weakest, but for those that the paper leaves open.
+
+    Where it holds under some of these and not under others, it is the same trend.
+    """
+    stated: dict[str, list[Answer]] = defaultdict(list)
+    for comparison, answer in zip(comparisons, answers, strict=True):
+        stated[comparison.runs[0].setting(*SEEDS, *claim.vary, *claim.leaves_open)].append(answer)
+    return min(map(_of_open_settings, stated.values()), key=WEAKEST.index)
+
+
+def _of_open_settings(answers: Sequence[Answer]) -> Answer:
+    kinds = set(answers)
+    if kinds & {"reproduced", "same trend"} and kinds & {"not reproduced", "not comparable"}:
+        return "same trend"
+    return min(answers, key=WEAKEST.index)
 
 
 def _told(
-    claim: Claim, answer: Answer, comparisons: list[Comparison], findings: list[Finding], reasons: list[str]
+    claim: Claim,
+    comparisons: list[Comparison],
+    findings: list[Finding],
+    answers: Sequence[Answer],
+    reasons: Sequence[str],
+    besides: Sequence[str],
+    *,
+    is_of_protocol: bool,
+    first: str = "",
 ) -> Verdict:
+    answer = _combined(claim, comparisons, answers)
     names = _names(claim, comparisons)
+    weakest_ones = [name for name, one in zip(names, answers, strict=True) if one == answer and name]
+    if len(set(answers)) > 1 and weakest_ones and answer != "same trend":
+        reasons = [reason for reason, one in zip(reasons, answers, strict=True) if one == answer]
+        besides = [f"weakest of {len(answers)} settings: {', '.join(weakest_ones)}", *besides]
     if len({finding.ours for finding in findings}) == 1:
         names = [""]
     texts = [
         f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=False)
     ]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
-    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _circumstances(comparisons[0])
+    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _circumstances(claim, *comparisons)
     runs = list(dict.fromkeys(run for comparison in comparisons for run in comparison.runs))
-    why = "; ".join(dict.fromkeys(reasons))
-    return Verdict(claim, answer, ours, min(comparison.n for comparison in comparisons), why, runs)
+    why = "; ".join(dict.fromkeys(filter(None, [first, *reasons, *besides])))
+    n = min(comparison.n for comparison in comparisons)
+    return Verdict(claim, answer, ours, n, why, runs, is_of_protocol=is_of_protocol)
 
 
 def _names(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
@@ -382,52 +589,92 @@ def _names(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
     return [", ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*apart, strict=True)]
 
 
-def _circumstances(comparison: Comparison) -> str:
-    """Return what must stand beside a number that is not of the paper's data, all of them, and its budget."""
-    odd = dict(text.partition(", not ")[0].split("=", 1) for text in comparison.deviations)
-    told = {key: text.format(odd[key]) for key, text in CIRCUMSTANCES.items() if key in odd}
-    return "".join(f", {text}" for text in told.values())
+def _circumstances(claim: Claim, *comparisons: Comparison) -> str:
+    """Return what must stand beside a number: what its steps count to, data that are not the paper's, budget."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for text in (text for comparison in comparisons for text in comparison.deviations):
+        key, _, value = text.partition(", not ")[0].partition("=")
+        found[key].append(value)
+    told = [text.format(_from_to(found[key])) for key, text in CIRCUMSTANCES.items() if key in found]
+    milestone = [f"counted to {MILESTONES[claim.metric]}"] if claim.metric in MILESTONES else []
+    return "".join(f", {text}" for text in (*milestone, *told))
 
 
-def _apply(rule: Rule, claim: Claim, comparison: Comparison) -> Finding:
+def _from_to(values: Sequence[str]) -> str:
+    """Return the one value, the least and the largest of several numbers, or all."""
+    several = list(dict.fromkeys(values))
+    try:
+        ordered = sorted(several, key=lambda value: float(value.replace(",", "")))
+    except ValueError:
+        return " and ".join(several)
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def _apply(rule: Rule, claim: Claim, comparison: Comparison, pools: Pools) -> Finding:
     done = next(run for run in comparison.runs if run.state == "done")
     share = chance(done, claim.metric)
     scale = 100.0 if claim.unit == "%" else 1.0
-    context = Context(claim.value, claim.unit, None if share is None else scale * share, num_test(done))
+    context = Context(
+        claim.value,
+        claim.unit,
+        None if share is None else scale * share,
+        num_test(done),
+        claim.is_exact,
+        _pooled(claim, comparison, pools),
+        {name: _budgets(claim, cell) for name, cell in comparison.cells.items()},
+    )
     finding: Finding = rule.judge(comparison.samples, context, **rule.parameters)
     lacking = _not_given(claim, comparison)
-    return Finding(False, finding.ours, lacking) if lacking else finding
+    return Finding(lacking[0], finding.ours, lacking[1]) if lacking else finding
 
 
-def _not_given(claim: Claim, comparison: Comparison) -> str:
+def _budgets(claim: Claim, cell: Cell) -> dict[Seed, float]:
+    budgets: dict[Seed, float] = {}
+    for run in cell.runs:
+        if (steps := observe(run, "steps")) is not None:
+            seed = _seed_of(run, claim)
+            budgets[seed] = min(steps, budgets.get(seed, steps))
+    return budgets
+
+
+def _not_given(claim: Claim, comparison: Comparison) -> tuple[Judgement, str] | None:
     """Say what the runs have not reached without which their numbers are not what the claim is about."""
     for metric, bound in claim.given.items():
         for name, cell in comparison.cells.items():
-            found = [100.0 * value for run in cell.runs if (value := observe(run, metric)) is not None]
-            if found and summarise(found).mean < bound:
-                where = "" if name == "all" else f" at {name}"
-                reached = shown_summary(summarise(found), "%")
-                return f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
-    return ""
+            where = "" if name == "all" else f" at {name}"
+            found = [observe(run, metric) for run in cell.runs if run.state == "done"]
+            known = [100.0 * value for value in found if value is not None]
+            if len(known) < len(found):
+                return "cannot tell", f"{metric} is not known of {len(found) - len(known)} runs{where}"
+            if known and summarise(known).mean < bound:
+                reached = shown_summary(summarise(known), "%")
+                return "no", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+    return None
 
 
-def _is_too_short(comparison: Comparison) -> bool:
-    """Whether the runs had not the paper's budget: what they did not reach they might have reached with it."""
-    return any(text.startswith("steps=") for text in comparison.deviations)
+def _is_cut_short(comparison: Comparison) -> bool:
+    """Whether runs had not the paper's budget and were not done with it: with more they might have got further."""
+    if not any(text.startswith("steps=") for text in comparison.deviations):
+        return False
+    fits = [observe(run, "fit/accuracy") for run in comparison.runs if run.state == "done"]
+    return any(fit is None or fit < NEARLY_FITTED for fit in fits)
 
 
 def _trend_text(finding: Finding | None) -> str:
     if finding is None:
         return "no weaker trend is claimed"
-    return f"the trend {'holds' if finding.holds else 'does not hold'}: {finding.why}"
+    words = {"yes": "holds", "no": "does not hold"}
+    return f"the trend {words.get(finding.judgement, 'cannot be told')}: {finding.why}"
 
 
 def _nearest(claim: Claim, comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return those that deviate least from the protocol, all in the same way; most seeds first among equals."""
+    """Return those that deviate least from the protocol, all in the same way; among equals most steps, most seeds."""
     wanted = str(claim.protocol.get("data", ""))
 
-    def distance(comparison: Comparison) -> tuple[int, bool, int]:
-        return len(comparison.deviations), not is_kindred(comparison.runs[0].data, wanted), -comparison.n
+    def distance(comparison: Comparison) -> tuple[int, bool, float, int]:
+        first = comparison.runs[0]
+        steps = -float(property_of(first, "steps") or 0)
+        return len(comparison.deviations), not is_kindred(first.data, wanted), steps, -comparison.n
 
     nearest = min(comparisons, key=distance)
     return [comparison for comparison in comparisons if comparison.deviations == nearest.deviations]

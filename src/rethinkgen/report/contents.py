@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rethinkgen.report.claims import Verdict, count, judge, main_table
+from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, judge, main_table
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.tables import Table, tables
@@ -56,9 +56,14 @@ class Report:
         return [run for run in self.runs if run.state != "done"]
 
     @cached_property
-    def verdict_counts(self) -> dict[str, int]:
-        """Verdict -> number of claims with it, of those that are counted."""
+    def verdict_counts(self) -> dict[Scope, dict[Answer, int]]:
+        """Within the protocol, on stand-ins, not comparable -> verdict -> number of claims that are counted."""
         return count(self.verdicts)
+
+    @cached_property
+    def headline(self) -> str:
+        """The same in a line."""
+        return headline(self.verdicts)
 
     @cached_property
     def num_not_counted(self) -> int:

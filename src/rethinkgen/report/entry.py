@@ -146,9 +146,8 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
     """Say how far the runs are, what came of the claims, and where the page is."""
     say(f"{report.progress}.")
     if report.verdicts:
-        counts = [f"{count} {verdict}" for verdict, count in report.verdict_counts.items()]
         beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
-        say(f"Published claims: {', '.join(counts)}{beside}.")
+        say(f"Published claims: {report.headline}{beside}.")
     else:
         say("No published claim is about these runs.")
     numbers = {"table": len(report.tables), "figure": len(report.pictures)}

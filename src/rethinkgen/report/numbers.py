@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 DASH = "–"
 """Where there is no number."""
@@ -37,6 +38,43 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(math.inf, None, len(values))
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Summary(statistics.fmean(values), deviation, len(values))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What repetitions differ by."""
+
+    deviation: float
+    """Sample standard deviation."""
+    df: float
+    """Degrees of freedom that it was estimated with: n - 1 of a single setting."""
+
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+
+
+def own_spread(values: Sequence[float]) -> Spread | None:
+    """Return the deviation of these repetitions; nothing of a single one, or where one is infinite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return Spread(statistics.stdev(values), len(values) - 1)
+
+
+def half_width(spread: Spread | None, n: int) -> float:
+    """Return half the width of a mean's 95 % interval, by Student's t; infinite where no spread is known."""
+    if spread is None or n == 0:
+        return math.inf
+    if spread.deviation == 0:
+        return 0.0
+    return _quantile(spread.df) * spread.deviation / math.sqrt(n)
+
+
+@cache
+def _quantile(df: float) -> float:
+    from scipy.special import stdtrit  # a page of a running sweep needs no interval at once
+
+    return float(stdtrit(df, (1 + CONFIDENCE) / 2))
 
 
 def binomial_error(accuracy: float, num_examples: int) -> float:

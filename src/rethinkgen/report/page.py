@@ -25,7 +25,15 @@ from rethinkgen.run.run import Run
 
 MOST_ROWS_SHOWN = 5000
 """Rows of a figure's data inside the page; its CSV file beside the page has all."""
-SYMBOLS = {"reproduced": "✓", "same trend": "≈", "not reproduced": "✗", "not enough runs": "…"}
+SYMBOLS = {
+    "reproduced": "✓",
+    "same trend": "≈",
+    "not reproduced": "✗",
+    "cannot tell": "?",
+    "not enough steps": "…",
+    "not enough runs": "…",
+    "not comparable": "–",
+}
 
 
 def write_report(runs: Sequence[Run], folder: Path, *, command: str) -> Path:

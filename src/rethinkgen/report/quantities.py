@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
+from rethinkgen.report.claim_files import Claim
 from rethinkgen.report.numbers import NUM_TEST
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.identity import SEEDS, flatten, identifying
 from rethinkgen.run.run import Run
 
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
@@ -16,6 +18,21 @@ FALLEN = 0.9
 """Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
 
 
+MILESTONES = {
+    "steps_to_fit": "the run's own threshold",
+    STEPS_TO_NEARLY_FIT: "99 % fitted",
+    "steps_to_loss_0.1": "a loss of 0.1",
+    "steps_to_loss_0.01": "a loss of 0.01",
+    "steps_to_fall": "a loss of 0.9 ln K",
+}
+"""What each kind of steps is counted to."""
+NAMED_WITH = {
+    "steps": ("max_steps", "max_epochs"),
+    "level": ("data.corruption",),
+    "data": ("data.source",),
+    **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
+}
+"""What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
 MOST_TOLD = 3
 """Keys that a name is made of, where these tell all apart."""
 
@@ -49,7 +66,8 @@ def observe(run: Run, metric: str) -> float | None:
         found = metrics.get(metric)
         if found is None and metric.startswith("steps_to"):
             return math.inf if metric in metrics else None
-    return None if found is None else float(found)
+    # What no computation of ours leaves: a result that somebody else wrote.
+    return None if found is None or not math.isfinite(found) else float(found)
 
 
 def num_test(run: Run) -> int | None:
@@ -78,8 +96,8 @@ def matches(run: Run, selector: Mapping[str, Any]) -> bool:
 
 
 def property_of(run: Run, key: str) -> Any:
-    """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, or of a
-    finished run ``num_classes`` and ``num_examples``, those that it trained on.
+    """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, the
+    ``image_shape`` (``3x28x28``), or of a finished run ``num_classes`` and ``num_examples``, those that it trained on.
     """
     if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
         own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
@@ -90,15 +108,21 @@ def property_of(run: Run, key: str) -> Any:
         return run.level
     if key == "steps":
         return run.metrics.get("steps", run.key("max_steps"))
+    if key == "image_shape":
+        return None if run.image_shape is None else "x".join(map(str, run.image_shape))
     if key in MEASURED:
         return (run.result or {}).get(MEASURED[key])
-    return run.key(key)
+    # What an older config lacks is what was neutral then.
+    return run.identity.get(key) if (value := run.key(key)) is None else value
 
 
-def deviations(run: Run, protocol: Mapping[str, Any]) -> list[str]:
-    """Return what of a run is not the paper's, a text each; of an unfinished one, as far as its config tells."""
+def deviations(run: Run, claim: Claim) -> list[str]:
+    """Return what of a run is not the paper's, a text each; of an unfinished one, as far as its config tells.
+
+    That is what the claim's protocol says otherwise, and what no part of the claim names and is not neutral.
+    """
     found = []
-    for key, allowed in protocol.items():
+    for key, allowed in claim.protocol.items():
         if key in MEASURED and run.state != "done":
             continue
         if isinstance(allowed, dict) and "by_model" in allowed:
@@ -108,7 +132,25 @@ def deviations(run: Run, protocol: Mapping[str, Any]) -> list[str]:
         value = property_of(run, key)
         if not _is_allowed(value, allowed, key):
             found.append(f"{key}={_text(value)}, not {_text(allowed)}")
-    return found
+    return found + _unnamed(run, claim)
+
+
+def _unnamed(run: Run, claim: Claim) -> list[str]:
+    if not run.config:
+        return []
+    named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
+    named |= {*SEEDS, *claim.vary, *claim.leaves_open}
+    odd = flatten(identifying(run.config, contents=run.facts.get("contents")))
+    return [
+        f"{key}={_text(value)}, not named by the paper"
+        for key, value in odd.items()
+        if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
+    ]
+
+
+def is_below(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or lies below one."""
+    return f"{key}.".startswith(tuple(f"{prefix}." for prefix in prefixes))
 
 
 def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
@@ -117,8 +159,8 @@ def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str
     As many keys are told as it takes to tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where
     there are so many. ``leaving_out`` are keys, with all below them, that are told elsewhere.
     """
-    prefixes = tuple(f"{key}." for key in (*SEEDS, *leaving_out))
-    keys = dict.fromkeys(key for run in runs for key in run.identity if not f"{key}.".startswith(prefixes))
+    told_elsewhere = (*SEEDS, *leaving_out)
+    keys = dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere))
     telling: dict[tuple[str, ...], str] = {}
     for key in keys:
         values = tuple(str(run.identity.get(key)) for run in runs)

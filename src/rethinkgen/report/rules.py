@@ -1,8 +1,9 @@
 """The rules that decide a claim: a small closed set, each a pure function of what the runs measured.
 
 A rule is chosen, with its tolerance and the reason for it, before anything is run: in ``published/*.yaml``. It sees
-``Samples`` in the claim's unit, and judges means over seeds. What a run never reached, such as the step at which it
-fits, is infinite.
+``Samples`` in the claim's unit, and judges means over seeds by their 95 % intervals (Student's t): before it says yes
+or no it asks whether the runs can tell. What a run never reached, such as the step at which it fits, is infinite.
+``docs/how_claims_are_judged.md`` has the error rates.
 """
 
 from __future__ import annotations
@@ -10,25 +11,43 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from rethinkgen.report.numbers import Summary, shown, shown_published, shown_summary, summarise
+from rethinkgen.report.numbers import (
+    Spread,
+    binomial_error,
+    half_width,
+    own_spread,
+    shown,
+    shown_published,
+    shown_summary,
+    summarise,
+)
 
 Seed = tuple[Any, ...]
 Samples = Mapping[str, Mapping[Seed, float]]
 """Name of a setting -> seed -> value; settings in the order of the claim, levels from low to high."""
+Judgement = Literal["yes", "no", "cannot tell", "not enough steps"]
+MOST_SEEDS = 1000
+"""More are not asked for."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """What a rule says."""
 
-    holds: bool
+    judgement: Judgement
     ours: str
     """The numbers that it looked at."""
     why: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the runs show that it is so."""
+        return self.judgement == "yes"
 
 
 @dataclass(frozen=True)
@@ -41,132 +60,165 @@ class Context:
     chance: float | None
     """Of an accuracy in the claim's unit."""
     num_test: int | None
-    """Examples that a test accuracy is measured on."""
+    """Examples of the test set, which all runs share."""
+    is_exact: bool = False
+    """Whether no seed changes the number: then one run tells."""
+    pooled: Mapping[str, Spread] = field(default_factory=dict)
+    """Setting -> deviation over the seeds of all rows of its table, where that stands in for the setting's own."""
+    budgets: Samples = field(default_factory=dict)
+    """The steps that every run was given: what it did not reach lies beyond."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or a difference of two, with the half-width of its 95 % interval."""
+
+    mean: float
+    half: float
+    n: int
+    spread: Spread | None
+    """Nothing where one run alone says nothing of it."""
+
+    @property
+    def low(self) -> float:
+        """The interval's lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end."""
+        return self.mean + self.half
 
 
 def within(samples: Samples, context: Context, *, tolerance: float) -> Finding:
-    """The mean differs from the published value by no more than the tolerance."""
+    """The mean differs from the published value by no more than the tolerance; with none, every run has that value."""
     value, unit = _published(context), context.unit
-    summary = _only(samples)
-    difference = summary.mean - value
+    (name,) = samples
+    values = list(samples[name].values())
+    ours = shown_summary(summarise(values), unit)
+    if tolerance == 0:
+        wrong = [one for one in values if not math.isclose(one, value, rel_tol=1e-9, abs_tol=1e-9)]
+        told = f"{shown(wrong[0], unit)} is not {shown_published(value, unit)}" if wrong else "exactly as published"
+        return Finding("no" if wrong else "yes", ours, told)
+    estimate = _estimate(values, context, name)
+    difference = estimate.mean - value
     gap = shown(difference, "points") if unit == "%" else shown(difference, unit)
     why = f"{gap} from the published {shown_published(value, unit)}, where {_number(tolerance)} is allowed"
-    return Finding(_is_at_most(abs(difference), tolerance), shown_summary(summary, unit), why)
+    return _in_range(replace(estimate, mean=difference), -tolerance, tolerance, ours, why)
 
 
 def at_least(samples: Samples, context: Context, *, bound: float) -> Finding:
-    """The mean of every setting reaches the bound."""
-    return _bounded(samples, context, lambda mean: _is_at_most(bound, mean), f"at least {shown(bound, context.unit)}")
+    """The mean of every setting reaches the bound, its interval included."""
+    return _bounded(samples, context, bound, math.inf, f"at least {shown(bound, context.unit)}")
 
 
 def at_most(samples: Samples, context: Context, *, bound: float) -> Finding:
-    """The mean of no setting exceeds the bound."""
-    return _bounded(samples, context, lambda mean: _is_at_most(mean, bound), f"at most {shown(bound, context.unit)}")
+    """The mean of no setting exceeds the bound, its interval included."""
+    return _bounded(samples, context, -math.inf, bound, f"at most {shown(bound, context.unit)}")
 
 
 def lead_over_chance(samples: Samples, context: Context, *, share: float) -> Finding:
     """The mean is better than chance by at least this share of what the published value is; errors are better below."""
     if context.chance is None:
-        return Finding(False, shown_summary(_only(samples), context.unit), "the number of classes is not known")
+        return Finding("cannot tell", _listed(samples, context), "the number of classes is not known")
     bound = context.chance + share * (_published(context) - context.chance)
     is_error = _published(context) < context.chance
     return at_most(samples, context, bound=bound) if is_error else at_least(samples, context, bound=bound)
 
 
 def at_chance(samples: Samples, context: Context, *, sigmas: float, widest: float) -> Finding:
-    """The mean is chance, but for so many standard errors, which must be no more than ``widest``.
+    """The mean is chance, but for so many binomial errors of the test set, which must be no more than ``widest``.
 
-    The error is that of the test set's size (binomial, as if every run had a test set of its own) and of the spread
-    over seeds, added in squares.
+    All runs share the test set: its error is that of one test of its size, however many seeds there are, and is what
+    is allowed. What seeds differ by counts once, as the half-width of the mean's interval.
     """
-    summary = _only(samples)
-    ours = shown_summary(summary, context.unit)
-    if context.chance is None or (context.num_test is None and summary.deviation is None):
-        return Finding(False, ours, "neither the size of the test set nor a spread over seeds is known")
+    (name,) = samples
+    values = list(samples[name].values())
+    ours = shown_summary(summarise(values), context.unit)
+    if context.chance is None or context.num_test is None:
+        return Finding("cannot tell", ours, "neither chance nor the size of the test set is known")
     scale = 100.0 if context.unit == "%" else 1.0
-    share = context.chance / scale
     # The error's is that of the accuracy: p and 1 - p enter alike.
-    binomial = 0.0 if context.num_test is None else share * (1 - share) / context.num_test * scale**2
-    half_width = sigmas * math.sqrt((binomial + (summary.deviation or 0.0) ** 2) / summary.n)
-    interval = f"{context.chance - half_width:.2f} to {context.chance + half_width:.2f} {context.unit}"
-    if not _is_at_most(half_width, widest):
-        return Finding(False, ours, f"runs differ too much to tell: {interval}")
-    holds = _is_at_most(abs(summary.mean - context.chance), half_width)
-    where = "inside" if holds else "outside"
-    return Finding(holds, ours, f"{where} {interval} (chance and {_number(sigmas)} standard errors)")
+    tolerance = sigmas * scale * binomial_error(context.chance / scale, context.num_test)
+    asked = f"{_number(sigmas)} binomial errors of the test set are {tolerance:.2f} {context.unit}"
+    if not _is_at_most(tolerance, widest):
+        return Finding("cannot tell", ours, f"the test set is too small: {asked}, where {_number(widest)} are allowed")
+    estimate = _estimate(values, context, name)
+    difference = estimate.mean - context.chance
+    why = f"{difference:+.2f} from chance; {asked}"
+    return _in_range(replace(estimate, mean=difference), -tolerance, tolerance, ours, why)
 
 
 def order(samples: Samples, context: Context, *, groups: Sequence[Sequence[str]], margin: float = 0.0) -> Finding:
-    """Every setting of a group has a smaller mean, by at least the margin, than every setting of a later group."""
-    means = {name: summarise(list(values.values())).mean for name, values in samples.items()}
-    wrong = [
-        f"{first} is not below {second}"
+    """Every setting of a group has a smaller mean, by more than the margin, than every setting of a later group."""
+    pairs = [
+        (first, second)
         for place, group in enumerate(groups)
         for first in group
         for second in (name for later in groups[place + 1 :] for name in later)
-        if not (means[first] < means[second] and _is_at_most(margin, means[second] - means[first]))
     ]
+    judged = {f"{first} < {second}": _judge_pair(samples, context, first, second, margin) for first, second in pairs}
     expected = " < ".join(", ".join(group) for group in groups)
-    return Finding(not wrong, _listed(samples, context), "; ".join(wrong) if wrong else f"in the order {expected}")
+    words = {"no": "out of order", "cannot tell": "cannot be told", "not enough steps": "not reached in its budget"}
+    return _weakest(judged, _listed(samples, context), f"in the order {expected}", words)
 
 
 def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
     """From a setting to the next the mean never falls by more than the slack; from first to last it gains the rise."""
-    means = {name: summarise(list(values.values())).mean for name, values in samples.items()}
-    names = list(means)
-    falls = [
-        f"falls from {first} to {second} by {_number(means[first] - means[second])}"
-        for first, second in itertools.pairwise(names)
-        if means[second] < means[first] and not _is_at_most(means[first] - means[second], slack)
-    ]
-    gained = means[names[-1]] - means[names[0]]
-    falls += [
-        f"neither {first} nor {second} is reached"
-        for first, second in itertools.pairwise(names)
-        if math.isinf(means[first]) and math.isinf(means[second])
-    ]
-    if not _is_at_most(rise, gained):
-        falls.append(f"gains {_number(gained)} in all, where {_number(rise)} is expected")
-    steadily = f"no step back of more than {_number(slack)}, and a gain of {_number(gained)}"
-    return Finding(not falls, _listed(samples, context), "; ".join(falls) or steadily)
+    return _rising(samples, context, slack, rise, _gain)
 
 
 def rising_ratio(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
     """As ``rising``, of every setting's ratio to the first, run for run of the same seed; slack and rise are ratios."""
-    base = next(iter(samples.values()))
-    ratios = {
-        name: {seed: _ratio(value, base[seed]) for seed, value in values.items() if seed in base}
-        for name, values in samples.items()
-    }
-    return rising(ratios, Context(None, "x", None, context.num_test), slack=slack, rise=rise)
+    ratios, budgets = _ratios(samples, context)
+    return _rising(ratios, replace(context, unit="x", budgets=budgets), slack, rise, _paired_gain)
 
 
 def ratio(samples: Samples, context: Context, *, low: float, high: float) -> Finding:
     """Of every setting to the first, run for run of the same seed, the mean ratio lies in the range."""
-    names = list(samples)
-    base = samples[names[0]]
-    ratios = {
-        name: {seed: _ratio(value, base[seed]) for seed, value in samples[name].items() if seed in base}
-        for name in names[1:]
-    }
-    means = {name: summarise(list(values.values())).mean for name, values in ratios.items() if values}
-    wrong = [f"{shown(mean, 'x')} at {name}" for name, mean in means.items() if not _is_between(low, mean, high)]
+    ratios, budgets = _ratios(samples, context)
+    first = next(iter(samples))
+    others = {name: values for name, values in ratios.items() if name != first}
+    seen = {name: values for name, values in others.items() if values}
     asked = f"{_number(low)} to {_number(high)} times"
-    why = f"outside {asked}: {', '.join(wrong)}" if wrong else f"all within {asked}"
-    return Finding(bool(means) and not wrong, _listed(ratios, Context(None, "x", None, None)), why)
+    ours = _listed(seen, replace(context, unit="x"))
+    if not seen:
+        return Finding("cannot tell", ours, "no two runs share a seed")
+    judged = {name: _ratio_finding(values, context, budgets[name], low, high) for name, values in seen.items()}
+    words = {
+        "no": f"outside {asked}",
+        "cannot tell": "cannot be told",
+        "not enough steps": "was not fitted in its budget",
+    }
+    return _weakest(judged, ours, f"all within {asked}", words)
 
 
-def difference(samples: Samples, context: Context, *, low: float, high: float) -> Finding:
-    """The first setting's value less the second's, run for run of the same seed, has its mean in the range."""
+def _ratio_finding(
+    values: Mapping[Seed, float], context: Context, budgets: Mapping[Seed, float], low: float, high: float
+) -> Finding:
+    if math.inf in values.values():
+        bound = _estimate([min(value, budgets.get(seed, value)) for seed, value in values.items()], context)
+        # Only its least is known: enough where even that is too much.
+        is_beyond = math.isfinite(bound.mean) and bound.low > high
+        return Finding("no" if is_beyond else "not enough steps", "", f"more than {shown(bound.mean, 'x')}")
+    estimate = _estimate(list(values.values()), context)
+    return _in_range(estimate, low, high, "", shown(estimate.mean, "x"))
+
+
+def difference(samples: Samples, context: Context, *, low: float, high: float = math.inf) -> Finding:
+    """The first setting's value less the second's, run for run of the same seed, has its mean in the range.
+
+    Without ``high`` the whole interval lies above ``low``.
+    """
     first, second = samples.values()
     differences = [value - second[seed] for seed, value in first.items() if seed in second]
     if not differences:
-        return Finding(False, "", "no two runs share a seed")
-    summary = summarise(differences)
+        return Finding("cannot tell", "", "no two runs share a seed")
+    estimate = _estimate(differences, context)
     unit = "points" if context.unit == "%" else context.unit
-    asked = f"{_number(low)} to {_number(high)}"
-    holds = _is_between(low, summary.mean, high)
-    return Finding(holds, shown_summary(summary, unit), f"{'within' if holds else 'outside'} {asked}")
+    asked = f"at least {_number(low)}" if high == math.inf else f"{_number(low)} to {_number(high)}"
+    ours = shown_summary(summarise(differences), unit)
+    return _in_range(estimate, low, high, ours, f"{ours}, where {asked} is asked")
 
 
 RULES: dict[str, Callable[..., Finding]] = {
@@ -188,16 +240,174 @@ def parameters(rule: Callable[..., Finding]) -> dict[str, bool]:
     }
 
 
-def _bounded(samples: Samples, context: Context, is_right: Callable[[float], bool], asked: str) -> Finding:
-    means = {name: summarise(list(values.values())).mean for name, values in samples.items()}
-    wrong = [name for name, mean in means.items() if not is_right(mean)]
-    named = f" ({', '.join(wrong)})" if wrong and len(samples) > 1 else ""
-    return Finding(not wrong, _listed(samples, context), f"{'not ' if wrong else ''}{asked}{named}")
+def weakest(judgements: Sequence[Judgement]) -> Judgement:
+    """Return what all of these together come to: a single no is a no, a single doubt leaves all in doubt."""
+    return next((one for one in ("no", "cannot tell", "not enough steps") if one in judgements), "yes")
 
 
-def _only(samples: Samples) -> Summary:
-    (values,) = samples.values()
-    return summarise(list(values.values()))
+def _estimate(values: Sequence[float], context: Context, setting: str | None = None) -> Estimate:
+    mean = summarise(values).mean
+    if context.is_exact:
+        return Estimate(mean, 0.0, len(values), Spread(0.0, 1))
+    spread = context.pooled.get(setting) if setting is not None else None
+    spread = spread or own_spread(values)
+    return Estimate(mean, half_width(spread, len(values)), len(values), spread)
+
+
+def _gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
+    """Return the second's mean less the first's, by Welch: spreads may differ."""
+    one, other = (_estimate(list(samples[name].values()), context, name) for name in (first, second))
+    mean = other.mean - one.mean
+    n = min(one.n, other.n)
+    if context.is_exact:
+        return Estimate(mean, 0.0, n, Spread(0.0, 1))
+    if one.spread is None or other.spread is None:
+        return Estimate(mean, math.inf, n, None)
+    parts = [(each.spread.deviation**2 / each.n, each.spread.df) for each in (one, other) if each.spread]
+    variance = sum(part for part, _ in parts)
+    df = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
+    # Of as many seeds as the smaller one has: what more of both would do.
+    spread = Spread(math.sqrt(variance * n), df)
+    return Estimate(mean, half_width(spread, n), n, spread)
+
+
+def _paired_gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
+    shared = [seed for seed in samples[first] if seed in samples[second]]
+    gains = [samples[second][seed] - samples[first][seed] for seed in shared]
+    return _estimate(gains, context) if gains else Estimate(math.nan, math.inf, 0, None)
+
+
+Gain = Callable[[Samples, Context, str, str], Estimate]
+
+
+def _judge_pair(samples: Samples, context: Context, first: str, second: str, margin: float) -> Finding:
+    if not _is_reached(samples, first, second):
+        return _unreached(samples, context, first, second, margin, _gain)
+    gain = _gain(samples, context, first, second)
+    if gain.half == 0:
+        holds = gain.mean > 0 and _is_at_most(margin, gain.mean)
+        return Finding("yes" if holds else "no", "", "")
+    return _in_range(gain, margin, math.inf, "", "")
+
+
+def _unreached(samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain) -> Finding:
+    """Judge a gain of which one end was not reached: it lies beyond its budget, which may be enough for a no."""
+    if all(map(math.isfinite, samples[second].values())):
+        bounds = {seed: min(value, _budget(context, first, seed)) for seed, value in samples[first].items()}
+        if all(map(math.isfinite, bounds.values())):
+            most = gain({first: bounds, second: samples[second]}, context, first, second)
+            if most.high < least:
+                return Finding("no", "", "")
+    return Finding("not enough steps", "", "")
+
+
+def _budget(context: Context, setting: str, seed: Seed) -> float:
+    return context.budgets.get(setting, {}).get(seed, math.inf)
+
+
+def _is_reached(samples: Samples, *names: str) -> bool:
+    return all(math.isfinite(value) for name in names for value in samples[name].values())
+
+
+def _rising(samples: Samples, context: Context, slack: float, rise: float, gain: Gain) -> Finding:
+    names = list(samples)
+    asked = {
+        **{f"{first} to {second}": (first, second, -slack) for first, second in itertools.pairwise(names)},
+        "from first to last": (names[0], names[-1], rise),
+    }
+    judged = {}
+    for what, (first, second, least) in asked.items():
+        if not _is_reached(samples, first, second):
+            judged[what] = _unreached(samples, context, first, second, least, gain)
+            continue
+        found = gain(samples, context, first, second)
+        told = f"{found.mean:+,.4g}, where no less than {_number(least)} is asked"
+        judged[what] = _in_range(found, least, math.inf, "", told)
+    words = {
+        "no": "does not rise",
+        "cannot tell": "cannot be told",
+        "not enough steps": "was not reached in its budget",
+    }
+    return _weakest(judged, _listed(samples, context), f"rises, by {_gained(samples, names)} in all", words)
+
+
+def _gained(samples: Samples, names: Sequence[str]) -> str:
+    first, last = (summarise(list(samples[name].values())).mean for name in (names[0], names[-1]))
+    return _number(last - first)
+
+
+def _ratios(samples: Samples, context: Context) -> tuple[Samples, Samples]:
+    """Return every value, and every budget, over the value of the first setting of the same seed."""
+    base = next(iter(samples.values()))
+    ratios = {
+        name: {seed: _ratio(value, base[seed]) for seed, value in values.items() if seed in base}
+        for name, values in samples.items()
+    }
+    budgets = {
+        name: {seed: _ratio(_budget(context, name, seed), base[seed]) for seed in values}
+        for name, values in ratios.items()
+    }
+    return ratios, budgets
+
+
+def _bounded(samples: Samples, context: Context, low: float, high: float, asked: str) -> Finding:
+    judged = {}
+    for name, values in samples.items():
+        estimate = _estimate(list(values.values()), context, name)
+        told = shown(estimate.mean, context.unit)
+        judged[name] = _in_range(estimate, low, high, "", told)
+    words = {"no": f"not {asked}", "cannot tell": f"{asked} cannot be told", "not enough steps": "was not reached"}
+    return _weakest(judged, _listed(samples, context), asked, words)
+
+
+def _in_range(estimate: Estimate, low: float, high: float, ours: str, why: str) -> Finding:
+    """Judge a mean by a range, or by a bound where one end is infinite.
+
+    Against a bound the whole interval must lie on its right side for a yes, on its wrong side for a no. Within a range
+    the mean decides where the interval's half-width is no more than half the range; else the runs can tell at most
+    that all of the interval lies outside.
+    """
+    if not math.isfinite(estimate.mean):
+        return Finding("not enough steps", ours, "not reached in its budget")
+    if not _is_at_most(low, estimate.high) or not _is_at_most(estimate.low, high):
+        return Finding("no", ours, why)
+    tolerance = (high - low) / 2
+    if math.isinf(tolerance):
+        if _is_at_most(low, estimate.low) and _is_at_most(estimate.high, high):
+            return Finding("yes", ours, why)
+        room = estimate.mean - low if math.isinf(high) else high - estimate.mean
+        return Finding("cannot tell", ours, f"{why}; {_more_seeds(estimate, room)}")
+    if not _is_at_most(estimate.half, tolerance):
+        return Finding("cannot tell", ours, f"{why}; {_more_seeds(estimate, tolerance)}")
+    is_inside = _is_at_most(low, estimate.mean) and _is_at_most(estimate.mean, high)
+    return Finding("yes" if is_inside else "no", ours, why)
+
+
+def _more_seeds(estimate: Estimate, room: float) -> str:
+    """Say how many more seeds would tell, if they differ as these do."""
+    if estimate.spread is None:
+        return "of one run nobody knows the spread: 2 more seeds would show it"
+    told = f"the mean is only known to ± {_number(estimate.half)}"
+    room = abs(room)
+    for n in range(estimate.n + 1, estimate.n + MOST_SEEDS):
+        grown = replace(estimate.spread, df=estimate.spread.df + n - estimate.n)
+        if room > 0 and half_width(grown, n) <= room:
+            return f"{told}: {n - estimate.n} more seeds would tell"
+    return f"{told}: more than {MOST_SEEDS:,} more seeds would be needed"
+
+
+def _weakest(judged: Mapping[str, Finding], ours: str, right: str, words: Mapping[str, str]) -> Finding:
+    """Return the weakest of several findings, which are named; ``words`` say what befell them."""
+    judgement = weakest([finding.judgement for finding in judged.values()])
+    if judgement == "yes":
+        return Finding("yes", ours, right)
+    named = [
+        f"{name} ({finding.why})" if len(judged) > 1 and finding.why else name if len(judged) > 1 else finding.why
+        for name, finding in judged.items()
+        if finding.judgement == judgement
+    ]
+    told = f"{words[judgement]}: {', '.join(filter(None, named))}".removesuffix(": ")
+    return Finding(judgement, ours, told)
 
 
 def _published(context: Context) -> float:
@@ -225,11 +435,14 @@ def _is_at_most(value: float, limit: float) -> bool:
     return value <= limit or math.isclose(value, limit, rel_tol=1e-9)
 
 
-def _is_between(low: float, value: float, high: float) -> bool:
-    return _is_at_most(low, value) and _is_at_most(value, high)
-
-
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return "no known number" if math.isnan(value) else "more than the budget"
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def pool(groups: Sequence[Sequence[float]]) -> Spread | None:
+    """Return the deviation over all seeds of several settings, each about its own mean; nothing of single runs."""
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups if len(group) > 1)
+    df = sum(len(group) - 1 for group in groups if len(group) > 1)
+    return Spread(math.sqrt(squares / df), df) if df else None

@@ -74,8 +74,7 @@ class Table:
         """Return ``<table>`` with a caption; the first cell of a row is its header.
 
         Classes for a style sheet: ``num`` (of a column of numbers, its head too), ``missing`` (no number yet: a dash or
-        a state) and ``verdict-reproduced``, ``-same-trend``, ``-not-reproduced``, ``-not-enough-runs``. The note is
-        ``p.note`` in the caption.
+        a state) and ``verdict-`` with the verdict (``verdict-same-trend``). The note is ``p.note`` in the caption.
         """
         kinds = ["num" if self._is_numeric(place) else "" for place in range(len(self.columns))]
         heads = zip(self.columns, kinds, strict=True)

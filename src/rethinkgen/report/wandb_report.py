@@ -104,8 +104,7 @@ def build(report: Report, *, default_entity: str) -> wr.Report:
 
 
 def _counts(report: Report) -> str:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in report.verdict_counts.items())
-    return f"Published claims: {counts}." if report.verdicts else ""
+    return f"Published claims: {report.headline}." if report.verdicts else ""
 
 
 def _text(report: Report) -> list[Any]:
