@@ -529,7 +529,7 @@ def test_rademacher_is_over_draws_at_every_size(write: Write, verdicts: Judged) 
     for size in (100, 500, 1000, 5000, 10_000):
         write(seeds=5, corruption="random_signs", keys={"data.num_train": size}, metrics={"fit/accuracy": 1.0})
     assert verdicts()[row].verdict == "not enough runs"
-    assert verdicts()[row].why == "5 values of data.num_train have 5 seeds, 6 are needed, among them 50000"
+    assert verdicts()[row].why == "5 values of num_examples have 5 seeds, 6 are needed, among them 50000"
     # Four bad draws must not be left out because a fifth is lacking.
     whole = {"corruption": "random_signs", "keys": {"data.num_train": 50_000}}
     write(seeds=4, **whole, metrics={"fit/accuracy": 0.6})

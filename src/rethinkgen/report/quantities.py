@@ -8,7 +8,7 @@ from typing import Any
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import Claim
-from rethinkgen.report.numbers import NUM_TEST
+from rethinkgen.report.numbers import NUM_TEST, NUM_TRAIN
 from rethinkgen.run.identity import SEEDS, flatten, identifying
 from rethinkgen.run.run import Run
 
@@ -30,6 +30,7 @@ NAMED_WITH = {
     "steps": ("max_steps", "max_epochs"),
     "level": ("data.corruption",),
     "data": ("data.source",),
+    "num_examples": ("data.num_train",),
     **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
 }
 """What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
@@ -97,7 +98,7 @@ def matches(run: Run, selector: Mapping[str, Any]) -> bool:
 
 def property_of(run: Run, key: str) -> Any:
     """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, the
-    ``image_shape`` (``3x28x28``), or of a finished run ``num_classes`` and ``num_examples``, those that it trained on.
+    ``image_shape`` (``3x28x28``), ``num_examples`` that it trains on, or of a finished run ``num_classes``.
     """
     if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
         own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
@@ -110,6 +111,8 @@ def property_of(run: Run, key: str) -> Any:
         return run.metrics.get("steps", run.key("max_steps"))
     if key == "image_shape":
         return None if run.image_shape is None else "x".join(map(str, run.image_shape))
+    if key == "num_examples":
+        return (run.result or {}).get("num_train") or run.key("data.num_train") or NUM_TRAIN.get(run.data)
     if key in MEASURED:
         return (run.result or {}).get(MEASURED[key])
     # What an older config lacks is what was neutral then.
