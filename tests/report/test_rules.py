@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rethinkgen.report.numbers import Spread, Summary, half_width, shown, shown_summary
+from rethinkgen.report.numbers import Spread, Summary, half_width, interval, shown, shown_summary, shown_with_interval
 from rethinkgen.report.rules import RULES, Context, Finding, Seed, parameters, pool
 
 PERCENT = Context(value=50.5, unit="%", chance=10.0, num_test=10_000)
@@ -297,3 +297,22 @@ def test_numbers_are_printed_as_one_looks_at_them(value: float | None, unit: str
 )
 def test_a_spread_stands_beside_a_mean(summary: Summary, unit: str, text: str) -> None:
     assert shown_summary(summary, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("summary", "unit", "text"),
+    [
+        # t(0.975, 2) / sqrt(3) is 2.484.
+        (Summary(85.44, 0.31, 3), "%", "85.4 ± 0.3 [84.7, 86.2] %"),
+        (Summary(99.97, 0.02, 3), "%", "99.97 ± 0.02 [99.92, 100.00] %"),
+        (Summary(85.44, None, 1), "%", "85.4 %"),
+        (Summary(100.0, 0.0, 3), "%", "100 ± 0 %"),
+        (Summary(5100.0, 120.0, 2), "steps", "5,100 ± 120 [4,022, 6,178] steps"),
+        (Summary(2.4, 0.1, 3), "x", "2.40 ± 0.10 [2.15, 2.65]x"),
+        (Summary(1.2e-9, 1e-10, 3), "", "1.2e-09 ± 1e-10 [9.52e-10, 1.45e-09]"),
+        (Summary(math.inf, None, 2), "steps", "not reached"),
+    ],
+)
+def test_an_interval_stands_beside_a_spread(summary: Summary, unit: str, text: str) -> None:
+    assert shown_with_interval(summary, unit) == text
+    assert (interval(summary) is None) == (summary.deviation is None)

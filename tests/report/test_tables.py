@@ -48,7 +48,7 @@ def test_table_1_has_the_papers_rows_in_its_order(tmp_path: Path, made: Made) ->
         "train, ours": "100 ± 0",
         "running": "–",
         "test, published": "50.51",
-        "test, ours": "51.0 ± 1.0",
+        "test, ours": "51.0 ± 1.0 [48.5, 53.5]",
         "difference": "+0.49",
         "binomial error": "0.50",
         "n": "3",
@@ -57,6 +57,11 @@ def test_table_1_has_the_papers_rows_in_its_order(tmp_path: Path, made: Made) ->
     raw = table.csv[(table.csv["row"] == "table_1.mlp_1x512.none") & (table.csv["quantity"] == "test/accuracy")].iloc[0]
     assert raw["mean"] == pytest.approx(0.51)
     assert raw["deviation"] == pytest.approx(0.01)
+    # t(0.975, 2) is 4.3027.
+    assert raw["interval_low"] == pytest.approx(0.51 - 4.30265 * 0.01 / 3**0.5, abs=1e-6)
+    assert raw["interval_high"] == pytest.approx(0.51 + 4.30265 * 0.01 / 3**0.5, abs=1e-6)
+    assert "95 % interval of the mean (Student's t)." in table.note
+    assert "no repetitions" not in table.note
     assert raw["difference"] == pytest.approx(0.0049)
     assert raw["published"] == 0.5051
     assert raw["n"] == 3
@@ -67,6 +72,7 @@ def test_repetitions_are_counted_by_any_of_their_seeds(tmp_path: Path, made: Mad
         write_run(tmp_path, keys={"data.order_seed": order_seed}, **{"test/accuracy": 0.5})
     row = made()["table_1"].rows[17]
     assert (row[9], row[-1]) == ("50.0 ± 0", "3")
+    assert "differ in data.seed or data.order_seed alone: no repetitions." in made()["table_1"].note
 
 
 def test_crop_rows_show_running_and_final_training_accuracy(tmp_path: Path, made: Made) -> None:
@@ -129,14 +135,25 @@ def test_a_small_sweep_on_other_data_is_a_grid(tmp_path: Path, made: Made) -> No
     write_run(tmp_path, data="digits", corruption="random_labels", steps_to_fit=None)
     write_run(tmp_path, data="digits", corruption="gaussian", state="failed")
     (table,) = made().values()
-    assert table.columns == ["corruption", "regularizer", "fit", "test", "steps to fit", "n"]
-    assert rows_of(table)["shuffled_pixels"]["steps to fit"] == "125 ± 35"
-    assert rows_of(table)["random_labels"]["steps to fit"] == "not fitted"
+    assert table.columns == ["corruption", "regularizer", "fit", "test", "steps to fit 100 %", "n"]
+    assert rows_of(table)["shuffled_pixels"]["steps to fit 100 %"] == "125 ± 35 [-193, 443]"
+    assert rows_of(table)["random_labels"]["steps to fit 100 %"] == "not fitted"
     assert rows_of(table)["random_labels"]["test"] == "50.0 ± – %"
     assert rows_of(table)["gaussian"]["test"] == "failed"
     raw = table.csv.set_index("corruption")
     assert pd.isna(raw.loc["random_labels", "steps_to_fit"])
     assert raw.loc["none", "steps_to_fit"] == 125
+
+
+def test_steps_to_fit_say_how_much_was_to_be_fitted(tmp_path: Path, made: Made) -> None:
+    write_run(tmp_path, data="digits", corruption="gaussian", keys={"fit_threshold": 0.95})
+    table = made()["grid_digits"]
+    assert table.columns[-2] == "steps to fit 95 %"
+    assert "the first evaluated step at which 95 % of the training set was fitted" in table.note
+    write_run(tmp_path, data="digits", corruption="gaussian", keys={"fit_threshold": 1.0})
+    table = made()["grid_digits"]
+    assert table.columns[-2] == "steps to fit"
+    assert {row[2] for row in table.rows} == {"fit_threshold=0.95", "fit_threshold=1"}
 
 
 def test_several_models_stand_side_by_side(tmp_path: Path, made: Made) -> None:
@@ -202,7 +219,7 @@ def test_theory_has_its_tables(tmp_path: Path, made: Made) -> None:
         ["none", "100", "264", "264", "100 %", "2e-09", "2"],
         ["none", "1,000", "2,064", "2,064", "100 %", "2e-09", "2"],
     ]
-    assert found["rademacher"].rows[0] == ["mlp_1x512", "100", "0.990 ± 0.014", "50.0 ± 0 %", "2"]
+    assert found["rademacher"].rows[0] == ["mlp_1x512", "100", "0.990 ± 0.014 [0.863, 1.117]", "50.0 ± 0 %", "2"]
     assert found["rademacher"].csv["lower_bound"].tolist() == pytest.approx([0.99, 0.99])
     assert "lower bound" in found["rademacher"].note
 

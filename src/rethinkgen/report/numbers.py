@@ -124,6 +124,30 @@ def shown_summary(summary: Summary, unit: str = "") -> str:
     return f"{summary.mean:{sign}.{digits}f} ± {summary.deviation:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
 
 
+def interval(summary: Summary) -> tuple[float, float] | None:
+    """Return the ends of the mean's 95 % interval, by Student's t with n - 1; nothing of a single run."""
+    if summary.deviation is None:
+        return None
+    half = half_width(Spread(summary.deviation, summary.n - 1), summary.n)
+    return summary.mean - half, summary.mean + half
+
+
+def shown_with_interval(summary: Summary, unit: str = "") -> str:
+    """Return ``85.4 ± 0.3 [84.7, 86.1] %``, the interval as ``interval`` has it; of percent what can be."""
+    text = shown_summary(summary, unit)
+    ends = interval(summary)
+    if ends is None or not summary.deviation or " ± " not in text:
+        return text
+    low, high = (min(max(end, 0.0), 100.0) for end in ends) if unit == "%" else ends
+    mean, _, rest = text.partition(" ± ")
+    spread, space, behind = rest.partition(" ")
+    if unit == "x":
+        spread, behind = spread.removesuffix("x"), "x"
+    digits = len(mean.partition(".")[2])
+    told = [f"{end:.3g}" if "e" in mean else f"{end:,.{digits}f}" for end in (low, high)]
+    return f"{mean} ± {spread} [{', '.join(told)}]{'' if unit == 'x' else space}{behind}"
+
+
 def _with_spread(summary: Summary, unit: str) -> str:
     """Give the spread two digits, and the mean no more than the spread has."""
     mean, deviation = summary.mean, summary.deviation or 0.0

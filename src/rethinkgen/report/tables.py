@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from rethinkgen.report.claim_files import Claim, load_claims
-from rethinkgen.report.numbers import DASH, Summary, binomial_error, shown, shown_summary, summarise
+from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
 from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
 from rethinkgen.run.identity import SEEDS, takes_steps
 from rethinkgen.run.run import Run
@@ -32,7 +32,8 @@ MOST_CHARACTERS_ABREAST, SHARE_OF_TEXTS = 22, 0.88
 """On several pages: longer texts do not make a column wider; what is left of the width is the space between columns."""
 WORDS = (DASH, *MISSING, SOLVED, "not fitted", "not reached", "all")
 NUMBER = re.compile(
-    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?x?( (%|points|parameters|steps))?( \(\d+\))?"
+    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?( \[[-\d,. e+]+\])?x?( (%|points|parameters|steps))?"
+    r"( \(\d+\))?"
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -253,9 +254,9 @@ def _table_1(runs: Sequence[Run]) -> Made:
     columns = ["model", "parameters", "random crop", "weight decay", "labels", "train, published"]
     columns += ["train, ours", "running", "test, published", "test, ours", "difference", "binomial error", "n"]
     note = (
-        "Accuracies in percent; published ones are of CIFAR-10. Ours: mean and sample standard deviation over n seeds, "
-        "a dash where n is 1. Train, ours: the final network on the whole training set, without augmentation; running: "
-        "on the crops that it saw, over the last epoch. Binomial error: of one test accuracy, from the test set's size."
+        "Accuracies in percent; published ones are of CIFAR-10. Train, ours: the final network on the whole training "
+        "set, without augmentation; running: on the crops that it saw, over the last epoch. Binomial error: of one "
+        f"test accuracy, from the test set's size. {_spread_of(used)}"
     )
     if not _is_worth_a_table(runs, [claims[name] for name in trains]):
         return None, []
@@ -323,7 +324,7 @@ def _claim_table(
     if not _is_worth_a_table(runs, claims):
         return None, []
     columns = ["what", "setting", "published", "ours", "difference", "n"]
-    note = f"{note} Mean and sample standard deviation over n seeds, a dash where n is 1."
+    note = f"{note} {_spread_of(used)}"
     return Table(name, f"{PAPER}, {title}: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
 
@@ -382,17 +383,21 @@ def _rademacher(runs: Sequence[Run]) -> Made:
         size = shown(run.key("data.num_train")) if run.key("data.num_train") else "all"
         draws = _repetitions(group)
         rows.append([name, size, _cell(bound, group, ""), _cell(accuracy, group), draws])
+        ends = bound and interval(bound)
         told = {"model": run.model, "setting": apart, "num_train": run.key("data.num_train")}
         told |= {
             "lower_bound": bound and bound.mean,
             "deviation": bound and bound.deviation,
+            "interval_low": ends and ends[0],
+            "interval_high": ends and ends[1],
             "draws": bound.n if bound else 0,
         }
         raw.append(told | {"test/accuracy": accuracy and accuracy.mean / 100})
     columns = ["model", "examples", "lower bound", "test (chance 50)", "draws"]
     note = (
-        "Mean of 2 * fit/accuracy - 1 over draws of random signs, with the sample standard deviation: what training "
-        "found, and so a lower bound on the supremum in the empirical Rademacher complexity, which is at most 1."
+        "Mean of 2 * fit/accuracy - 1 over draws of random signs: what training "
+        "found, and so a lower bound on the supremum in the empirical Rademacher complexity, which is at most 1. "
+        f"{_spread_of(used)}"
     )
     return Table("rademacher", f"Rademacher complexity: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
 
@@ -430,13 +435,14 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
         for model, group in by_model.items()
     ]
     data, what = runs[0].data, _what(runs)
+    milestone = _milestone(runs)
     note = (
-        "Mean and sample standard deviation over n seeds, a dash where n is 1; what was not reached is named so, "
-        "and what was not asked for is a dash."
+        f"{_spread_of(runs)} Steps to fit count to the first evaluated step at which {milestone or 'fit_threshold'} of "
+        "the training set was fitted; what was not reached is named so, and what was not asked for is a dash."
     )
     if len(models) == 1:
         body = [[*heads[key], *_grid_cells(by_model[models[0]])] for key, by_model in rows.items()]
-        columns = [*names, "fit", "test", "steps to fit", "n"]
+        columns = [*names, "fit", "test", f"steps to fit {milestone}".rstrip(), "n"]
         return [Table(f"grid_{data}", f"{models[0]}: {what}", note, columns, body, pd.DataFrame(raw))]
     found = []
     for quantity, (metric, unit) in _QUANTITIES.items():
@@ -446,7 +452,8 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
         ]
         numbers = pd.DataFrame([{**row, "quantity": metric} for row in raw])
         name = f"grid_{data}_{quantity.replace(' ', '_')}"
-        title = f"{quantity.capitalize()}: {what}"
+        counted = f" {milestone}".rstrip() if metric == "steps_to_fit" else ""
+        title = f"{quantity.capitalize()}{counted}: {what}"
         found.append(Table(name, title, f"{note} In brackets n.", [*names, *models], body, numbers))
     return found
 
@@ -478,8 +485,29 @@ def _raw_numbers(group: Sequence[Run]) -> dict[str, Any]:
         summary = _of(group, metric, "")
         numbers[metric] = None if summary is None or summary.mean == float("inf") else summary.mean
         numbers[f"{metric} deviation"] = summary and summary.deviation
+        ends = summary and interval(summary)
+        numbers[f"{metric} interval low"], numbers[f"{metric} interval high"] = ends or (None, None)
     numbers["n"] = sum(run.state == "done" for run in group)
     return numbers | {"states": " ".join(run.state for run in group)}
+
+
+def _milestone(runs: Sequence[Run]) -> str:
+    """Return how much of the training set was to be fitted, where all runs count to the same."""
+    thresholds = {float(run.identity.get("fit_threshold", 1)) for run in runs}
+    return f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
+
+
+def _spread_of(runs: Sequence[Run]) -> str:
+    """Say what stands behind a mean, and over what."""
+    told = (
+        "Mean ± sample standard deviation over n runs that differ in their seeds alone (a dash where n is 1), in "
+        "brackets the 95 % interval of the mean (Student's t)."
+    )
+    groups = [[run for run in group if run.state == "done"] for group in _by_setting(runs)]
+    several = [group for group in groups if len(group) > 1]
+    if any(len({run.seed for run in group}) < len(group) for group in several):
+        told += " Some runs share their seed and differ in data.seed or data.order_seed alone: no repetitions."
+    return told
 
 
 def _rests(settings: Sequence[Sequence[Run]]) -> list[tuple[int, str]]:
@@ -567,7 +595,7 @@ def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, pla
         return _state(group)
     if summary.mean == float("inf"):
         return "not fitted"
-    text = shown(summary.mean, unit) if plain else shown_summary(summary, unit)
+    text = shown(summary.mean, unit) if plain else shown_with_interval(summary, unit)
     if plain or summary.deviation is not None:
         return text
     number = text.removesuffix(unit).rstrip() if unit else text
@@ -602,6 +630,7 @@ def _raw(
     scale = 100.0 if claim.unit == "%" else 1.0
     size = next((num_test(run) for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
     mean = None if summary is None else summary.mean / scale
+    ends = None if summary is None else interval(summary)
     published = None if claim.value is None else claim.value / scale
     return shared | {
         "quantity": metric,
@@ -609,6 +638,8 @@ def _raw(
         "certainty": claim.certainty,
         "mean": mean,
         "deviation": None if summary is None or summary.deviation is None else summary.deviation / scale,
+        "interval_low": None if ends is None else ends[0] / scale,
+        "interval_high": None if ends is None else ends[1] / scale,
         "difference": None if mean is None or published is None else mean - published,
         "binomial_error": None if mean is None or size is None else binomial_error(mean, size),
         "n": 0 if summary is None else summary.n,
