@@ -11,7 +11,7 @@ from typing import Literal
 
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
-from rethinkgen.report.numbers import DASH, Spread, own_spread, shown_published, shown_summary, summarise
+from rethinkgen.report.numbers import DASH, Spread, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import (
     MILESTONES,
     chance,
@@ -23,8 +23,9 @@ from rethinkgen.report.quantities import (
     property_of,
     tell_apart,
 )
-from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, pool
+from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
 from rethinkgen.report.tables import Table
+from rethinkgen.report.tuning import chosen_strengths, is_tuned, untuned
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run, State
 
@@ -44,10 +45,6 @@ WEAKEST: tuple[Answer, ...] = (
 """Of several settings that a claim is stated of all: what the first says of one holds of the claim."""
 NEAR = 3.0
 """How many tolerances a number may be missed by, in runs of the protocol, for the same trend to be seen in it."""
-ACTS = 0.01
-"""Share by which a strength changes the solution at least, where it acts."""
-OUT_OF_LINE = 0.99
-"""A setting whose variance lies beyond this quantile of what the others' allow has an interval by its own."""
 CIRCUMSTANCES = {
     "data": "on {}",
     "data.num_train": "{} examples",
@@ -216,11 +213,11 @@ def certainty_marks(verdicts: Sequence[Verdict]) -> dict[str, str]:
 
 def _verdict(claim: Claim, bearing: Sequence[Run], comparisons: Sequence[Comparison], pools: Pools) -> Verdict:
     right = [comparison for comparison in comparisons if not comparison.deviations]
-    untuned = _untuned(claim, bearing) if claim.tuned else ""
+    missing = untuned(claim, bearing) if claim.tuned else ""
     if not comparisons:
-        return Verdict(claim, "not enough runs", DASH, 0, untuned, list(bearing), is_of_protocol=True)
-    if untuned:
-        return _not_enough(claim, right or _nearest(claim, comparisons), reason=untuned)
+        return Verdict(claim, "not enough runs", DASH, 0, missing, list(bearing), is_of_protocol=True)
+    if missing:
+        return _not_enough(claim, right or _nearest(claim, comparisons), reason=missing)
     complete = [comparison for comparison in right if not comparison.lacking]
     # What all settings must agree in is not decided by those that are finished first.
     if awaited := [comparison for comparison in right if comparison.is_awaited]:
@@ -252,79 +249,11 @@ def _pools(compared: Iterable[tuple[Claim, Sequence[Comparison]]]) -> Pools:
 
 def _pooled(claim: Claim, comparison: Comparison, pools: Pools) -> dict[str, Spread]:
     """Return for each setting the deviation over the seeds of all rows, where its own is not out of line with it."""
-    groups = pools.get((claim.pool, comparison.deviations), ()) if claim.pool else ()
-    found = {}
-    for name, values in comparison.samples.items():
-        own = own_spread(list(values.values()))
-        rest = [group for group in groups if group != list(values.values())]
-        of_all, others = pool([*rest, list(values.values())]), pool(rest)
-        if of_all and others and own and own.deviation**2 <= _most_variance(own.df, others) and rest:
-            found[name] = of_all
-    return found
-
-
-def _most_variance(df: float, others: Spread) -> float:
-    from scipy.special import fdtri
-
-    return float(fdtri(df, others.df, OUT_OF_LINE)) * others.deviation**2
-
-
-def _untuned(claim: Claim, runs: Sequence[Run]) -> str:
-    """Say why there is no run with the strength that was chosen on held-out images; nothing where there is one."""
-    assert claim.tuned is not None
-    chosen = _chosen_strengths(claim, runs)
-    name = claim.tuned.key
-    if not chosen:
-        held_out = ", ".join(f"{key}={value:g}" for key, value in claim.tuned.held_out.items())
-        return (
-            f"no {name} was chosen by {claim.tuned.by} with {held_out}: runs without it, and with"
-            f" {claim.tuned.at_least} strengths that act and leave {claim.tuned.fits:g} % fitted, are needed"
-        )
-    if not any(_is_tuned(run, claim, chosen) for run in runs):
-        told = ", ".join(f"{name}={strength:g}" for strength in chosen.values())
-        return f"chosen on held-out images was {told}, which is not run on all of them"
-    return ""
-
-
-def _chosen_strengths(claim: Claim, runs: Sequence[Run]) -> dict[str, float]:
-    """Return setting but for strength and held-out images -> the strength that did best on these."""
-    tuning = claim.tuned
-    assert tuning is not None
-    groups: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if run.state == "done" and matches(run, tuning.held_out) and run.key(tuning.key) is not None:
-            groups[_tuned_setting(run, claim)][float(run.key(tuning.key))].append(run)
-    chosen = {}
-    for setting, strengths in groups.items():
-        without = _mean(strengths.get(0.0, []), tuning.acts_on)
-        scores: dict[float, float] = {}
-        for strength, group in strengths.items():
-            acts_on, fit = _mean(group, tuning.acts_on), _mean(group, "fit/accuracy")
-            score = _mean(group, tuning.by)
-            if strength == 0 or without is None or acts_on is None or fit is None or score is None:
-                continue
-            if acts_on <= (1 - ACTS) * without and 100 * fit >= tuning.fits:
-                scores[strength] = score
-        if len(scores) >= tuning.at_least:
-            chosen[setting] = max(scores, key=lambda strength: scores[strength])
-    return chosen
-
-
-def _tuned_setting(run: Run, claim: Claim) -> str:
-    assert claim.tuned is not None
-    return run.setting(*SEEDS, *claim.vary, *claim.tuned.held_out)
-
-
-def _is_tuned(run: Run, claim: Claim, chosen: Mapping[str, float]) -> bool:
-    """Whether a run on all images has the strength that was chosen for its setting."""
-    assert claim.tuned is not None
-    is_chosen = run.key(claim.tuned.key) == chosen.get(_tuned_setting(run, claim))
-    return is_chosen and not matches(run, claim.tuned.held_out)
-
-
-def _mean(runs: Sequence[Run], metric: str) -> float | None:
-    found = [value for run in runs if (value := observe(run, metric)) is not None]
-    return statistics.fmean(found) if found else None
+    groups = alike(pools.get((claim.pool, comparison.deviations), ())) if claim.pool else []
+    of_all = pool(groups)
+    if of_all is None:
+        return {}
+    return {name: of_all for name, values in comparison.samples.items() if list(values.values()) in groups}
 
 
 def _bears_on(run: Run, claim: Claim) -> bool:
@@ -337,9 +266,9 @@ def _comparisons(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
     groups: dict[str, list[Run]] = defaultdict(list)
     if claim.tuned:
         strong = claim.settings[claim.tuned.setting]
-        chosen = _chosen_strengths(claim, runs)
+        chosen = chosen_strengths(claim, runs)
         of_all = [run for run in runs if not matches(run, claim.tuned.held_out)]
-        runs = [run for run in of_all if not matches(run, strong) or not chosen or _is_tuned(run, claim, chosen)]
+        runs = [run for run in of_all if not matches(run, strong) or not chosen or is_tuned(run, claim, chosen)]
     for run in runs:
         groups[run.setting(*SEEDS, *claim.vary)].append(run)
     return [comparison for group in groups.values() for comparison in _comparisons_within(claim, group)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rethinkgen.report.numbers import (
+    CONFIDENCE,
     Spread,
     binomial_error,
     half_width,
@@ -159,7 +160,7 @@ def order(samples: Samples, context: Context, *, groups: Sequence[Sequence[str]]
     ]
     judged = {f"{first} < {second}": _judge_pair(samples, context, first, second, margin) for first, second in pairs}
     expected = " < ".join(", ".join(group) for group in groups)
-    words = {"no": "out of order", "cannot tell": "cannot be told", "not enough steps": "not reached in its budget"}
+    words = {"no": "out of order", "cannot tell": "cannot be told", "not enough steps": "not reached in the budget"}
     return _weakest(judged, _listed(samples, context), f"in the order {expected}", words)
 
 
@@ -188,7 +189,7 @@ def ratio(samples: Samples, context: Context, *, low: float, high: float) -> Fin
     words = {
         "no": f"outside {asked}",
         "cannot tell": "cannot be told",
-        "not enough steps": "was not fitted in its budget",
+        "not enough steps": "not fitted in the budget",
     }
     return _weakest(judged, ours, f"all within {asked}", words)
 
@@ -326,7 +327,7 @@ def _rising(samples: Samples, context: Context, slack: float, rise: float, gain:
     words = {
         "no": "does not rise",
         "cannot tell": "cannot be told",
-        "not enough steps": "was not reached in its budget",
+        "not enough steps": "not reached in the budget",
     }
     return _weakest(judged, _listed(samples, context), f"rises, by {_gained(samples, names)} in all", words)
 
@@ -356,7 +357,11 @@ def _bounded(samples: Samples, context: Context, low: float, high: float, asked:
         estimate = _estimate(list(values.values()), context, name)
         told = shown(estimate.mean, context.unit)
         judged[name] = _in_range(estimate, low, high, "", told)
-    words = {"no": f"not {asked}", "cannot tell": f"{asked} cannot be told", "not enough steps": "was not reached"}
+    words = {
+        "no": f"not {asked}",
+        "cannot tell": f"{asked} cannot be told",
+        "not enough steps": "not reached in the budget",
+    }
     return _weakest(judged, _listed(samples, context), asked, words)
 
 
@@ -392,7 +397,8 @@ def _more_seeds(estimate: Estimate, room: float) -> str:
     for n in range(estimate.n + 1, estimate.n + MOST_SEEDS):
         grown = replace(estimate.spread, df=estimate.spread.df + n - estimate.n)
         if room > 0 and half_width(grown, n) <= room:
-            return f"{told}: {n - estimate.n} more seeds would tell"
+            more = n - estimate.n
+            return f"{told}: {more} more seed{'' if more == 1 else 's'} would tell"
     return f"{told}: more than {MOST_SEEDS:,} more seeds would be needed"
 
 
@@ -446,3 +452,29 @@ def pool(groups: Sequence[Sequence[float]]) -> Spread | None:
     squares = sum((len(group) - 1) * statistics.variance(group) for group in groups if len(group) > 1)
     df = sum(len(group) - 1 for group in groups if len(group) > 1)
     return Spread(math.sqrt(squares / df), df) if df else None
+
+
+def alike(groups: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Return the settings whose variances differ by no more than chance, by Bartlett's test.
+
+    Those of the largest variance are left out, one by one, until the others agree; and what has no spread at all.
+    """
+    spread = [group for group in groups if (own := own_spread(group)) is not None and own.deviation > 0]
+    left = sorted(spread, key=statistics.variance)
+    while len(left) > 1 and not _has_one_variance(left):
+        left.pop()
+    return left if len(left) > 1 else []
+
+
+def _has_one_variance(groups: Sequence[Sequence[float]]) -> bool:
+    from scipy.special import chdtri  # see ``half_width``
+
+    dfs = [len(group) - 1 for group in groups]
+    of_all = pool(groups)
+    assert of_all is not None
+    pairs = zip(dfs, groups, strict=True)
+    statistic = of_all.df * 2 * math.log(of_all.deviation) - sum(
+        df * math.log(statistics.variance(group)) for df, group in pairs
+    )
+    correction = 1 + (sum(1 / df for df in dfs) - 1 / of_all.df) / (3 * (len(groups) - 1))
+    return statistic / correction <= float(chdtri(len(groups) - 1, 1 - CONFIDENCE))

@@ -1,0 +1,73 @@
+"""Which strength a claim is judged by: the one that did best on images held out, never on the test set."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from rethinkgen.report.claim_files import Claim
+from rethinkgen.report.quantities import matches, observe
+from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.run import Run
+
+ACTS = 0.01
+"""Share by which a strength changes the solution at least, where it acts."""
+
+
+def untuned(claim: Claim, runs: Sequence[Run]) -> str:
+    """Say why there is no run with the strength that was chosen on held-out images; nothing where there is one."""
+    assert claim.tuned is not None
+    chosen = chosen_strengths(claim, runs)
+    name = claim.tuned.key
+    if not chosen:
+        held_out = ", ".join(f"{key}={value:g}" for key, value in claim.tuned.held_out.items())
+        return (
+            f"no {name} was chosen by {claim.tuned.by} with {held_out}: runs without it, and with"
+            f" {claim.tuned.at_least} strengths that act and leave {claim.tuned.fits:g} % fitted, are needed"
+        )
+    if not any(is_tuned(run, claim, chosen) for run in runs):
+        told = ", ".join(f"{name}={strength:g}" for strength in chosen.values())
+        return f"chosen on held-out images was {told}, which is not run on all of them"
+    return ""
+
+
+def chosen_strengths(claim: Claim, runs: Sequence[Run]) -> dict[str, float]:
+    """Return setting but for strength and held-out images -> the strength that did best on these."""
+    tuning = claim.tuned
+    assert tuning is not None
+    groups: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.state == "done" and matches(run, tuning.held_out) and run.key(tuning.key) is not None:
+            groups[_tuned_setting(run, claim)][float(run.key(tuning.key))].append(run)
+    chosen = {}
+    for setting, strengths in groups.items():
+        without = _mean(strengths.get(0.0, []), tuning.acts_on)
+        scores: dict[float, float] = {}
+        for strength, group in strengths.items():
+            acts_on, fit = _mean(group, tuning.acts_on), _mean(group, "fit/accuracy")
+            score = _mean(group, tuning.by)
+            if strength == 0 or without is None or acts_on is None or fit is None or score is None:
+                continue
+            if acts_on <= (1 - ACTS) * without and 100 * fit >= tuning.fits:
+                scores[strength] = score
+        if len(scores) >= tuning.at_least:
+            chosen[setting] = max(scores, key=lambda strength: scores[strength])
+    return chosen
+
+
+def _tuned_setting(run: Run, claim: Claim) -> str:
+    assert claim.tuned is not None
+    return run.setting(*SEEDS, *claim.vary, *claim.tuned.held_out)
+
+
+def is_tuned(run: Run, claim: Claim, chosen: Mapping[str, float]) -> bool:
+    """Whether a run on all images has the strength that was chosen for its setting."""
+    assert claim.tuned is not None
+    is_chosen = run.key(claim.tuned.key) == chosen.get(_tuned_setting(run, claim))
+    return is_chosen and not matches(run, claim.tuned.held_out)
+
+
+def _mean(runs: Sequence[Run], metric: str) -> float | None:
+    found = [value for run in runs if (value := observe(run, metric)) is not None]
+    return statistics.fmean(found) if found else None
