@@ -36,6 +36,10 @@ CHOICES: dict[str, list[Any]] = {
 }
 
 
+NUMBERS = ("fit", "2n + d", "lower bound", *CHOICES["model"])
+"""Columns that begin what a row says of its runs; those before say which they are."""
+
+
 def counted(table: Table) -> int:
     """Add up n over a table: a column of it, or in brackets behind each number of several models."""
     place = next((place for place, name in enumerate(table.columns) if name in ("n", "draws")), None)
@@ -74,12 +78,9 @@ def test_n_adds_up_to_the_runs(keys: list[str], several: list[str], start: int) 
     assert len(runs) <= total <= len(runs) + 2 * built
     assert total == len(runs) or built
     for table in found:
-        names = [
-            tuple(map(str, row[: table.columns.index("setting") + 1 if "setting" in table.columns else 2]))
-            for row in table.rows
-        ]
-        if table in grids:
-            assert len(set(names)) == len(names), "rows that nothing tells apart"
+        naming = next((place for place, name in enumerate(table.columns) if name in NUMBERS), len(table.columns))
+        names = [tuple(row[:naming]) for row in table.rows]
+        assert len(set(names)) == len(names), f"rows of {table.name} that nothing tells apart"
 
 
 def test_the_grid_that_lost_half_of_its_runs(tmp_path: Path) -> None:

@@ -337,7 +337,8 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
     extra = sorted({key for run in done for key in run.metrics if key.startswith("solution/")})
     rows: list[list[Cell]] = []
     raw: list[dict[str, Any]] = []
-    for group in _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 0):
+    groups = _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 0)
+    for group, apart in zip(groups, _apart(groups, ("data.num_train", "data.corruption")), strict=True):
         run = group[0]
         beyond = _of(group, "parameters_beyond_2n+d", "")
         fit = _of(group, "fit/accuracy")
@@ -346,7 +347,7 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
         worst = [_of(group, key, "", extreme=min if "smallest" in key else max) for key in extra]
         rows.append(
             [
-                run.corruption,
+                f"{run.corruption} ({apart})" if apart else run.corruption,
                 shown(run.key("data.num_train")),
                 expected,
                 _cell(parameters, group, "", plain=True),
@@ -356,7 +357,7 @@ def _theorem_1(runs: Sequence[Run]) -> Made:
             ]
         )
         raw.append(
-            {"data": run.data, "corruption": run.corruption, "num_train": run.key("data.num_train")}
+            {"data": run.data, "corruption": run.corruption, "setting": apart, "num_train": run.key("data.num_train")}
             | {"num_parameters": parameters and parameters.mean, "beyond_2n+d": beyond and beyond.mean}
             | {"fit/accuracy": fit and fit.mean / 100, "n": fit.n if fit else 0}
             | {key: value and value.mean for key, value in zip(extra, worst, strict=True)}
@@ -377,7 +378,7 @@ def _rademacher(runs: Sequence[Run]) -> Made:
     rows: list[list[Cell]] = []
     raw: list[dict[str, Any]] = []
     groups = _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 10**9)
-    for group, apart in zip(groups, _apart(groups, leaving_out=("data.num_train", "model")), strict=True):
+    for group, apart in zip(groups, _apart_of_models(groups, ("data.num_train",)), strict=True):
         run, bound, accuracy = group[0], _of(group, "rademacher", ""), _of(group, "test/accuracy")
         name = f"{run.model} ({apart})" if apart else run.model
         size = shown(run.key("data.num_train")) if run.key("data.num_train") else "all"
@@ -570,6 +571,15 @@ def _apart(settings: Sequence[Sequence[Run]], leaving_out: Sequence[str] = ()) -
         " ".join(filter(None, (name, f"data={print_of_it}"))) if counts[name] > 1 else name
         for name, print_of_it in zip(names, prints, strict=True)
     ]
+
+
+def _apart_of_models(settings: Sequence[Sequence[Run]], leaving_out: Sequence[str]) -> list[str]:
+    """Name each setting among those of its model: what goes with a model is told by its name."""
+    found: dict[int, str] = {}
+    for model in {group[0].model for group in settings}:
+        of_it = [group for group in settings if group[0].model == model]
+        found |= zip(map(id, of_it), _apart(of_it, leaving_out), strict=True)
+    return [found[id(group)] for group in settings]
 
 
 def _of(
