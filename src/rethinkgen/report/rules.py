@@ -285,10 +285,11 @@ def _judge_pair(samples: Samples, context: Context, first: str, second: str, mar
     if not _is_reached(samples, first, second):
         return _unreached(samples, context, first, second, margin, _gain)
     gain = _gain(samples, context, first, second)
+    told = f"{gain.mean:+,.4g}"
     if gain.half == 0:
         holds = gain.mean > 0 and _is_at_most(margin, gain.mean)
-        return Finding("yes" if holds else "no", "", "")
-    return _in_range(gain, margin, math.inf, "", "")
+        return Finding("yes" if holds else "no", "", told)
+    return _in_range(gain, margin, math.inf, "", told)
 
 
 def _unreached(samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain) -> Finding:
@@ -408,12 +409,11 @@ def _weakest(judged: Mapping[str, Finding], ours: str, right: str, words: Mappin
     if judgement == "yes":
         return Finding("yes", ours, right)
     named = [
-        f"{name} ({finding.why})" if len(judged) > 1 and finding.why else name if len(judged) > 1 else finding.why
+        finding.why if name == "all" else f"{name} ({finding.why})" if finding.why else name
         for name, finding in judged.items()
         if finding.judgement == judgement
     ]
-    told = f"{words[judgement]}: {', '.join(filter(None, named))}".removesuffix(": ")
-    return Finding(judgement, ours, told)
+    return Finding(judgement, ours, f"{words[judgement]}: {', '.join(named)}")
 
 
 def _published(context: Context) -> float:
