@@ -141,12 +141,12 @@ def at_chance(samples: Samples, context: Context, *, sigmas: float, widest: floa
     scale = 100.0 if context.unit == "%" else 1.0
     # The error's is that of the accuracy: p and 1 - p enter alike.
     tolerance = sigmas * scale * binomial_error(context.chance / scale, context.num_test)
-    asked = f"{_number(sigmas)} binomial errors of the test set are {tolerance:.2f} {context.unit}"
+    asked = f"{_number(sigmas)} binomial errors of the test set are {tolerance:.2g} {context.unit}".rstrip()
     if not _is_at_most(tolerance, widest):
         return Finding("cannot tell", ours, f"the test set is too small: {asked}, where {_number(widest)} are allowed")
     estimate = _estimate(values, context, name)
     difference = estimate.mean - context.chance
-    why = f"{difference:+.2f} from chance; {asked}"
+    why = f"{difference:+.2g} from chance; {asked}"
     return _in_range(replace(estimate, mean=difference), -tolerance, tolerance, ours, why)
 
 
@@ -172,6 +172,8 @@ def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> 
 def rising_ratio(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
     """As ``rising``, of every setting's ratio to the first, run for run of the same seed; slack and rise are ratios."""
     ratios, budgets = _ratios(samples, context)
+    if not all(ratios.values()):
+        return Finding("cannot tell", "", "no two runs share a seed")
     return _rising(ratios, replace(context, unit="x", budgets=budgets), slack, rise, _paired_gain)
 
 
@@ -201,7 +203,8 @@ def _ratio_finding(
         bound = _estimate([min(value, budgets.get(seed, value)) for seed, value in values.items()], context)
         # Only its least is known: enough where even that is too much.
         is_beyond = math.isfinite(bound.mean) and bound.low > high
-        return Finding("no" if is_beyond else "not enough steps", "", f"more than {shown(bound.mean, 'x')}")
+        told = f"more than {shown(bound.mean, 'x')}" if math.isfinite(bound.mean) else ""
+        return Finding("no" if is_beyond else "not enough steps", "", told)
     estimate = _estimate(list(values.values()), context)
     return _in_range(estimate, low, high, "", shown(estimate.mean, "x"))
 
@@ -274,8 +277,7 @@ def _gain(samples: Samples, context: Context, first: str, second: str) -> Estima
 
 def _paired_gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
     shared = [seed for seed in samples[first] if seed in samples[second]]
-    gains = [samples[second][seed] - samples[first][seed] for seed in shared]
-    return _estimate(gains, context) if gains else Estimate(math.nan, math.inf, 0, None)
+    return _estimate([samples[second][seed] - samples[first][seed] for seed in shared], context)
 
 
 Gain = Callable[[Samples, Context, str, str], Estimate]
@@ -374,7 +376,7 @@ def _in_range(estimate: Estimate, low: float, high: float, ours: str, why: str) 
     that all of the interval lies outside.
     """
     if not math.isfinite(estimate.mean):
-        return Finding("not enough steps", ours, "not reached in its budget")
+        return Finding("not enough steps", ours, "" if ours == "" else "not reached in the budget")
     if not _is_at_most(low, estimate.high) or not _is_at_most(estimate.low, high):
         return Finding("no", ours, why)
     tolerance = (high - low) / 2
