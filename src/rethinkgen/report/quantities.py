@@ -9,7 +9,7 @@ from typing import Any
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import Claim
 from rethinkgen.report.numbers import NUM_TEST, NUM_TRAIN
-from rethinkgen.run.identity import SEEDS, flatten, identifying
+from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
 
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
@@ -139,14 +139,11 @@ def deviations(run: Run, claim: Claim) -> list[str]:
 
 
 def _unnamed(run: Run, claim: Claim) -> list[str]:
-    if not run.config:
-        return []
     named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
     named |= {*SEEDS, *claim.vary, *claim.leaves_open}
-    odd = flatten(identifying(run.config, contents=run.facts.get("contents")))
     return [
         f"{key}={_text(value)}, not named by the paper"
-        for key, value in odd.items()
+        for key, value in run.not_neutral.items()
         if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
     ]
 

@@ -210,6 +210,11 @@ class Run:
             kept["data.source.root"] = self.key("data.source.root")
         return kept
 
+    @cached_property
+    def not_neutral(self) -> dict[str, Any]:
+        """The same of what is not neutral, image folders aside."""
+        return flatten(identifying(self.config, contents=self.facts.get("contents"))) if self.config else {}
+
     def setting(self, *but_for: str) -> str:
         """Return everything that identifies the run but these dotted keys, and all keys below them.
 
