@@ -162,6 +162,8 @@ def test_a_rule_tells_right_from_wrong_and_from_what_it_cannot_tell(
 
 BUDGETS = {name: {(0,): 1000.0, (1,): 1000.0} for name in ("a", "b", "c")}
 STEPS_OF_1000 = replace(STEPS, budgets=BUDGETS)
+# Of 100 steps the budget is the double, which 305 are more than.
+SHORT = replace(STEPS, budgets={name: {(0,): 200.0, (1,): 200.0} for name in BUDGETS})
 NEVER = {"a": seeds(100, 100), "b": seeds(math.inf, math.inf), "c": seeds(300, 310)}
 WIDE = {"a": seeds(49.0, 50.0, 51.0), "b": seeds(51.4, 52.4, 53.4)}
 POOLED = replace(PERCENT, pooled=dict.fromkeys(("a", "b", "all"), Spread(0.5, 30)))
@@ -193,6 +195,9 @@ ODD_CASES: list[tuple[str, Cases, Context, dict[str, Any]]] = [
     ("rising", {name: NEVER[name] for name in "ab"}, STEPS_OF_1000, {"slack": 1, "rise": 1}),
     ("rising", NEVER, STEPS_OF_1000, {"slack": 1, "rise": 1}),
     ("rising_ratio", NEVER, STEPS_OF_1000, {"slack": 0.1, "rise": 0.1}),
+    ("rising_ratio", NEVER, SHORT, {"slack": 0.1, "rise": 0.1}),
+    ("ratio", {"a": seeds(0.0, 100.0), "b": seeds(50.0, 50.0)}, STEPS, {"low": 1, "high": 4}),
+    ("ratio", {"a": seeds(math.inf, 100.0), "b": seeds(50.0, 50.0)}, STEPS, {"low": 1, "high": 4}),
     ("rising_ratio", {"a": {(0,): 1.0}, "b": {(1,): 2.0}}, STEPS, {"slack": 0.1, "rise": 0.1}),
     ("ratio", NEVER, STEPS_OF_1000, {"low": 1, "high": 4}),
     ("ratio", NEVER, STEPS_OF_1000, {"low": 1, "high": 12}),

@@ -200,7 +200,7 @@ def _ratio_finding(
     values: Mapping[Seed, float], context: Context, budgets: Mapping[Seed, float], low: float, high: float
 ) -> Finding:
     if math.inf in values.values():
-        bound = _estimate([min(value, budgets.get(seed, value)) for seed, value in values.items()], context)
+        bound = _estimate([min(value, budgets[seed]) for seed, value in values.items()], context)
         # Only its least is known: enough where even that is too much.
         is_beyond = math.isfinite(bound.mean) and bound.low > high
         told = f"more than {shown(bound.mean, 'x')}" if math.isfinite(bound.mean) else ""
