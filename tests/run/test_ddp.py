@@ -39,7 +39,7 @@ DDP = [*(item for item in TINY if not item.startswith("trainer=")), "trainer=ddp
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / "weights.pt", weights_only=True)
+    state: dict[str, torch.Tensor] = torch.load(folder / "weights" / "end.pt", weights_only=True)
     return state
 
 

@@ -39,7 +39,8 @@ class NearestMean(Classifier):
 
     @torch.no_grad()
     def training_step(self, batches, _block):
-        ((images, labels, _),) = batches
+        (batch,) = batches
+        images, labels = batch.images, batch.labels
         layer = self.network[1]
         for label in range(self.num_classes):
             mean = images[labels == label].flatten(1).mean(0)
@@ -108,7 +109,7 @@ def test_a_model_of_ones_own_declares_and_stands_beside_networks(
     assert metrics["means/unknown"] is None
     assert not {"means/unknown", "train/loss", "learning_rate"} & set(row)
     images, labels = (torch.from_numpy(part) for part in _shown(folder))
-    weights = torch.load(folder / "weights.pt", weights_only=True)
+    weights = torch.load(folder / "weights" / "end.pt", weights_only=True)
     means = weights["network.1.weight"] / 2
     assert torch.cdist(images, means).argmin(1).tolist() == labels.tolist()
     assert read_result(folders["mlp_1x512"])["metrics"]["steps"] > 1

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from conftest import TINY, Command
 from rethinkgen.report.entry import main as report
+from rethinkgen.run.folder import checksum
 
 RUN = [*TINY, "max_steps=5"]
 
@@ -31,7 +32,10 @@ def poison(sweep: Path, attack: dict[str, Any]) -> None:
     poisoned_files = []
     for path in sweep.rglob("*"):
         if path.suffix == ".json":
-            path.write_text(json.dumps(poisoned(json.loads(path.read_text()), attack)))
+            content = poisoned(json.loads(path.read_text()), attack)
+            if "checksum" in content:
+                content["checksum"] = checksum(content)
+            path.write_text(json.dumps(content))
         elif path.suffix == ".jsonl":
             lines = [json.dumps(poisoned(json.loads(line), attack)) for line in path.read_text().splitlines()]
             path.write_text("".join(f"{line}\n" for line in lines))

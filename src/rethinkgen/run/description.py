@@ -51,7 +51,12 @@ class Description:
     @functools.cached_property
     def former_ids(self) -> list[str]:
         """Ids that the run had, see ``rethinkgen.run.former_identity``."""
-        return former_ids(self.config, self.fingerprint, _num_train(self.config["data"]))
+        return former_ids(self.config, self.fingerprint, self.all_examples)
+
+    @functools.cached_property
+    def all_examples(self) -> int | None:
+        """How many examples there are to train on, where the source can tell without loading them."""
+        return _num_train(self.config["data"])
 
     @functools.cached_property
     def code(self) -> dict[str, str]:
@@ -90,12 +95,12 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
     config = normalised(json.loads(resolved))
     data = config["data"]
     found = fingerprint(json.dumps(data["source"], sort_keys=True))
-    if data.get("num_train") is not None and data["num_train"] == _num_train(data):
-        data["num_train"] = None  # all of them
+    is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
+    identified = config | {"data": data | {"num_train": None}} if is_all else config
     chosen = choices(config, json.loads(runtime_choices))
     contents = contents_of_files(config)
     return Description(
-        run_id=run_id(config, found, contents),
+        run_id=run_id(identified, found, contents),
         slug=slug(config, chosen),
         choices=chosen,
         overrides=list(overrides),

@@ -116,7 +116,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
     if is_follower(config.trainer):
-        return follow(config, folder)
+        return follow()
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
         own_code.check_opened(config.get("code"))
         description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
@@ -142,7 +142,7 @@ def run(config: DictConfig) -> dict[str, Any]:
             return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
 
 
-def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
+def follow() -> dict[str, Any]:
     """Train one share of a run whose rank 0 is another of SLURM's tasks, which returns the metrics."""
     ranks, begin = follow_slurm()
     if begin is not None:
@@ -150,7 +150,7 @@ def follow(config: DictConfig, folder: RunFolder) -> dict[str, Any]:
         from rethinkgen.run.follower import follow
 
         try:
-            follow(ranks, config, folder.path, {"overrides": list(HydraConfig.get().overrides.task)})
+            follow(ranks, begin)
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
     return {}
@@ -291,8 +291,13 @@ def check_holds_this_run(folder: RunFolder, description: Description) -> None:
     facts = folder.read_identity()
     # Folders of before do not say on which data they were begun, but by their names.
     on_data = facts.get("fingerprint") if facts else description.fingerprint
-    ours = flatten(identity.counted(description.config)) | {"data.fingerprint": description.fingerprint}
-    theirs = flatten(identity.counted(held)) | {"data.fingerprint": on_data}
+    ours = flatten(identity.counted(description.config, description.contents))
+    theirs = flatten(identity.counted(held, facts.get("contents")))
+    ours["data.fingerprint"], theirs["data.fingerprint"] = description.fingerprint, on_data
+    for told in (ours, theirs):
+        # All examples may be asked for by their number, or by none.
+        if told.get("data.num_train") == description.all_examples:
+            told["data.num_train"] = None
     differing = [
         f"  {key}: {theirs.get(key, '(none)')} there, {ours.get(key, '(none)')} here"
         for key in sorted(ours.keys() | theirs.keys())

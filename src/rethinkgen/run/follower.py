@@ -10,10 +10,9 @@ import signal
 import socket
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from rethinkgen.errors import Interrupted
@@ -22,13 +21,14 @@ from rethinkgen.run.ranks import Follower
 from rethinkgen.signals import STOPPING
 
 
-def follow(ranks: Follower, config: DictConfig, folder: Path, run_identity: dict[str, Any]) -> None:
-    """Train this rank's share of the run in ``folder``, and tell rank 0 how that ended."""
+def follow(ranks: Follower, begin: dict[str, Any]) -> None:
+    """Train this rank's share of the run that rank 0 tells of, and tell it how that ended."""
     from rethinkgen.errors import TrainingDivergedError
     from rethinkgen.run.training import Training
 
+    folder, identity = RunFolder(begin["folder"]), begin["identity"]
     try:
-        training = Training(config, RunFolder(folder), run_identity, Console(quiet=True), ranks)
+        training = Training(OmegaConf.create(identity["config"]), folder, identity, Console(quiet=True), ranks)
         training.prepare()
         training.run()
     except (Interrupted, TrainingDivergedError):
@@ -49,9 +49,8 @@ def main(descriptor: int, rank: int, size: int) -> None:
     begin = ranks.connect(socket.socket(fileno=descriptor))
     if begin is None:
         return
-    identity = begin["identity"]
     try:
-        follow(ranks, OmegaConf.create(identity["config"]), Path(begin["folder"]), identity)
+        follow(ranks, begin)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
 

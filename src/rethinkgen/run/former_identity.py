@@ -98,7 +98,7 @@ def _spellings(config: dict[str, Any], num_train: int | None) -> Iterator[dict[s
     precision = config.get("trainer", {}).get("precision")
     precisions = [precision, *([32, "32"] if precision == "32-true" else [64, "64"] if precision == "64-true" else [])]
     size = config.get("data", {}).get("num_train")
-    sizes = [size] if num_train is None or size is not None else [size, num_train]
+    sizes = [size, None, num_train] if num_train is not None and size in (None, num_train) else [size]
     rates = [config.get("model", {}).get("learning_rate"), config.get("optimizer", {}).get("lr")]
     for chosen in itertools.product(dict.fromkeys(sizes), precisions, dict.fromkeys(rates)):
         spelt = json.loads(json.dumps(config))

@@ -158,11 +158,10 @@ class Leader(Ranks):
     def begin(self, folder: Path, run_identity: dict[str, Any]) -> None:
         """Start the followers, if SLURM has not, and have them begin."""
         self.port = _free_port(self.address if self.num_nodes == 1 else "")
-        begin: dict[str, Any] = {"address": self.address, "port": self.port}
+        begin = {"address": self.address, "port": self.port, "folder": str(folder), "identity": run_identity}
         if not self._connections:
             for rank in range(1, self.size):
                 self._start(rank, folder)
-            begin |= {"folder": str(folder), "identity": run_identity}
         self._tell(begin)
         self._watchers = [threading.Thread(target=self._watch, args=(rank,), daemon=True) for rank in self._connections]
         for watcher in self._watchers:
