@@ -131,18 +131,22 @@ def find_jobs(
         job = compose(hydra_context, config, overrides, number)
         assert job.config is not None
         description = describe_job(job.config)
-        run_folder = RunFolder(job.path)
-        try:
-            for line in take_up_former(description, run_folder):
-                say(line)
-        except RunIsHeldError:
-            pass_by = "another process trains it under its former name"
-            log.debug("%s: %s", job.path, pass_by)
-        job = Job(job.overrides, run_folder.path, job.config)
+        job.path = path_of_today(description, job.path)
         index.add(overrides, job.path, description)
         job.was_done = not job.is_rerun and job.outcome().state == "done"
         jobs.setdefault((job.path.parent, description.run_id), job)
     return list(jobs.values())
+
+
+def path_of_today(description: Description, path: Path) -> Path:
+    """Return where the run lies once a folder under a former id has its name of today."""
+    folder = RunFolder(path)
+    try:
+        for line in take_up_former(description, folder):
+            say(line)
+    except RunIsHeldError as error:
+        log.debug("it keeps its former name for now: %s", error)
+    return folder.path
 
 
 def describe_job(config: DictConfig) -> Description:
