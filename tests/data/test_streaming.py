@@ -227,6 +227,25 @@ def test_a_stream_goes_on_from_any_position_of_any_epoch(various: Path) -> None:
     data.teardown("fit")
 
 
+def changing(epoch: int, step: int) -> int:
+    return (3, 8, 5)[step % 3] + epoch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_change_are_those_in_memory_and_go_on_from_any_position(workers: int, equal: Path) -> None:
+    memory = in_memory(RandomLabels, equal, preprocessing="none", batch_size=changing)
+    data = streamed(RandomLabels, equal, workers, preprocessing="none", batch_size=changing)
+    for epoch in (0, 1, 2):
+        expected = batches(memory, epoch)
+        assert [len(batch.labels) for batch in expected] == memory.timetable.sizes(epoch)
+        assert len(set(memory.timetable.sizes(epoch))) > 1
+        assert_equal_batches(batches(data, epoch), expected)
+        resumed = streamed(RandomLabels, equal, workers, preprocessing="none", batch_size=changing)
+        assert_equal_batches(batches(resumed, epoch, 1), expected[1:])
+        resumed.teardown("fit")
+    data.teardown("fit")
+
+
 def test_epochs_differ_in_order_and_crop_and_the_crop_is_the_example_s(various: Path) -> None:
     data = streamed(
         TrueLabels, various, 0, resize=40, random_crop=True, preprocessing="none", num_train=9, batch_size=3

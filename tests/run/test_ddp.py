@@ -98,6 +98,49 @@ def test_batch_norm_over_the_whole_batch(train: Command, tmp_path: Path) -> None
     assert_same_run(ours, theirs)
 
 
+REMEMBERS = """
+import torch
+import torch.nn.functional as F
+
+
+class Remembers:
+    def begin(self, num_examples, num_classes, device):
+        self.memory = torch.zeros(num_examples, num_classes, dtype=torch.float64, device=device)
+
+    def __call__(self, logits, labels, index):
+        p = logits.softmax(1)
+        with torch.no_grad():
+            said = 0.5 * self.memory.index_select(0, index) + 0.5 * p.double()
+            self.memory.index_copy_(0, index, said)
+        return F.cross_entropy(logits, labels, reduction="none") + 3 * (1 - (said * p).sum(1).clamp(max=0.99)).log()
+
+    def end_block(self, rows):
+        rows.exchange(self.memory)
+
+    def state_dict(self):
+        return {"memory": self.memory}
+
+    def load_state_dict(self, state):
+        self.memory.copy_(state["memory"])
+"""
+
+
+def test_a_loss_that_remembers_examples_is_that_of_one_rank(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a later epoch an example comes to another rank than before, which must know what was said of it."""
+    (tmp_path / "losses_of_mine.py").write_text(REMEMBERS)
+    monkeypatch.syspath_prepend(str(tmp_path))  # this process is rank 0; the other finds it in the current folder
+    own = ["code=losses_of_mine", "loss._target_=losses_of_mine.Remembers", "max_steps=60", *UNEVEN]
+    ours = train(*DDP, *own)
+    (tmp_path / "multirun").rename(tmp_path / "ours")
+    ours = tmp_path / "ours" / ours.relative_to(tmp_path / "multirun")
+    theirs = train(*TINY, *own)
+    assert read_result(ours)["world_size"] == 2
+    assert read_result(theirs)["config"]["loss"]["_target_"] == "losses_of_mine.Remembers"
+    assert_same_run(ours, theirs)
+
+
 # Dropout is drawn by each rank for itself, the flip from the epoch.
 EXACT = [
     *DDP,

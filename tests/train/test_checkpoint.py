@@ -14,6 +14,7 @@ from conftest import TINY, Command
 from outcomes import assert_same, outcome
 from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
+    Resumable,
     find_checkpoint,
     generator_states,
     load_checkpoint,
@@ -114,15 +115,13 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path: Path) -> None:
     path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
     for step in (1, 2):
-        io.save_checkpoint({"step": step, "state_dict": {}}, path)
+        io.save_checkpoint({"global_step": step, "seconds": 3.0, "state_dict": {}}, path)
     with pytest.raises((AttributeError, pickle.PicklingError)):
         io.save_checkpoint({"step": lambda: None}, path)
-    assert load_checkpoint(path)["step"] == 2
-    assert load_checkpoint(tmp_path / "previous.ckpt")["step"] == 1
     assert len(list(tmp_path.iterdir())) == 2
-    assert find_checkpoint(tmp_path, "mine", {}) == path
+    assert find_checkpoint(tmp_path, "mine", {}) == Resumable(path, 2, 3.0, names_its_run=False)
     path.unlink()  # as a kill between the two renames leaves it
-    assert find_checkpoint(tmp_path, "mine", {}) == tmp_path / "previous.ckpt"
+    assert find_checkpoint(tmp_path, "mine", {}) == Resumable(tmp_path / "previous.ckpt", 1, 3.0, names_its_run=False)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +138,13 @@ def test_another_runs_checkpoint_is_not_gone_on_from(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, alien: object, said: str
 ) -> None:
     weights = {"weight": torch.zeros(2, 3)}
+    if isinstance(alien, dict):
+        alien |= {"global_step": 9, "seconds": 1.0}
     torch.save(alien, tmp_path / "last.ckpt")
     # As commit 785b5e0 left it: it does not say whose it is.
-    torch.save({"state_dict": weights}, tmp_path / "previous.ckpt")
-    assert find_checkpoint(tmp_path, "mine", weights) == tmp_path / "previous.ckpt"
+    torch.save({"state_dict": weights, "global_step": 8, "seconds": 1.0}, tmp_path / "previous.ckpt")
+    found = find_checkpoint(tmp_path, "mine", weights)
+    assert found == Resumable(tmp_path / "previous.ckpt", 8, 1.0, names_its_run=False)
     assert said in caplog.text
     assert (tmp_path / "last.foreign").exists()
 

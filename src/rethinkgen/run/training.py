@@ -39,8 +39,8 @@ from rethinkgen.run.wandb_mirror import WandbMirror
 from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
     ExactCheckpoint,
+    Resumable,
     find_checkpoint,
-    load_checkpoint,
 )
 from rethinkgen.train.classifier import Classifier, MakeOptimizer
 from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
@@ -229,33 +229,27 @@ class Training:
         """
         with self.checkpoint.obeying_signals(), self.ranks.together(give_up), process_group(self.trainer):
             # Rank 0 finds it for all, as it puts damaged ones aside.
-            path = None
+            found = None
             if self.ranks.is_leading and self.model.is_resumable:
-                path = find_checkpoint(self.folder.checkpoints, self.identity["run_id"], self.model.state_dict())
-            path = self.trainer.strategy.broadcast(path)
+                found = find_checkpoint(self.folder.checkpoints, self.identity["run_id"], self.model.state_dict())
             if self.ranks.is_leading:
-                self._take_up(path)
+                self._take_up(found)
+            path = self.trainer.strategy.broadcast(found.path if found else None)
             with warnings.catch_warnings():
                 for message in NEEDLESS_WARNINGS:
                     warnings.filterwarnings("ignore", message=message)
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
         return self._result() if self.ranks.is_leading else {}
 
-    def _take_up(self, path: Path | None) -> None:
+    def _take_up(self, found: Resumable | None) -> None:
         """Bring the run's own files to the state of the checkpoint, and open the mirrors."""
-        trained_before = 0.0
-        if path is None:
-            self.table.cut_back(-1)
-        else:
-            saved = load_checkpoint(path)
-            self.table.cut_back(saved["global_step"])
-            trained_before = saved["seconds"]
-            whose = "" if "run_id" in saved else ", of before checkpoints said whose they are"
-            say(f"Going on from step {saved['global_step']:,} ({path.name}{whose}).", to=self.console)
-            del saved
+        self.table.cut_back(-1 if found is None else found.step)
+        if found is not None:
+            whose = "" if found.names_its_run else ", of before checkpoints said whose they are"
+            say(f"Going on from step {found.step:,} ({found.path.name}{whose}).", to=self.console)
         for mirror in self.mirrors:
             mirror.start(self.folder.path, self.identity)
-        self.checkpoint.begin(trained_before)
+        self.checkpoint.begin(0.0 if found is None else found.seconds)
 
     def _result(self) -> dict[str, Any]:
         metrics = self.evaluation.summary(self.trainer, self.model)

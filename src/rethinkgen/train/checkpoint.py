@@ -10,6 +10,7 @@ import signal
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -196,7 +197,18 @@ def check_finite(model: pl.LightningModule) -> None:
         raise TrainingDivergedError(f"{name or 'a weight'} is no longer a finite number. Try a smaller learning rate.")
 
 
-def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) -> Path | None:
+@dataclass(frozen=True)
+class Resumable:
+    """A whole checkpoint of a run, from which it goes on."""
+
+    path: Path
+    step: int
+    seconds: float
+    """The run's time until then."""
+    names_its_run: bool
+
+
+def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) -> Resumable | None:
     """Return the newest whole checkpoint of this run; say which ones are passed over, and put them aside.
 
     For who holds the run's lock: what a kill left unfinished is removed.
@@ -214,26 +226,27 @@ def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) ->
         if (fault := _fault(path)) is not None:
             log.warning("%s is damaged (%s) and is not used", path, fault)
             path.rename(path.with_suffix(".damaged"))
-        elif (whose := _not_ours(path, run_id, weights)) is not None:
-            log.warning("%s is not this run's (%s) and is not used", path, whose)
-            path.rename(path.with_suffix(".foreign"))
+        elif isinstance(found := _taken_as_ours(path, run_id, weights), Resumable):
+            return found
         else:
-            return path
+            log.warning("%s is not this run's (%s) and is not used", path, found)
+            path.rename(path.with_suffix(".foreign"))
     return None
 
 
-def _not_ours(path: Path, run_id: str, weights: Mapping[str, Tensor]) -> str | None:
-    """Return what shows that a checkpoint is another run's, or none."""
+def _taken_as_ours(path: Path, run_id: str, weights: Mapping[str, Tensor]) -> Resumable | str:
+    """Return what a checkpoint says, or what shows that it is another run's."""
     try:
         saved = load_checkpoint(path)
         told, shapes = saved.get("run_id", run_id), {name: value.shape for name, value in saved["state_dict"].items()}
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError) as error:
+        found = Resumable(path, int(saved["global_step"]), float(saved["seconds"]), "run_id" in saved)
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, TypeError, ValueError) as error:
         return f"it is no checkpoint: {first_line(str(error))}"
     if told != run_id:
         return f"it says that it is of the run {told}"
     ours = {name: value.shape for name, value in weights.items()}
     other = next((name for name in sorted(ours.keys() | shapes.keys()) if ours.get(name) != shapes.get(name)), None)
-    return None if other is None else f"its network is another: {other}"
+    return found if other is None else f"its network is another: {other}"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
