@@ -218,6 +218,46 @@ def test_what_no_result_could_hold_is_refused(run_id: RunId, said: str) -> None:
         run_id(*said.split())
 
 
+def test_it_is_looked_for_however_deep_it_lies() -> None:
+    with pytest.raises(ValueError, match=r"^schedule\.factors=inf: a finite number"):
+        identity.check_is_json({"schedule": {"factors": [[0.5, float("inf")]]}})
+    with pytest.raises(ValueError, match=r"^schedule\.at: rate=nan: a finite number"):
+        identity.check_is_json({"schedule": {"at": [{"rate": float("nan")}]}})
+    identity.check_is_json({"schedule": {"at": [{"rate": 1.0, "steps": [1, None, "x", True]}]}})
+
+
+def test_batch_norm_over_shares_is_another_run_for_each_number_of_them(run_id: RunId) -> None:
+    shares = ["trainer.sync_batchnorm=false"]
+    alone, two, four = (run_id(*shares, f"trainer.devices={number}") for number in (1, 2, 4))
+    assert len({alone, two, four}) == 3
+    assert two != run_id(*shares, "trainer.devices=2", "+trainer.num_nodes=2")
+    assert run_id("trainer.devices=2") == run_id("trainer.devices=4")
+
+
+def test_a_model_that_takes_its_own_steps_counts_its_own_rate(config: Callable[..., dict[str, Any]]) -> None:
+    """No optimizer of the config says it."""
+    own = config("model=mlp")
+    own["model"] |= {"_target_": "my_net.Own", "declares": {"how": "its way", "fixed": {"optimizer": None}}}
+    slow, fast = json.loads(json.dumps(own)), json.loads(json.dumps(own))
+    slow["model"]["learning_rate"], fast["model"]["learning_rate"] = 0.1, 5.0
+    assert identity.run_id(slow, "x") != identity.run_id(fast, "x")
+
+
+def test_code_is_read_past_what_editors_leave_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "nets_of_somebody"
+    package.mkdir()
+    (package / "__init__.py").write_text("one = 1")
+    digest = description.digest_of_code.__wrapped__
+    before = digest("nets_of_somebody")
+    (package / ".#nets.py").symlink_to("somebody@host.1234")
+    (package / ".ipynb_checkpoints").mkdir()
+    (package / ".ipynb_checkpoints" / "nets.py").write_text("old")
+    assert digest("nets_of_somebody") == before
+    (package / "nets.py").write_text("new")
+    assert digest("nets_of_somebody") != before
+
+
 def test_every_option_of_a_class_has_a_default_that_an_id_knows() -> None:
     """An option that a config need not name must leave the id as it is where it is named with its default."""
     rules = identity.rules()

@@ -181,6 +181,46 @@ def test_what_remembers_examples_and_what_mixes_them_are_refused_together() -> N
         fit(make(loss=EarlyLearning()), data(mixup=1.0))
 
 
+def test_what_remembers_examples_and_what_shows_each_twice_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"loss=EarlyLearning optimizer=SAM: .* shows it each twice"):
+        fit(make(loss=EarlyLearning(), optimizer=lambda groups: SAM(groups, lr=0.05)), data())
+
+
+class RandomDirection:
+    """A penalty that draws when training begins, and again when it goes on."""
+
+    def begin(self, network: nn.Module) -> list[RemovableHandle]:
+        self.direction = torch.randn(10)
+        return []
+
+    def __call__(self, network: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits @ self.direction.to(logits)).square().mean()
+
+
+def test_a_penalty_that_draws_goes_on_as_it_began(tmp_path: Path) -> None:
+    def run(folder: Path, *callbacks: pl.Callback) -> dict[str, Tensor]:
+        pl.seed_everything(5, verbose=False)
+        model, last = MLP(width=16, dropout=0.5, penalties=[RandomDirection()]), folder / "last.ckpt"
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=STEPS,
+            max_epochs=-1,
+            callbacks=[ExactCheckpoint(folder, every_seconds=0), *callbacks],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, data(), ckpt_path=last if last.exists() else None, weights_only=True)
+        return model.state_dict()
+
+    undisturbed = run(tmp_path / "undisturbed")
+    with pytest.raises(KeyError, match="power cut"):
+        run(tmp_path / "cut", PowerCut())
+    for name, value in run(tmp_path / "cut").items():
+        assert torch.equal(value, undisturbed[name]), name
+
+
 def test_mixup_is_that_of_a_loop_written_by_hand() -> None:
     datamodule, mixed = data(), data(mixup=0.4)
     shares = [generator("mixup", 0, "train", epoch).beta(0.4, 0.4, 5) for epoch in range(3)]

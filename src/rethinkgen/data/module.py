@@ -236,21 +236,29 @@ class CorruptedImages(pl.LightningDataModule):
         if self.trainer is not None:
             self._move(self.trainer.strategy.root_device)
 
+    def check_shares(self, num_ranks: int) -> None:
+        """Refuse what so many devices cannot share, once the data are set up.
+
+        Raises:
+            ValueError: micro-batches do not divide, or images from files would be mixed.
+        """
+        if self.micro_batch_size is not None and self.micro_batch_size % num_ranks:
+            raise ValueError(
+                f"data.micro_batch_size={self.micro_batch_size}: a multiple of the {num_ranks} devices is needed, so "
+                "that each has its share."
+            )
+        if self._files is not None and self.mixup and num_ranks > 1:
+            raise ValueError(
+                f"regularizer.mixup={self.mixup}: on {num_ranks} devices each image would be decoded twice. Train on "
+                "one, or on images in memory."
+            )
+
     def train_dataloader(self) -> Blocks:
         """Return the order of the examples, in blocks of batches."""
         trainer = self.trainer
         assert trainer is not None
-        if self.micro_batch_size is not None and self.micro_batch_size % trainer.world_size:
-            raise ValueError(
-                f"data.micro_batch_size={self.micro_batch_size}: a multiple of the {trainer.world_size} devices is "
-                "needed, so that each has its share."
-            )
+        self.check_shares(trainer.world_size)
         if self._files is not None:
-            if self.mixup and trainer.world_size > 1:
-                raise ValueError(
-                    f"regularizer.mixup={self.mixup}: on {trainer.world_size} devices each image would be decoded "
-                    "twice. Train on one, or on images in memory."
-                )
             self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
         stops = [callback for callback in trainer.callbacks if isinstance(callback, EndsBlocks)]  # type: ignore[attr-defined]
         pauses = [callback for callback in trainer.callbacks if isinstance(callback, EndsEpochs)]  # type: ignore[attr-defined]

@@ -174,6 +174,8 @@ def digest_of_code(package: str) -> str | None:
         return None
     places = [Path(place) for place in spec.submodule_search_locations or []]
     files = [(path.relative_to(place), path) for place in places for path in sorted(place.rglob("*.py"))]
+    # Not what editors and notebooks leave beside it under hidden names.
+    files = [(name, path) for name, path in files if path.is_file() and not f"/{name}".count("/.")]
     if not places and spec.origin is not None:
         files = [(Path(Path(spec.origin).name), Path(spec.origin))]
     digest = hashlib.sha256()

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from rethinkgen.errors import Interrupted
+from rethinkgen.run import own_code
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.ranks import Follower
 from rethinkgen.signals import STOPPING
@@ -50,7 +51,8 @@ def main(descriptor: int, rank: int, size: int) -> None:
     if begin is None:
         return
     try:
-        follow(ranks, begin)
+        with own_code.opening([]):  # what rank 0 has opened stands in the environment
+            follow(ranks, begin)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
 

@@ -67,11 +67,20 @@ def check_is_json(config: dict[str, Any]) -> None:
         ValueError: a value is no finite number, or of no type that JSON has; the message names its key.
     """
     for key, value in flatten(config).items():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, float) and not math.isfinite(item):
-                raise ValueError(f"{key}={item}: a finite number is needed.")
-            if not isinstance(item, str | int | float | bool | list | dict | None):
-                raise ValueError(f"{key}={item!r}: a text, a number, true, false, null or a list of them is needed.")
+        _check_value_is_json(key, value)
+
+
+def _check_value_is_json(key: str, value: Any) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check_value_is_json(key, item)
+    elif isinstance(value, dict):  # in a list
+        for name, item in value.items():
+            _check_value_is_json(f"{key}: {name}", item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}={value}: a finite number is needed.")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"{key}={value!r}: a text, a number, true, false, null or a list of them is needed.")
 
 
 Contents = Mapping[str, str]
@@ -119,9 +128,16 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
 
 def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
-    for key in (*rules()["never"], *declaration(config).fixed):
+    declared = declaration(config)
+    trainer = kept.get("trainer")
+    shares = _batch_norm_shares(trainer) if isinstance(trainer, dict) else None
+    for key in (*rules()["never"], *declared.fixed):
+        if key == "model.learning_rate" and declared.fixes("optimizer") and not declared.fixes(key):
+            continue  # no optimizer says it: the model takes its own steps at this rate
         node, name = place(kept, key)
         node.pop(name, None)
+    if shares is not None:
+        trainer["batch_norm_over"] = shares  # type: ignore[index]
     if isinstance(kept.get("model"), dict) and isinstance(kept["model"].get("declares"), str):
         del kept["model"]["declares"]  # the class is of that kind
     if config.get("max_epochs") is not None:
@@ -132,6 +148,12 @@ def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str,
             node[name] = {"content": content}
     by_class: dict[str, Any] = _by_class(kept)
     return by_class
+
+
+def _batch_norm_shares(trainer: dict[str, Any]) -> str | None:
+    """Return over which shares of a batch BatchNorm goes, where not over the whole: each number is a run of its own."""
+    devices = f"{trainer.get('devices', 1)} x {trainer.get('num_nodes', 1)}"
+    return devices if trainer.get("sync_batchnorm") is False and devices != "1 x 1" else None
 
 
 def run_id(config: dict[str, Any], fingerprint: str | None, contents: Contents | None = None) -> str:

@@ -173,7 +173,8 @@ class Leader(Ranks):
         self._logs[rank] = folder / f"rank{rank}.log"
         with self._logs[rank].open("wb") as output, theirs:
             self._processes[rank] = subprocess.Popen(
-                [sys.executable, "-m", "rethinkgen.run.follower", str(theirs.fileno()), str(rank), str(self.size)],
+                # -P: what lies in the current folder takes the place of nothing.
+                [sys.executable, "-P", "-m", "rethinkgen.run.follower", *map(str, (theirs.fileno(), rank, self.size))],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

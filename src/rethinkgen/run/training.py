@@ -166,12 +166,14 @@ class Training:
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
         self.model.configure_model()
+        self.datamodule.check_shares(self.ranks.size)
         try:
-            self.model.configure_optimizers()
+            optimizer = self.model.configure_optimizers()
         except TypeError as error:
             if self.schedule_config is None:
                 raise
             raise ValueError(f"{_spelled('schedule', self.schedule_config)}: {error}") from error
+        self.model.check_parts(self.datamodule, optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer)
         self.evaluation.setup(self.trainer, self.model, "fit")
 
     @property

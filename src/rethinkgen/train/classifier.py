@@ -47,7 +47,10 @@ class WatchesNetwork(Protocol):
     """A penalty on what is inside the network, which it sees by hooks."""
 
     def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
-        """Register hooks, when training begins or goes on; they are removed at its end."""
+        """Register hooks, when training begins or goes on; they are removed at its end.
+
+        Nothing of a penalty is in a checkpoint. What it draws here by torch it draws again when the run goes on.
+        """
 
 
 class Classifier(pl.LightningModule, ABC):
@@ -178,18 +181,37 @@ class Classifier(pl.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Tell what takes part in training that it begins or goes on."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.loss, RemembersExamples):
-            if self.mix is not None or datamodule.mixup:
-                raise ValueError(
-                    f"loss={type(self.loss).__name__}: it remembers each example by its image, and here these are "
-                    "mixed. Train without regularizer.mixup, or with another loss."
-                )
-            self.loss.begin(len(datamodule.splits["train"]), self.num_classes or 0, self.device)
-            if self._loss_state is not None:
-                self.loss.load_state_dict(self._loss_state)
-        for penalty in self.penalties:
-            if isinstance(penalty, WatchesNetwork):
-                self._hooks += penalty.begin(self)
+        self.check_parts(datamodule, self.optimizers(use_pl_optimizer=False))
+        # What is drawn here is drawn again by a run that goes on, and leaves the draws of training as they are.
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(torch.initial_seed() ^ 1)  # other draws than those of the initial weights
+            if isinstance(self.loss, RemembersExamples):
+                self.loss.begin(len(datamodule.splits["train"]), self.num_classes or 0, self.device)
+                if self._loss_state is not None:
+                    self.loss.load_state_dict(self._loss_state)
+            for penalty in self.penalties:
+                if isinstance(penalty, WatchesNetwork):
+                    self._hooks += penalty.begin(self)
+
+    def check_parts(self, datamodule: Any, optimizer: Any) -> None:
+        """Refuse a loss that remembers examples where it would not see each once, as it is.
+
+        Raises:
+            ValueError: images are mixed, or the optimizer passes twice over each batch.
+        """
+        if not isinstance(self.loss, RemembersExamples):
+            return
+        name = type(self.loss).__name__
+        if self.mix is not None or datamodule.mixup:
+            raise ValueError(
+                f"loss={name}: it remembers each example by its image, and here these are mixed. Train without "
+                "regularizer.mixup, or with another loss."
+            )
+        if getattr(optimizer, "needs_second_pass", False):
+            raise ValueError(
+                f"loss={name} optimizer={type(optimizer).__name__}: the loss remembers what it saw of each example, "
+                "and the optimizer shows it each twice, the second time elsewhere. Choose another loss or optimizer."
+            )
 
     def on_train_end(self) -> None:
         """Take away what penalties have hooked on."""
