@@ -1,6 +1,6 @@
 """Training speed of ``train.py`` beside what one would otherwise write, and beside what the machine can do.
 
-    python benchmarks/throughput.py                                   # ten minutes on a quiet machine
+    python benchmarks/throughput.py                                   # 13 minutes on a quiet machine
     python benchmarks/throughput.py --models inception --repeats 9
     python benchmarks/throughput.py --per-image --costs               # image by image; memory, start-up
     python benchmarks/throughput.py --device cuda

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, Command
 from rethinkgen.run import precision
 
-SAID = "trainer.precision=bf16-mixed would train about twice as fast"
+SAID = "trainer.precision=bf16-mixed would train nearly twice as fast"
 ALEXNET = ["model=alexnet", "trainer=cpu", "logger=none", "threads=1", "max_steps=1", "data.num_train=20"]
 ALEXNET += ["data.batch_size=20"]
 

@@ -73,6 +73,12 @@ def _is_loss(found: Any) -> bool:
     return inspect.isclass(found) and not is_protocol and any("__call__" in vars(kind) for kind in found.__mro__)
 
 
+def _is_part_of_a_step(found: Any) -> bool:
+    from rethinkgen.train.classifier import num_call_arguments
+
+    return inspect.isclass(found) and num_call_arguments(found) in (2, 3)
+
+
 PLACES = {
     "data.source": Place(
         "a source of images (a class with prepare, load and fingerprint)",
@@ -93,6 +99,10 @@ PLACES = {
         "a loss (a class whose objects take logits, labels and indices)",
         _is_loss,
         ours=("rethinkgen.train.loss",),
+    ),
+    "regularizer": Place(
+        "a regularizer (a class whose objects take network, logits and labels, a penalty, or batch and network, a mix)",
+        _is_part_of_a_step,
     ),
     "optimizer": Place(
         "an optimizer (a subclass of torch.optim.Optimizer)",

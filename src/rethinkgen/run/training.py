@@ -42,7 +42,7 @@ from rethinkgen.train.checkpoint import (
     Resumable,
     find_checkpoint,
 )
-from rethinkgen.train.classifier import Classifier, MakeOptimizer
+from rethinkgen.train.classifier import Classifier, MakeOptimizer, num_call_arguments
 from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.train.evaluation import Evaluation
 
@@ -130,6 +130,7 @@ class Training:
         parts = {
             name: build(config[name], name) for name in ("loss", "optimizer", "schedule") if config[name] is not None
         }
+        parts |= parts_of_a_step(config.regularizer)
         model: Classifier = build(config.model, "model", **parts, gradient_clip=config.gradient_clip)
         if model.own_steps not in (None, declared := self.declared.fixed.get("max_steps")):
             raise ValueError(
@@ -329,6 +330,26 @@ def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:
     source = build(config.source, "data.source")
     datamodule: CorruptedImages = build(config.corruption, "data.corruption", source=source, **arguments)
     return datamodule
+
+
+def parts_of_a_step(regularizers: DictConfig) -> dict[str, Any]:
+    """Build the regularizers that are objects: penalties, and one mix at most.
+
+    Raises:
+        ValueError: there are two mixes.
+    """
+    parts: dict[str, Any] = {}
+    for name, node in regularizers.items():
+        if not OmegaConf.is_dict(node):
+            continue
+        made = build(node, "regularizer")
+        if num_call_arguments(type(made)) == 3:
+            parts.setdefault("penalties", []).append(made)
+        elif "mix" in parts:
+            raise ValueError(f"regularizer.{name}: of those that change the batch only one can act. Leave one out.")
+        else:
+            parts["mix"] = made
+    return parts
 
 
 def check_keys_that_act(config: DictConfig, given: list[str]) -> None:

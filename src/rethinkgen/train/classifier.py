@@ -53,6 +53,12 @@ class WatchesNetwork(Protocol):
         """
 
 
+def num_call_arguments(kind: type) -> int | None:
+    """Return how many arguments objects of a class are called with: a ``Mix`` with 2, a ``Penalty`` with 3."""
+    call = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
+    return None if call is None else len(inspect.signature(call).parameters) - 1
+
+
 class Classifier(pl.LightningModule, ABC):
     """A network and how it is trained: many optimizer steps to one Lightning step.
 
