@@ -346,7 +346,7 @@ def parts_of_a_step(regularizers: DictConfig) -> dict[str, Any]:
         if num_call_arguments(type(made)) == 3:
             parts.setdefault("penalties", []).append(made)
         elif "mix" in parts:
-            raise ValueError(f"regularizer.{name}: of those that change the batch only one can act. Leave one out.")
+            raise ValueError(f"regularizer.{name!s}: of those that change the batch only one can act. Leave one out.")
         else:
             parts["mix"] = made
     return parts
