@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +67,7 @@ class PoolLauncher(Launcher):
         from rethinkgen.console import say
         from rethinkgen.errors import StoppedError
         from rethinkgen.run import own_code, precision
+        from rethinkgen.run.command import script_and_configs
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
         from rethinkgen.sweep.grid import job_returns
@@ -93,7 +93,7 @@ class PoolLauncher(Launcher):
                 singletons=Singleton.get_state()["instances"],
                 task_module=self.task_function.__module__,
                 task_name=self.task_function.__name__,
-                argv=[sys.argv[0], *hydra_overrides, *job.overrides],
+                argv=[*script_and_configs(), *hydra_overrides, *job.overrides],
                 folder=str(job.path),
                 share=share,
                 opened=own_code.opened(),

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run import own_code
+from rethinkgen.run.command import script_and_configs, typed
 from rethinkgen.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class SlurmLauncher(SubmititLauncher):
             )
         self.hydra_context = hydra_context
         self.opened = own_code.opened()
+        self.script_and_configs = script_and_configs()
         self.task_function = task_function
         self.config = config
 
@@ -163,7 +165,7 @@ class SlurmLauncher(SubmititLauncher):
             )
 
         # Not every cluster hands the environment on.
-        with own_code.opening(self.opened):
+        with typed(self.script_and_configs), own_code.opening(self.opened):
             run_in_task(run, RunFolder(path))
 
 

@@ -303,10 +303,15 @@ def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_is_ra
 ) -> None:
     with pytest.raises(ValueError, match=r"^data\.source: StreamedFolder.* missing 1 required .*'root'\.$"):
         build({"_target_": "rethinkgen.data.streamed_source.StreamedFolder"}, "data.source")
-    with pytest.raises(
-        ValueError, match=r"^model: .*unexpected keyword argument 'colour': .*MLP has no such option\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^model\.colour='red': .*MLP has no such option\. It has .*depth.*width\.$"):
         build({"_target_": "rethinkgen.model.mlp.MLP", "colour": "red"}, "model")
+    with pytest.raises(ValueError, match=r"^model\.dept=3: .*MLP has no such option\. Did you mean model\.depth=3\?$"):
+        build({"_target_": "rethinkgen.model.mlp.MLP", "dept": 3}, "model")
+    with pytest.raises(ValueError, match=r"^optimizer\.nestrov=True: .* Did you mean optimizer\.nesterov=True\?$"):
+        build({"_target_": "torch.optim.SGD", "nestrov": True}, "optimizer")
+    with pytest.raises(ValueError, match=r"^data\.flop=True: .* Did you mean data\.flip=True\?$"):
+        none = {"_target_": "rethinkgen.data.corruption.TrueLabels"}
+        build(none, "data.corruption", source=None, flop=True, flip=False)
     monkeypatch.setenv(own_code.VARIABLE, own_package)
     with pytest.raises(TypeError, match="unexpected keyword argument 'within'"):
         build({"_target_": f"{own_package}.nets.Mistaken", "colour": "red"}, "model")

@@ -69,7 +69,7 @@ def test_a_finished_run_is_skipped_with_its_numbers_date_and_commit(
 
 
 def test_the_same_command_twice_gives_the_same_numbers_to_the_bit(train: Command, tmp_path: Path) -> None:
-    run = [*TINY, "max_steps=60", "data.corruption=gaussian", "regularizer=[dropout,flip]"]
+    run = [*TINY, "max_steps=60", "data.corruption=gaussian_blend", "regularizer=[dropout,flip]"]
     first = outcome(train(*run))
     shutil.move(tmp_path / "multirun", tmp_path / "first")
     assert_same(outcome(train(*run)), first)

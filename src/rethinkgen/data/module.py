@@ -39,6 +39,8 @@ SplitName = Literal["train", "validation", "test"]
 Pattern = tuple[Tensor, ...]
 """What was drawn once for each of N examples: tensors whose first dimension is N."""
 PREPROCESSINGS = ("whitening", "normalization", "signed", "none")
+SAMPLE_OF_CORRUPTION = 64
+"""Training images on which it is tried whether a corruption leaves something of them."""
 CHUNK = 1024
 """Images preprocessed at once: few, for memory's sake, but on a busy machine every operation's threads wait."""
 _STREAMED_CHUNK = 64
@@ -405,6 +407,7 @@ class CorruptedImages(pl.LightningDataModule):
         if self.augmentation and isinstance(train, Examples):
             self._uncropped = torch.from_numpy(train.images[training])
             self._pattern = self.pixel_pattern("train", train.keys[training])
+        sample = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
         true = Labels(test.labels, np.zeros(len(test), dtype=bool))
         splits["test"] = self._split("test", test, true, np.arange(len(test)))
@@ -414,6 +417,30 @@ class CorruptedImages(pl.LightningDataModule):
         if not self.augmentation and isinstance(inputs, Tensor):
             self.num_conflicts, self.fit_ceiling = find_conflicts(inputs, splits["train"].labels)
         self.splits = splits
+        self._check_regularizers_act(sample)
+
+    def _check_regularizers_act(self, keys: NDArray[np.uint64]) -> None:
+        """Refuse mixing where there is nothing to mix with, and augmentation of images of which nothing is left.
+
+        ``keys``: of some training examples, on which it is tried.
+        """
+        if self.mixup and set(self.timetable.sizes(0)) == {1}:
+            raise ValueError(
+                f"regularizer.mixup={self.mixup}: batches of one image have no other to mix it with, where it does not "
+                "act. Raise data.batch_size, or leave it out."
+            )
+        augmenting = [name for name in ("random_crop", "flip", "rotation", "color_jitter") if getattr(self, name)]
+        if not augmenting:
+            return
+        random = torch.Generator().manual_seed(0)
+        pattern = self.pixel_pattern("train", keys)
+        shape = (len(keys), *self.image_shape)
+        one, other = (self.corrupt_pixels(torch.rand(shape, generator=random), pattern) for _ in range(2))
+        if torch.equal(one, other):
+            raise ValueError(
+                f"regularizer=[{', '.join(augmenting)}]: {type(self).__name__} leaves nothing of the images, where "
+                "these do not act. Leave them out."
+            )
 
     def _size_seen(self, height: int, width: int) -> tuple[int, int]:
         if self.crop is None:

@@ -25,6 +25,7 @@ from rethinkgen.run import own_code
 # Of a run's identity, or for what is looked at without torch: by ``rethinkgen.run.identity`` and by a sweep's pool.
 NOT_PASSED_ON = ("protocol", "closed_form", "declares", "runs_alone")
 SPECIAL = ("_target_", "_partial_")
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,51 @@ def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:
         if name not in (*SPECIAL, *NOT_PASSED_ON)
     } | keywords
     if is_partial:
+        if unknown := [name for name in arguments if not _may_take(found, name)]:
+            options = options_of(found)
+            raise ValueError(_no_option(f"{key}.{unknown[0]}", arguments[unknown[0]], target, options))
         return functools.partial(found, **arguments)
     try:
         return found(**arguments)
     except TypeError as error:
         if not _is_about(arguments, error, found):
             raise
-        more = "" if "missing" in str(error) else f": {target} has no such option"
-        raise ValueError(f"{key}: {error}{more}.") from error
+        unknown = [name for name in arguments if f"unexpected keyword argument {name!r}" in str(error)]
+        if not unknown:
+            raise ValueError(f"{key}: {error}.") from error
+        (name,) = unknown
+        options = [option for option in options_of(found) if (option in keywords) == (name in keywords)]
+        # What is added stands one node above in the config: data.flip, loss.
+        node_of_it = key if name in node else key.rpartition(".")[0]
+        raise ValueError(_no_option(f"{node_of_it}.{name}".lstrip("."), arguments[name], target, options)) from error
+
+
+def options_of(found: Callable[..., Any]) -> list[str]:
+    """Return the names that a class or function takes, with those of the classes that it hands ``**keywords`` on to."""
+    kinds = found.__mro__ if inspect.isclass(found) else (found,)
+    options: dict[str, None] = {}
+    for kind in kinds:
+        if inspect.isclass(kind) and "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(kind).parameters.values()
+        options |= dict.fromkeys(each.name for each in parameters if each.kind in NAMED)
+        if all(each.kind != inspect.Parameter.VAR_KEYWORD for each in parameters):
+            break
+    return sorted(options)
+
+
+def _may_take(found: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(found).parameters.values()
+    return any(
+        each.kind == inspect.Parameter.VAR_KEYWORD or (each.name == name and each.kind in NAMED) for each in parameters
+    )
+
+
+def _no_option(key: str, value: Any, target: str, options: list[str]) -> str:
+    node, _, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, options, n=1)
+    hint = f"Did you mean {node}.{close[0]}={value}?" if close else f"It has {', '.join(options) or 'none'}."
+    return f"{key}={value!r}: {target} has no such option. {hint}"
 
 
 def _is_about(arguments: dict[str, Any], error: TypeError, found: Callable[..., Any]) -> bool:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import check_is_json, choices, contents_of_files, normalised, run_id, slug, targets
+from rethinkgen.run.known_keys import check_keys_are_read
 
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
 """Whose version stands in the result. Of all other code that a config names, a digest does."""
@@ -83,9 +84,10 @@ def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Se
     """Describe the run of a composed config.
 
     Raises:
-        ValueError: a key was left ``???``, or has a value that no file of the run could hold.
+        ValueError: a key was left ``???``, is read by nothing, or has a value that no file of the run could hold.
     """
     resolved = resolved_config(root)
+    check_keys_are_read(root, overrides)
     check_is_json(resolved)
     return _describe(json.dumps(resolved), json.dumps(dict(runtime_choices)), tuple(overrides), sweep)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -38,10 +38,19 @@ from rethinkgen.errors import (
     reason_of,
 )
 from rethinkgen.run import identity, own_code, precision
+from rethinkgen.run.command import command_line as typed_command
+from rethinkgen.run.command import is_sweep, typed, wandb
 from rethinkgen.run.description import Description, describe, folders_of
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
+from rethinkgen.run.known_keys import (
+    better_words,
+    check_regularizers_are_read,
+    choice_meant,
+    group_of,
+    refused_by_hydra,
+)
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped
 
@@ -63,20 +72,48 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     global _wants_tracebacks
     wants_tracebacks = _wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    try:
-        with own_code.opening(own_code.asked_for(sys.argv[1:])):
+    arguments = sys.argv
+    with typed(arguments):
+        try:
+            with own_code.opening(own_code.asked_for(arguments[1:])):
+                _run_hydra(main, groups)
+        except KeyboardInterrupt as error:
+            sys.exit(exit_code_of(error))
+        except Exception as error:
+            cause, better = _origin(error), better_words(error, groups)
+            if wants_tracebacks or (better is None and not is_users_mistake(cause)):
+                raise
+            say_error(better or f"{cause}{_more(error, groups)}")
+            sys.exit(exit_code_of(cause))
+        finally:
+            sys.argv = arguments
+            if not wants_tracebacks:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _run_hydra(main: Callable[[], Any], groups: Path) -> None:
+    """Run Hydra's ``main``, where need be once more with what each cell of a sweep must be given by itself.
+
+    Of a sweep Hydra composes a config of its own first, with the default of each group that is swept. A value that is
+    the same in all cells, but is of a key that this default does not have, is left to the cells: as a sweep over one.
+    """
+    while True:
+        try:
             main()
-    except KeyboardInterrupt as error:
-        sys.exit(exit_code_of(error))
-    except Exception as error:
-        cause = _origin(error)
-        if wants_tracebacks or not is_users_mistake(cause):
-            raise
-        say_error(f"{cause}{_more(error, groups)}")
-        sys.exit(exit_code_of(cause))
-    finally:
-        if not wants_tracebacks:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+            return
+        except ConfigCompositionException as error:
+            if (arguments := _left_to_cells(sys.argv, str(error), groups)) is None:
+                raise
+            sys.argv = arguments
+
+
+def _left_to_cells(arguments: list[str], message: str, groups: Path) -> list[str] | None:
+    refused = refused_by_hydra(message)
+    if refused is None or group_of(refused[0], groups) is None or not is_sweep(arguments):
+        return None
+    given = "=".join(refused)
+    of_each = f"{refused[0]}=choice({refused[1]})"
+    return [of_each if each == given else each for each in arguments] if given in arguments else None
 
 
 @contextmanager
@@ -100,14 +137,15 @@ def _origin(error: BaseException) -> BaseException:
 def _more(error: Exception, groups: Path) -> str:
     """Return what Hydra's message leaves out: the reason behind it, what to do, or the choices of a group."""
     if "hydra.mode changed" in str(error):
-        return "\nThis experiment brings a sweep of its own: add -m, as in python train.py -m +experiment=..."
+        return f"\nThis experiment brings a sweep of its own: add -m\n  {typed_command(adding='-m')}"
     if isinstance(error, MissingConfigException):
         # Hydra lists what lies in a group's own folder alone, and nothing for a folder below it.
         group = str(error.missing_cfg_file).rpartition("/")[0]
         files = (groups / group).glob("**/*.yaml" if group == "experiment" else "*.yaml")
         choices = {path.relative_to(groups / group).with_suffix("").as_posix() for path in files}
         more = sorted(choices - set(error.options or ()))
-        return "".join([f"\nAvailable options in '{group}':", *(f"\n\t{name}" for name in more)]) if more else ""
+        options = [f"\nAvailable options in '{group}':", *(f"\n\t{name}" for name in more)] if more else []
+        return "".join([*options, choice_meant(str(error.missing_cfg_file).replace("/", "="))])
     return f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
 
 
@@ -120,6 +158,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
         own_code.check_opened(config.get("code"))
         description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
+        check_regularizers_are_read(config)
         is_rerun = check_switch("rerun", description.config["rerun"])
         for line in take_up_former(description, folder):
             say(line)
@@ -240,7 +279,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.offline_folder is not None:
-            say(f"W&B logged offline: wandb sync {shlex.quote(str(mirror.offline_folder))}", style="dim")
+            say(f"W&B logged offline: {shlex.join([*wandb(), 'sync', str(mirror.offline_folder)])}", style="dim")
     return dict(result["metrics"])
 
 

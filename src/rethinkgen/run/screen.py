@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
-from rethinkgen.run.command import train_command
+from rethinkgen.run.command import command_here
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
 
@@ -75,21 +76,26 @@ def sentence(result: dict[str, Any]) -> str:
 def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
     """Return what to try next and the command for it: the same run with one thing changed."""
     corruption = result["choices"]["data.corruption"]
-    others = [item for item in result["overrides"] if not item.startswith("data.corruption")]
-    command = train_command(others)
+    overrides = list(result["overrides"])
     if not result["fitted"]:
-        has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in others)
+        has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in overrides)
         stops_early = "early_stopping" in result["choices"]["regularizer"]
         if has_own_budget or stops_early or result["choices"]["schedule"] != "exponential":
             return None
         steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
-        same = train_command([*result["overrides"], f"max_steps={steps}", factor])
+        same = command_here([*overrides, f"max_steps={steps}", factor])
         return "Twice the steps, and a rate that falls more slowly:", same
-    if corruption == "none":
-        return "The same network on labels drawn at random:", f"{command} data.corruption=random_labels"
-    if corruption == "random_labels":
-        return "The same network on images whose pixels are shuffled:", f"{command} data.corruption=shuffled_pixels"
-    return "The same network on true labels and true pixels:", command
+    # With the values of the present corruption, which the next need not have.
+    others = [item for item in overrides if not re.match(r"[+~]*data\.corruption\b", item)]
+    why, following = NEXT.get(corruption, ("The same network on true labels and true pixels:", "none"))
+    return why, command_here([*others, f"data.corruption={following}"])
+
+
+NEXT = {
+    "none": ("The same network on labels drawn at random:", "random_labels"),
+    "random_labels": ("The same network on images whose pixels are shuffled:", "shuffled_pixels"),
+}
+"""Corruption -> what to try after it, and why."""
 
 
 def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:

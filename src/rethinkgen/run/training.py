@@ -32,6 +32,7 @@ from rethinkgen.run.build import build
 from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import declaration
+from rethinkgen.run.known_keys import ACTS_AT
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
@@ -168,6 +169,7 @@ class Training:
         self.model.trainer = self.trainer
         self.model.configure_model()
         self.datamodule.check_shares(self.ranks.size)
+        check_dropout_acts(self.model, self.identity)
         try:
             optimizer = self.model.configure_optimizers()
         except TypeError as error:
@@ -352,6 +354,21 @@ def parts_of_a_step(regularizers: DictConfig) -> dict[str, Any]:
     return parts
 
 
+def check_dropout_acts(model: Classifier, identity: dict[str, Any]) -> None:
+    """Refuse dropout where the network that was built has no place for it.
+
+    Raises:
+        ValueError: the run would be called by it, and be the one without.
+    """
+    if "dropout" in identity["choices"]["regularizer"] and not model.has_dropout:
+        others = [name for name in identity["choices"]["regularizer"] if name != "dropout"]
+        raise ValueError(
+            f"regularizer=[dropout]: {identity['choices']['model']} has no dropout layer, so that it does not act: set "
+            f"regularizer=[{','.join(others)}], or put one in place with *self.dropout_layers() in "
+            f"{type(model).__name__}.build."
+        )
+
+
 def check_keys_that_act(config: DictConfig, given: list[str]) -> None:
     """Refuse a value that would act unseen by the run's name and choices, or be seen and not act.
 
@@ -361,18 +378,8 @@ def check_keys_that_act(config: DictConfig, given: list[str]) -> None:
         ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
             optimizer does not read it, or the budget twice.
     """
-    smoothing = config.regularizer.label_smoothing
-    acting = {
-        "weight_decay": ("optimizer.weight_decay", config.optimizer.get("weight_decay")),
-        "dropout": ("model.dropout", config.model.dropout),
-        "label_smoothing": ("loss.label_smoothing", config.loss.get("label_smoothing", smoothing)),
-        "random_crop": ("data.random_crop", config.data.random_crop),
-        "flip": ("data.flip", config.data.flip),
-        "rotation": ("data.rotation", config.data.rotation),
-        "color_jitter": ("data.color_jitter", config.data.color_jitter),
-        "mixup": ("data.mixup", config.data.mixup),
-    }
-    for name, (key, value) in acting.items():
+    for name, key in ACTS_AT.items():
+        value = OmegaConf.select(config, key, default=config.regularizer[name])
         if value != config.regularizer[name]:
             raise ValueError(
                 f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."

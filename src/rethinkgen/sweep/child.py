@@ -22,6 +22,7 @@ from rethinkgen.console import say
 from rethinkgen.errors import HELD, RunIsHeldError, reason_of
 from rethinkgen.machine import CORES_OF_JOB
 from rethinkgen.run import own_code
+from rethinkgen.run.command import typed
 from rethinkgen.run.entry import note_failure
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.sweep.resources import Share
@@ -63,7 +64,7 @@ def run_in_child(command: Command) -> NoReturn:
     code = 1
     try:
         # The server may have been started by an earlier command of this process.
-        with own_code.opening(command.opened):
+        with typed(command.argv), own_code.opening(command.opened):
             code = _run(command, folder)
     except SystemExit as error:
         # A run that ended well returns; and what is above 255 would be cut to something else.

@@ -6,7 +6,6 @@ import csv
 import io
 import shlex
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from rethinkgen.console import percent, say, say_command, stdout
 from rethinkgen.files import write_atomically
-from rethinkgen.run.command import command_line
+from rethinkgen.run.command import command_line, python, script_and_configs, wandb
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, Run, each_once, read_run
@@ -37,8 +36,8 @@ def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         say_command(f"The same command runs the {which} and nothing else:", command_line(leaving_out="rerun"))
-    elif (script := Path(sys.argv[0]).with_name("report.py")).exists():
-        report = shlex.join(["python", str(script), *map(shown, folders)])
+    elif (script := Path(script_and_configs()[0]).with_name("report.py")).exists():
+        report = shlex.join([*python(), str(script), *map(shown, folders)])
         say_command("Tables and figures:", report)
     return num_failed + num_left
 
@@ -62,7 +61,7 @@ def tell_runs(
             say(f"summary.csv cannot be written: {error}", style="red")
     if offline := [folder for folder in folders if any(folder.glob("*/wandb/offline-run-*"))]:
         globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/offline-run-*" for folder in offline)
-        say(f"W&B logged offline: wandb sync {globs}", style="dim")
+        say(f"W&B logged offline: {shlex.join(wandb())} sync {globs}", style="dim")
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from rethinkgen.console import say, stdout
 from rethinkgen.errors import JobFailedError, RunIsHeldError, StoppedError
-from rethinkgen.run.command import command_line
+from rethinkgen.run.command import noted_command
 from rethinkgen.run.description import Description, describe
 from rethinkgen.run.entry import take_up_former
 from rethinkgen.run.folder import RunFolder, now
@@ -202,7 +202,7 @@ def note_command(folder: Path) -> None:
     """Add the command to ``commands.txt``: what the sweep's folder came from."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "commands.txt").open("a") as file:
-        file.write(f"{now()}  {command_line()}\n")
+        file.write(f"{now()}  {noted_command()}\n")
 
 
 def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:

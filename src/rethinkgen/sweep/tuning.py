@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -38,7 +37,7 @@ from rethinkgen.console import say, say_command
 from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
-from rethinkgen.run.command import command_line
+from rethinkgen.run.command import command_here, command_line
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
@@ -106,6 +105,10 @@ class Tuning(OptunaSweeperImpl):
         params = [f"{key!s}={value}" for key, value in (self.params or {}).items() if key not in given]
         self.space: dict[str, BaseDistribution]
         self.space, self.fixed, self.deletions = create_params_from_overrides([*params, *arguments])
+        for name, values in self.space.items():
+            # What all trials have, of a key that only the choices they tune have (rethinkgen.run.entry).
+            if isinstance(values, CategoricalDistribution) and len(values.choices) == 1:
+                self.fixed[name] = values.choices[0]
         for name in self.fixed:
             self.space.pop(name, None)
         if not self.space and not self.custom_search_space_extender:
@@ -432,7 +435,7 @@ class Tuning(OptunaSweeperImpl):
         if self.objective.needs_validation and config.regularizer.early_stopping is None:
             overrides = [item for item in overrides if not item.lstrip("+").startswith("data.validation=")]
             overrides, why = [*overrides, "data.validation=0"], "The same, trained on the whole training set:"
-        return why, shlex.join(["python", sys.argv[0], *overrides])
+        return why, command_here(overrides)
 
 
 @contextmanager

@@ -118,7 +118,8 @@ class Classifier(pl.LightningModule, ABC):
         if self.num_outputs != num_classes and (self.num_outputs, num_classes) != (1, 2):
             raise ValueError(f"num_outputs={num_outputs}: {num_classes} are needed, one for each class; or 1 for 2.")
         self.learning_rate = check_positive("model.learning_rate", learning_rate)
-        self.dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
+        self._dropout = check_between("regularizer.dropout", dropout, 0, 1, below=True)
+        self._asked_for_dropout = False
         self.loss = loss or CrossEntropy()
         self.mix = mix
         self.penalties = tuple(penalties)
@@ -140,6 +141,17 @@ class Classifier(pl.LightningModule, ABC):
         Raises:
             ValueError: the images are too small for the architecture; the message names the least size.
         """
+
+    @property
+    def dropout(self) -> float:
+        """The probability of zeroing a unit."""
+        self._asked_for_dropout = True
+        return self._dropout
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the network, once built, has a place for dropout: it asked for the rate, or ``forward`` will."""
+        return self._asked_for_dropout or "dropout" in inspect.unwrap(type(self).forward).__code__.co_names
 
     def dropout_layers(self) -> list[nn.Module]:
         """Return a new dropout layer, or none where the rate is zero: put it in its place with ``*``."""
