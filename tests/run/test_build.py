@@ -309,8 +309,8 @@ def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_is_ra
         build({"_target_": "rethinkgen.model.mlp.MLP", "dept": 3}, "model")
     with pytest.raises(ValueError, match=r"^optimizer\.nestrov=True: .* Did you mean optimizer\.nesterov=True\?$"):
         build({"_target_": "torch.optim.SGD", "nestrov": True}, "optimizer")
+    none = {"_target_": "rethinkgen.data.corruption.TrueLabels"}
     with pytest.raises(ValueError, match=r"^data\.flop=True: .* Did you mean data\.flip=True\?$"):
-        none = {"_target_": "rethinkgen.data.corruption.TrueLabels"}
         build(none, "data.corruption", source=None, flop=True, flip=False)
     monkeypatch.setenv(own_code.VARIABLE, own_package)
     with pytest.raises(TypeError, match="unexpected keyword argument 'within'"):

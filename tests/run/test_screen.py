@@ -2,7 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from rethinkgen.run import command
 from rethinkgen.run.screen import next_command, sentence
+
+
+@pytest.fixture(autouse=True)
+def _in_an_active_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "python", lambda: ["python"])
 
 
 def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *overrides: str) -> dict[str, Any]:
@@ -20,11 +28,15 @@ def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *
 def test_what_was_seen_and_what_to_try_next() -> None:
     true = result("none", 1, 0.98, 300, "model=alexnet", "regularizer=[flip]")
     assert sentence(true) == "none: fit 100 %, test 98 % (chance 10 %): fitted in 300 steps."
-    _, command = next_command(true) or ("", "")
-    assert command == "python train.py model=alexnet 'regularizer=[flip]' data.corruption=random_labels"
+    _, proposed = next_command(true) or ("", "")
+    assert proposed == "python train.py model=alexnet 'regularizer=[flip]' data.corruption=random_labels"
     random = result("random_labels", 1, 0.1, 1234, "data.corruption=random_labels")
     assert sentence(random) == "random_labels: fit 100 %, test 10 % (chance 10 %): memorised in 1,234 steps."
     assert (next_command(random) or ("", ""))[1] == "python train.py data.corruption=shuffled_pixels"
+    given = ("seed=1", "data.corruption=partial_labels", "++data.corruption.probability=0.1", "data.corruption_like=1")
+    partial = result("partial_labels", 1, 0.5, 1234, *given)
+    expected = "python train.py seed=1 data.corruption_like=1 data.corruption=none"
+    assert (next_command(partial) or ("", ""))[1] == expected
 
 
 def test_what_was_not_fitted() -> None:
