@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run import own_code
-from rethinkgen.run.command import script_and_configs, typed
+from rethinkgen.run.command import install_command, script_and_configs, typed
 from rethinkgen.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SlurmLauncher(SubmititLauncher):
             ValueError: there is no submitit or no SLURM.
         """
         if SubmititLauncher is Launcher:
-            raise ValueError("hydra/launcher=slurm needs submitit: uv sync --extra slurm, or pip install -e '.[slurm]'")
+            raise ValueError(f"hydra/launcher=slurm needs submitit: {install_command(extra='slurm')}")
         if shutil.which("sbatch") is None:
             raise ValueError(
                 "hydra/launcher=slurm: there is no sbatch on this machine. Start from one of the cluster's, or leave "

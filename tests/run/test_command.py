@@ -55,6 +55,8 @@ def test_the_interpreter_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch, t
     assert (command.python(), command.wandb()) == ([".venv/bin/python3"], [".venv/bin/wandb"])
     monkeypatch.setenv("PATH", str(bin_folder))
     assert (command.python(), command.wandb()) == (["python"], ["wandb"])
+    assert command.install_command("cmaes") == "uv pip install --python .venv/bin/python3 cmaes"
+    assert command.install_command(extra="slurm").endswith(f" -e '{ROOT}[slurm]'")
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert (command.python(), command.wandb()) == (["uv", "run"], ["uv", "run", "wandb"])
     monkeypatch.chdir(ROOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from rethinkgen.console import say, say_error, stdout
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import is_foreign
+from rethinkgen.run.command import python
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
@@ -97,7 +99,8 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             raise ValueError(f"{key}= is given twice ({values[key]} and {value}). Give it once.")
         values[key] = value
     if not sweeps:
-        raise ValueError(f"which runs? Give the folder of a sweep: python report.py multirun/NAME.{_sweeps_there()}")
+        example = shlex.join([*python(), sys.argv[0], "multirun/NAME"])
+        raise ValueError(f"which runs? Give the folder of a sweep: {example}.{_sweeps_there()}")
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")

@@ -97,6 +97,12 @@ def wandb() -> list[str]:
     return [*words, "wandb"] if words == ["uv", "run"] else [_short(own)]
 
 
+def install_command(*packages: str, extra: str | None = None) -> str:
+    """Return what installs packages, or an extra of ours, beside what runs here."""
+    own = [] if extra is None else ["-e", f"{_short(Path(__file__).parents[3])}[{extra}]"]
+    return shlex.join(["uv", "pip", "install", "--python", _short(Path(sys.executable)), *packages, *own])
+
+
 def _on_path(name: str) -> Path | None:
     found = shutil.which(name)
     return Path(found).absolute() if found else None

@@ -37,7 +37,7 @@ from rethinkgen.console import say, say_command
 from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
-from rethinkgen.run.command import command_here, command_line
+from rethinkgen.run.command import command_here, command_line, install_command
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
@@ -117,7 +117,9 @@ class Tuning(OptunaSweeperImpl):
                 "'model.learning_rate=tag(log,interval(0.001,1))', or choices, for example optimizer=sgd,adam."
             )
         if str(self.sampler_config.get("_target_")).endswith(".CmaEsSampler") and find_spec("cmaes") is None:
-            raise ValueError("hydra/sweeper/sampler=cmaes: it needs a package of that name: uv pip install cmaes")
+            raise ValueError(
+                f"hydra/sweeper/sampler=cmaes: it needs a package of that name: {install_command('cmaes')}"
+            )
         if self._is_grid:
             self.grid = {name: self._to_grid_sampler_choices(values) for name, values in self.space.items()}
             self.n_trials = min(self.n_trials, math.prod(map(len, self.grid.values())))
