@@ -120,4 +120,4 @@ def test_without_slurm_it_says_so(
         train("-m", "hydra/launcher=slurm", "seed=0,1")
     said = capfd.readouterr().err
     assert len(said.splitlines()) == 1
-    assert "there is no sbatch on this machine" in said or "uv sync --extra slurm" in said
+    assert "there is no sbatch on this machine" in said or "uv pip install --python" in said

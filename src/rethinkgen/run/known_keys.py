@@ -115,7 +115,9 @@ def check_keys_are_read(root: DictConfig, overrides: Sequence[str]) -> None:
     known = _known_at_the_root()
     unknown = [key for key in map(str, root) if key not in known]
     added = [item.lstrip("+").partition("=")[0] for item in overrides if re.match(r"\+\+?regularizer\.", item)]
-    unknown += [key for key in added if key.split(".")[1] not in (*ACTS_AT, "early_stopping")]
+    unknown += [
+        key for key in added if not _acts_by_itself(root, key.split(".")[1]) and key.split(".")[1] not in ACTS_AT
+    ]
     if not unknown:
         return
     plain = _plain(root)
@@ -137,8 +139,9 @@ def check_regularizers_are_read(root: DictConfig) -> None:
     in_force = [str(name) for name, value in root.regularizer.items() if value not in (None, False, 0)]
     for name in in_force:
         key = ACTS_AT.get(name)
-        if name == "early_stopping" or (key is not None and _holds(root, key)):
-            continue  # what is set there by itself is refused by rethinkgen.run.training, which names it
+        # What is set there by itself is refused by rethinkgen.run.training, which names it.
+        if _acts_by_itself(root, name) or (key is not None and _holds(root, key)):
+            continue
         if not _is_read(f"regularizer.{name}", _read_by_others(_plain(root))):
             others = ",".join(other for other in in_force if other != name)
             lacking = f", as there is no {key}" if key is not None else ""
@@ -146,6 +149,11 @@ def check_regularizers_are_read(root: DictConfig) -> None:
                 f"regularizer.{name}={root.regularizer[name]!r} does not act here: nothing in this config reads it"
                 f"{lacking}. Set regularizer=[{others}], or have what it is to act on read ${{regularizer.{name}}}."
             )
+
+
+def _acts_by_itself(root: DictConfig, name: str) -> bool:
+    """Whether training takes a regularizer from where it stands: an object, such as a penalty, or early stopping."""
+    return name == "early_stopping" or OmegaConf.is_dict(root.regularizer.get(name))
 
 
 def _holds(root: DictConfig, key: str) -> bool:
