@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -111,8 +110,13 @@ def test_a_sweep_that_still_runs(sweep: Path, capsys: pytest.CaptureFixture[str]
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_cannot_be_meant_is_refused(
-    arguments: list[str], said: list[str], sweep: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    said: list[str],
+    sweep: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
     before = sorted(Path().rglob("*"))
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -167,8 +171,8 @@ def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixt
 def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=basic", *TINY, "max_steps=5", "seed=0,1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    (line,) = re.findall(r"^  python (.*report\.py .*)$", ended.stdout, flags=re.MULTILINE)
-    printed = [sys.executable, *shlex.split(line)]
+    (line,) = re.findall(r"^  (.*report\.py .*)$", ended.stdout, flags=re.MULTILINE)
+    printed = ["bash", "-c", line]
     made = subprocess.run(printed, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "2 of 2 runs finished." in made.stdout
     assert (tmp_path / "multirun/runs/report/index.html").exists()

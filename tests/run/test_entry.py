@@ -269,7 +269,7 @@ def test_the_next_command_it_proposes_works(train: Command, tmp_path: Path, caps
         "max_steps=2000",
     ]
     assert read_result(train(*run))["fitted"]
-    proposed = re.search(r"python train.py (.*)", capsys.readouterr().out)
+    proposed = re.search(r"python \S*train\.py (.*)", capsys.readouterr().out)
     assert proposed is not None
     subprocess.run(["bash", "-nc", proposed.group()], check=True)
     overrides = subprocess.run(

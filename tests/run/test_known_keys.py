@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from conftest import ROOT, TINY, Command, read_result
 from rethinkgen.data.corruption import NoisyInputs, TrueLabels
+from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits
 from rethinkgen.model.mlp import MLP
 from rethinkgen.run import known_keys
@@ -227,20 +228,45 @@ def test_a_network_tells_whether_it_has_a_place_for_dropout(kind: type[Classifie
     assert kind(image_shape=(1, 8, 8), num_classes=10, dropout=0.5).has_dropout == has
 
 
+def prepared(datamodule: CorruptedImages) -> CorruptedImages:
+    datamodule.setup()
+    return datamodule
+
+
 def test_augmentation_of_images_that_are_all_replaced_is_refused() -> None:
+    some, none = (
+        prepared(NoisyInputs(Digits(), fraction=fraction, flip=True, rotation=5, num_train=200))
+        for fraction in (0.5, 1)
+    )
     before = torch.random.get_rng_state()
-    NoisyInputs(Digits(), fraction=0.5, flip=True).setup()
+    some.check_regularizers_act()
     assert torch.equal(torch.random.get_rng_state(), before)
     with pytest.raises(ValueError, match=r"regularizer=\[flip, rotation\]: NoisyInputs leaves nothing of the images"):
-        NoisyInputs(Digits(), fraction=1.0, flip=True, rotation=5).setup()
-    NoisyInputs(Digits(), fraction=1.0, mixup=1.0).setup()
+        none.check_regularizers_act()
+    prepared(NoisyInputs(Digits(), fraction=1, mixup=1.0, num_train=200)).check_regularizers_act()
 
 
 def test_a_batch_of_one_has_nothing_to_mix_with() -> None:
+    alone, in_pairs = (prepared(TrueLabels(Digits(), batch_size=size, num_train=20, mixup=1.0)) for size in (1, 2))
     with pytest.raises(ValueError, match=r"regularizer\.mixup=1\.0: batches of one image"):
-        TrueLabels(Digits(), batch_size=1, num_train=20, mixup=1.0).setup()
-    TrueLabels(Digits(), batch_size=1, num_train=20).setup()
-    TrueLabels(Digits(), batch_size=2, num_train=20, mixup=1.0).setup()
+        alone.check_regularizers_act()
+    in_pairs.check_regularizers_act()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.corruption=gaussian", "regularizer=[flip]"], "regularizer=[flip]: Gaussian leaves nothing"),
+        (["data.batch_size=1", "regularizer=[mixup]"], "regularizer.mixup=1.0: batches of one"),
+    ],
+)
+def test_what_only_the_data_tell_is_refused_before_training(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        train(*TINY, *overrides)
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.glob("multirun/*/*")) == []
 
 
 def test_a_grid_over_choices_that_all_have_a_key_takes_one_value_of_it(

@@ -188,6 +188,7 @@ class CorruptedImages(pl.LightningDataModule):
         """Training examples whose input another, with another label, has too; 0 under augmentation or streamed."""
         self.fit_ceiling: float | None
         """Best training accuracy that equal inputs with other labels allow; ``None`` where not sought."""
+        self._some_keys: NDArray[np.uint64]
         self._statistics: ChannelStatistics | None = None
         self._files: ImageFiles | None = None
         self._stream: TrainingStream | None = None
@@ -407,7 +408,7 @@ class CorruptedImages(pl.LightningDataModule):
         if self.augmentation and isinstance(train, Examples):
             self._uncropped = torch.from_numpy(train.images[training])
             self._pattern = self.pixel_pattern("train", train.keys[training])
-        sample = train.keys[training[:SAMPLE_OF_CORRUPTION]]
+        self._some_keys = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
         true = Labels(test.labels, np.zeros(len(test), dtype=bool))
         splits["test"] = self._split("test", test, true, np.arange(len(test)))
@@ -417,12 +418,12 @@ class CorruptedImages(pl.LightningDataModule):
         if not self.augmentation and isinstance(inputs, Tensor):
             self.num_conflicts, self.fit_ceiling = find_conflicts(inputs, splits["train"].labels)
         self.splits = splits
-        self._check_regularizers_act(sample)
 
-    def _check_regularizers_act(self, keys: NDArray[np.uint64]) -> None:
+    def check_regularizers_act(self) -> None:
         """Refuse mixing where there is nothing to mix with, and augmentation of images of which nothing is left.
 
-        ``keys``: of some training examples, on which it is tried.
+        Raises:
+            ValueError: the run would be called by what does nothing.
         """
         if self.mixup and set(self.timetable.sizes(0)) == {1}:
             raise ValueError(
@@ -433,8 +434,8 @@ class CorruptedImages(pl.LightningDataModule):
         if not augmenting:
             return
         random = torch.Generator().manual_seed(0)
-        pattern = self.pixel_pattern("train", keys)
-        shape = (len(keys), *self.image_shape)
+        pattern = self.pixel_pattern("train", self._some_keys)
+        shape = (len(self._some_keys), *self.image_shape)
         one, other = (self.corrupt_pixels(torch.rand(shape, generator=random), pattern) for _ in range(2))
         if torch.equal(one, other):
             raise ValueError(

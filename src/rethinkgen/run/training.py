@@ -155,6 +155,7 @@ class Training:
         with self.ranks.fetching_data():
             self.datamodule.prepare_data()
         self.datamodule.setup()
+        self.datamodule.check_regularizers_act()
         if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
             say(
                 f"{self.datamodule.num_conflicts:,} training images equal another one that carries a different label: "
