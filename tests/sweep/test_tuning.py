@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from conftest import ROOT, TINY, command_line, ctrl_c, read_result, wait_until
@@ -175,7 +176,7 @@ def test_the_best_trial_is_named_with_a_command_that_trains_on_the_held_out_part
     assert f"Best of 3 trials: validation/accuracy_corrupted {best.value:g}, trial {best.number + 1}" in output
     assert (tmp_path / "runs" / "study" / "summary.csv").exists()
 
-    *_, command = re.findall(r"^  (python \S*train\.py .*)$", output, flags=re.MULTILINE)
+    *_, command = re.findall(r"^  (\S*python\S* \S*train\.py .*)$", output, flags=re.MULTILINE)
     words = shlex.split(command)[2:]
     assert words[-1] == "data.validation=0"
     before = set(runs(tmp_path))
@@ -280,6 +281,14 @@ def test_a_trial_stopped_before_it_began_is_not_what_its_folder_says_of_an_earli
     assert trials(tmp_path)[2][0] == TrialState.RUNNING
     assert tune(*command) == 0
     assert [state for state, _, _ in trials(tmp_path)][2:] == [TrialState.FAIL]
+
+
+def test_one_value_for_choices_that_are_tuned_is_nothing_to_tune() -> None:
+    study = tuning.Tuning.__new__(tuning.Tuning)
+    study.params, study.custom_search_space_extender, study.sampler_config = None, None, OmegaConf.create()
+    study._read_search_space(["model=mlp,mlp_1x512", "model.width=choice(24)", "seed=1"])
+    assert list(study.space) == ["model"]
+    assert study.fixed == {"model.width": 24, "seed": "1"}
 
 
 def test_a_grid_of_a_range_is_refused_and_told_who_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
