@@ -77,7 +77,6 @@ TOLD = {
     "device": "trainer=cpu or trainer=gpu.",
     "train": "Every run trains, and is tested at its end.",
     "hparams_search": "-m hydra/sweeper=optuna looks for the best of a range.",
-    "extras": "",
     "paths": "results_dir=... says where results go, data.root=... where the data lie.",
 }
 """Key of other templates -> what to do here."""
