@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rethinkgen.report.contents import Report, gather
 from rethinkgen.report.entry import main
 from rethinkgen.report.wandb_report import build, markdown_table, run_sets, save_draft, varying_choices
 from rethinkgen.run.run import read_runs
+from wandb_server import WandbServer, logged_in
 
 
 class Server:
@@ -167,6 +169,50 @@ def test_the_command_says_where_the_draft_is(
     said = capsys.readouterr().err
     assert "publish=wandb: W&B did not take the report (ZeroDivisionError" in said
     assert "The page above is written." in said
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    with logged_in(monkeypatch, tmp_path) as server:
+        yield server
+
+
+def test_the_report_as_it_is_stored(online: WandbServer, report: Report) -> None:
+    online.projects.add(("somebody", "rethinkgen"))
+    address = save_draft(report)
+    (view,) = online.views
+    assert address == f"{online.url}/somebody/rethinkgen/reports/rethinkgen:-small--{view['id']}"
+    assert (view["entityName"], view["projectName"], view["type"]) == ("somebody", "rethinkgen", "runs/draft")
+    stored, built = (
+        [block for block in spec["blocks"] if block["type"] != "panel-grid"]
+        for spec in (json.loads(view["spec"]), spec_of(build(report, default_entity="somebody")))
+    )
+    assert stored == built
+    grids = [block for block in json.loads(view["spec"])["blocks"] if block["type"] == "panel-grid"]
+    (run_set,) = grids[0]["metadata"]["runSets"]
+    assert run_set["project"] == {"id": "7", "name": "rethinkgen", "entityName": "somebody"}
+    assert online.unknown == []
+
+
+def test_the_command_publishes_to_a_server(
+    online: WandbServer, small_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of runs that were logged nowhere, into a project that is made."""
+    assert main([str(small_sweep), f"out={tmp_path / 'report'}", "publish=wandb"]) == 0
+    (view,) = online.views
+    assert f"{online.url}/somebody/rethinkgen/reports/" in capsys.readouterr().out
+    assert ("somebody", "rethinkgen") in online.projects
+    assert "None of these runs was logged to W&B" in view["spec"]
+
+
+@pytest.mark.parametrize("fault", [401, 500])
+def test_a_server_that_refuses_is_named_before_any_work(
+    fault: int, online: WandbServer, small_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online.fault = fault
+    assert main([str(small_sweep), f"out={tmp_path / 'report'}", "publish=wandb"]) == 2
+    assert str(fault) in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,17 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureF
     folder = tmp_path / "a [bold]b[/red]"
     overrides = ["regularizer=[weight_decay]", "regularizer=[flip]"]
     jobs = [finished(folder, f"run{n}", result("none"), override) for n, override in enumerate(overrides)]
-    (folder / "run0" / "wandb" / "offline-run-1").mkdir(parents=True)
+    for number, content in ((1, "logged"), (2, "")):
+        (folder / f"run{number - 1}" / "wandb" / f"offline-run-{number}").mkdir(parents=True)
+        (folder / f"run{number - 1}" / "wandb" / f"offline-run-{number}" / "run-1.wandb").write_text(content)
     assert conclude([folder], jobs) == 0
     output = capsys.readouterr().out
     assert "[weight_decay]" in output
     assert f"{folder}/summary.csv" in output
-    assert f"wandb sync '{folder}'/*/wandb/offline-run-*" in output
+    assert f"Not sent to W&B yet: wandb sync '{folder}'/*/wandb/offline-run-*" in output
+    (folder / "run0" / "wandb" / "offline-run-1" / "run-1.wandb.synced").touch()
+    assert conclude([folder], jobs) == 0
+    assert "wandb sync" not in capsys.readouterr().out
 
 
 def test_the_summary_is_flat_and_pandas_reads_it_as_it_is(tmp_path: Path) -> None:

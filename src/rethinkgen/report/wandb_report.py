@@ -19,6 +19,7 @@ from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
 from rethinkgen.run.identity import LEVELS
 from rethinkgen.run.run import Run
+from rethinkgen.run.wandb_offline import in_brief, is_logged_in
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def check_can_publish() -> None:
     import wandb
 
     try:
-        is_logged_in = wandb.login(prompt=False)
+        has_login = is_logged_in(wandb.setup().settings)
     except wandb.errors.Error as error:
-        raise ValueError(f"publish=wandb: W&B does not accept the login here: {error}") from error
-    if not is_logged_in:
+        raise ValueError(f"publish=wandb: W&B does not accept the login here: {in_brief(error)}") from error
+    if not has_login:
         raise ValueError(
             "publish=wandb: nobody is logged in to W&B here. wandb login (or WANDB_API_KEY), and the same command "
             "again; without publish= the report is written all the same."

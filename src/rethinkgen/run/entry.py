@@ -278,8 +278,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         result = training.run(give_up=functools.partial(tell_given_up, folder))
     tell_result(folder, result)
     for mirror in training.mirrors:
-        if mirror.offline_folder is not None:
-            say(f"W&B logged offline: {shlex.join([*wandb(), 'sync', str(mirror.offline_folder)])}", style="dim")
+        if mirror.unsent_folder is not None:
+            say(f"Not sent to W&B yet: {shlex.join([*wandb(), 'sync', str(mirror.unsent_folder)])}", style="dim")
     return dict(result["metrics"])
 
 

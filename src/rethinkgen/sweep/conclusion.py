@@ -20,6 +20,7 @@ from rethinkgen.run.command import command_line, python, script_and_configs, wan
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, Run, each_once, read_run
+from rethinkgen.run.wandb_offline import OFFLINE, unsent
 from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
 
 MOST_ROWS = 60
@@ -59,9 +60,10 @@ def tell_runs(
             say(f"Every choice and number of every run: {summary}")
         except OSError as error:
             say(f"summary.csv cannot be written: {error}", style="red")
-    if offline := [folder for folder in folders if any(folder.glob("*/wandb/offline-run-*"))]:
-        globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/offline-run-*" for folder in offline)
-        say(f"W&B logged offline: {shlex.join(wandb())} sync {globs}", style="dim")
+    if left := [folder for folder in folders if any(unsent(folder))]:
+        globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/{OFFLINE}*" for folder in left)
+        # W&B passes over what it has sent before.
+        say(f"Not sent to W&B yet: {shlex.join(wandb())} sync {globs}", style="dim")
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:
