@@ -93,7 +93,7 @@ class Broken:
     def __init__(self, method: str) -> None:
         self.method = method
         self.called: list[str] = []
-        self.summary = self
+        self.summary = self.config = self
         self.offline = self.disabled = False
 
     def _call(self, name: str) -> None:
@@ -107,7 +107,7 @@ class Broken:
     def log(self, *_: Any) -> None:
         self._call("log")
 
-    def update(self, *_: Any) -> None:
+    def update(self, *_: Any, **__: Any) -> None:
         self._call("update")
 
     def finish(self, exit_code: int) -> None:

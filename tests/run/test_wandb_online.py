@@ -63,6 +63,8 @@ def test_what_a_run_logs_arrives(train: Command, server: WandbServer, tmp_path: 
     assert run.values["choices"]["regularizer"] == "dropout+flip"
     assert run.values["model"]["width"] == 16
     assert run.values["folder"] == f"mine/{folder.name}"
+    result = read_result(folder)
+    assert run.values["made_with"].items() >= {key: result[key] for key in ("device", "versions", "commit")}.items()
     assert {"config.yaml", "wandb-summary.json"} <= set(run.files)
     assert server.unknown == []
     assert list(unsent(folder.parent)) == []
@@ -79,6 +81,8 @@ def test_nothing_of_this_machine_stands_in_the_config(train: Command, server: Wa
     assert str(tmp_path).encode() not in run.files["config.yaml"]
 
 
+PATIENCE = 15
+"""Seconds on a busy machine for what takes one; W&B's own client takes some 40, or never ends."""
 LONGER = [*RUN[:-2], "max_steps=600", "evaluate_every=20", "log_every=20"]
 """Some seconds where checkpoints are many."""
 
@@ -193,7 +197,7 @@ def test_a_server_that_fails_from_the_start_costs_seconds_once_a_sweep(
     server.fault = fault
     begun = time.monotonic()
     first = mirrored(tmp_path / "mine" / "first")
-    assert time.monotonic() - begun < ANSWER_SECONDS + 4
+    assert time.monotonic() - begun < ANSWER_SECONDS + PATIENCE
     assert "so this run is logged offline" in caplog.text
     if isinstance(fault, int):
         assert str(fault) in caplog.text
@@ -201,7 +205,7 @@ def test_a_server_that_fails_from_the_start_costs_seconds_once_a_sweep(
     asked = server.asked.total()
     begun = time.monotonic()
     mirrored(tmp_path / "mine" / "second", "ba9876543210")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < PATIENCE
     assert server.asked.total() == asked
     left = list(unsent(tmp_path / "mine"))
     assert len(left) == 2
@@ -231,7 +235,7 @@ def test_a_server_that_knows_the_login_but_takes_no_run(
     failing_at(server, "UpsertBucket", fault)
     begun = time.monotonic()
     mirror = mirrored(tmp_path / "mine" / "run")
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 2 + PATIENCE
     assert "so this run is logged offline" in caplog.text
     assert mirror.unsent_folder is not None
     assert mirror.unsent_folder.name.startswith("offline-run-")
@@ -246,7 +250,7 @@ def test_a_server_that_fails_in_mid_run(
     failing_at(server, "file_stream", fault)
     begun = time.monotonic()
     mirror = mirrored(tmp_path / "mine" / "run")
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 2 + PATIENCE
     assert "Not all that was logged reached W&B" in caplog.text
     assert_logged_on_disk(mirror, server)
 

@@ -294,7 +294,7 @@ class Training:
         with atomic_writer(self.folder.weights / "end.pt") as file:
             torch.save(self.model.state_dict(), file)
         for mirror in self.mirrors:
-            mirror.set_summary(metrics)
+            mirror.show_result(result)
         # Of kills along the way.
         for folder in (self.folder.path, self.folder.weights):
             remove_leftovers(folder)

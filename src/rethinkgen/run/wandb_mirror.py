@@ -32,6 +32,8 @@ FLUSH_SECONDS = 0.5
 """Between two writes of the log on the disk; W&B's own 15 are as long as a small run."""
 LONGEST_TAG = 64
 """Characters, W&B's limit."""
+MADE_WITH = ("device", "world_size", "threads", "commit", "versions")
+"""What a result says of machine and code; W&B's own list of it holds paths and names of this machine."""
 PLACES = ("results_dir", "data.root", "data.source.root")
 """Keys that say where things lie on this machine."""
 PATH = re.compile(r"(~|[A-Za-z]:\\|/)[^\s]*[/\\]")
@@ -134,13 +136,13 @@ class WandbMirror(Logger):
             return in_brief(error)
         return None
 
-    def _begin(self, mode: str, described: dict[str, Any]) -> None:
+    def _begin(self, mode: Any, described: dict[str, Any]) -> None:
         import wandb
 
         settings = wandb.Settings(
             silent=True,
             console="off",
-            # Else the command line, with its paths, and the host go into the config. Our own facts come at the end.
+            # Else the command line goes into the config, with its paths.
             x_disable_meta=True,
             program=Path(sys.argv[0]).name,
             # Of a run that is killed, what was logged before is on the disk.
@@ -162,10 +164,14 @@ class WandbMirror(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: the run was opened with its config."""
 
-    def set_summary(self, metrics: dict[str, Any]) -> None:
-        """Show the result's numbers beside the run."""
+    def show_result(self, result: dict[str, Any]) -> None:
+        """Show the result's numbers beside the run, and in its config with what they were made."""
         if self._run is not None:
-            self._attempt(lambda: self._run.summary.update(metrics))
+            self._attempt(lambda: self._show(result))
+
+    def _show(self, result: dict[str, Any]) -> None:
+        self._run.summary.update(result["metrics"])
+        self._run.config.update({"made_with": {key: result[key] for key in MADE_WITH}}, allow_val_change=True)
 
     def finish(self, exit_code: int) -> None:
         """Close the W&B run; one left open would take in the next run of the process."""
@@ -174,14 +180,13 @@ class WandbMirror(Logger):
             self._attempt(lambda: self._close(run, exit_code), in_any_case=True)
 
     def _close(self, run: Any, exit_code: int) -> None:
-        folder = Path(run.dir).parent
         try:
             run.finish(exit_code=exit_code)
             is_sent = not self._notices.tell_loss
         except TimeoutError:
             is_sent = False
         if not is_sent:
-            self.unsent_folder = as_logged_offline(folder)
+            self.unsent_folder = as_logged_offline(Path(run.dir).parent)
             log.warning("Not all that was logged reached W&B. It is in %s", self.unsent_folder)
 
     def _attempt(self, action: Callable[[], None], *, in_any_case: bool = False) -> None:
