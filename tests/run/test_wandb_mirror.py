@@ -198,4 +198,4 @@ def test_no_answer_from_the_server_means_offline(
     assert modes == ["online", "offline"]
     assert_same(outcome(folder), without)
     assert len(list(folder.rglob("*.wandb"))) == 1
-    assert "cannot be reached" in (folder / "train.log").read_text()
+    assert "This run is logged to W&B offline: no answer" in (folder / "train.log").read_text()

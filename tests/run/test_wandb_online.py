@@ -21,7 +21,7 @@ from test_identity import FORMER
 from conftest import TINY, Command, read_result, wait_until
 from rethinkgen.run import wandb_mirror
 from rethinkgen.run.wandb_mirror import WandbMirror, without_places
-from rethinkgen.run.wandb_offline import ANSWER_SECONDS, unsent
+from rethinkgen.run.wandb_offline import ANSWER_SECONDS, REMEMBERED_SECONDS, Sweep, unsent
 from wandb_server import KEY, Fault, WandbServer, directories, logged_in
 
 RUN = [*(override for override in TINY if override != "logger=none"), "max_steps=30", "evaluate_every=0.5"]
@@ -198,9 +198,8 @@ def test_a_server_that_fails_from_the_start_costs_seconds_once_a_sweep(
     begun = time.monotonic()
     first = mirrored(tmp_path / "mine" / "first")
     assert time.monotonic() - begun < ANSWER_SECONDS + PATIENCE
-    assert "so this run is logged offline" in caplog.text
-    if isinstance(fault, int):
-        assert str(fault) in caplog.text
+    assert "This run is logged to W&B offline" in caplog.text
+    assert {"down": "refused", "silent": "gave no answer within 5 s"}.get(str(fault), str(fault)) in caplog.text
 
     asked = server.asked.total()
     begun = time.monotonic()
@@ -211,6 +210,26 @@ def test_a_server_that_fails_from_the_start_costs_seconds_once_a_sweep(
     assert len(left) == 2
     assert first.unsent_folder in left
     assert KEY not in caplog.text
+
+
+def test_what_is_remembered_of_a_server_is_one_command_s_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Sweep(tmp_path, "https://a")
+    assert here.remembered() is None
+    here.remember("no answer")
+    assert Sweep(tmp_path, "https://a").remembered() == "no answer"
+    assert Sweep(tmp_path, "https://b").remembered() is None
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_ARRAY_JOB_ID", "17")
+        assert Sweep(tmp_path, "https://a").remembered() is None
+    with monkeypatch.context() as patch:
+        later = time.time() + REMEMBERED_SECONDS + 1
+        patch.setattr(time, "time", lambda: later)
+        assert here.remembered() is None
+    for damaged in ("", "[]", '{"command": 1}', here.path.read_text()[:-9]):
+        here.path.write_text(damaged)
+        assert here.remembered() is None
 
 
 def rarely(fault: Fault) -> Any:
@@ -236,7 +255,7 @@ def test_a_server_that_knows_the_login_but_takes_no_run(
     begun = time.monotonic()
     mirror = mirrored(tmp_path / "mine" / "run")
     assert time.monotonic() - begun < 2 + PATIENCE
-    assert "so this run is logged offline" in caplog.text
+    assert "This run is logged to W&B offline" in caplog.text
     assert mirror.unsent_folder is not None
     assert mirror.unsent_folder.name.startswith("offline-run-")
     assert_logged_on_disk(mirror, server)

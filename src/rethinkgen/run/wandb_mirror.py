@@ -107,7 +107,7 @@ class WandbMirror(Logger):
             if reason is None:
                 return
             if reason != NOBODY_LOGGED_IN or "WANDB_MODE" in os.environ:
-                log.warning("W&B cannot be reached, so this run is logged offline: %s", reason)
+                log.warning("This run is logged to W&B offline: %s", reason)
             mode = "offline"
         self._begin(mode, described)
 

@@ -29,7 +29,7 @@ REMEMBERED_SECONDS = 900
 LONGEST_REASON = 200
 OFFLINE = "offline-run-"
 """How W&B's folders begin that ``wandb sync`` is to take."""
-NOBODY_LOGGED_IN = "nobody is logged in to W&B here; wandb login, or WANDB_API_KEY"
+NOBODY_LOGGED_IN = "nobody is logged in here (wandb login, or WANDB_API_KEY)"
 
 
 class Sweep:
@@ -83,11 +83,16 @@ def reason_to_log_offline(settings: Any, sweep: Sweep) -> str | None:
     with sweep.in_turn():
         if (reason := sweep.remembered()) is not None:
             return reason
+        begun = time.monotonic()
         try:
             return None if is_logged_in(settings) else NOBODY_LOGGED_IN
         except wandb.errors.Error as error:
-            sweep.remember(in_brief(error))
-            return in_brief(error)
+            reason = in_brief(error)
+        if time.monotonic() - begun > ANSWER_SECONDS:
+            # W&B's own words blame a process of its own.
+            reason = f"{settings.base_url} gave no answer within {ANSWER_SECONDS} s"
+        sweep.remember(reason)
+    return reason
 
 
 def is_logged_in(settings: Any) -> bool:
