@@ -26,7 +26,7 @@ ANSWER_SECONDS = 5
 """In which the server must say whether it knows the login. W&B's own client is satisfied with 40."""
 REMEMBERED_SECONDS = 900
 """After which a sweep asks a server again that did not answer."""
-LONGEST_REASON = 200
+LONGEST_REASON = 400
 OFFLINE = "offline-run-"
 """How W&B's folders begin that ``wandb sync`` is to take."""
 NOBODY_LOGGED_IN = "nobody is logged in here (wandb login, or WANDB_API_KEY)"
