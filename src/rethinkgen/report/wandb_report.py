@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rethinkgen.errors import PublishingError
 from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
+from rethinkgen.run import command
 from rethinkgen.run.identity import LEVELS
 from rethinkgen.run.run import Run
 from rethinkgen.run.wandb_offline import in_brief, is_logged_in
@@ -83,7 +84,9 @@ def save_draft(report: Report) -> str:
                 f"{shlex.quote(shown(sweep))}/*/wandb/offline-run-*"
                 for sweep in dict.fromkeys(run.sweep for run in report.runs)
             ]
-            hint = f" Runs that were logged offline are uploaded by: wandb sync {' '.join(globs)}."
+            hint = (
+                f" Runs that were logged offline are uploaded by: {shlex.join(command.wandb())} sync {' '.join(globs)}."
+            )
         raise PublishingError(f"W&B did not take the report ({type(error).__name__}: {error}).{hint}") from error
     return str(draft.url)
 
