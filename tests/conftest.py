@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = ["data.corruption=none,random_labels", "seed=0,1", "data.num_train=200", "max_steps=40"]
     command_line("-m", "hydra/launcher=basic", *TINY, *grid, f"results_dir={results}", "sweep=small")
     return results / "small"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 600 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -60,6 +62,14 @@ def percent(share: float | None) -> str:
     if share < 1 and text == "100.0 %":
         return "> 99.9 %"
     return text.replace(".0 %", " %")
+
+
+def steps_to_fit(result: Mapping[str, Any]) -> str:
+    """Return a finished run's number of steps until it fitted, or that it was more than it had."""
+    metrics = result["metrics"]
+    if result.get("fitted"):
+        return f"{metrics['steps_to_fit']:,}"
+    return f"> {metrics['steps']:,}" if metrics.get("steps") is not None else "-"
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,14 @@ Standard library only: each module may import it, and no error is known by its n
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
+from pathlib import Path
 
 HELD = 75
 """Exit code of a job whose run another process trains (``EX_TEMPFAIL``)."""
+GO_ON = "the same command goes on from the last checkpoint."
 USERS_MISTAKE = 2
 """Exit code of a command other than ``train.py`` that cannot be met as it was typed."""
 
@@ -53,12 +56,23 @@ class RunFolderError(RethinkgenError, RuntimeError):
     """The folder cannot be used for this run."""
 
 
+class DamagedFileError(RunFolderError):
+    """A file in the folder of a run or of a sweep is not what it should be; the message names it and says why."""
+
+
 class RunIsHeldError(RunFolderError):
     """Another process trains this run right now. Where a sweep started it, the job ends with ``HELD``."""
 
 
 class LockIsHeldError(RethinkgenError):
-    """Another process has the lock. Whoever asked for it says what that means."""
+    """Another process has the lock. Whoever asked for it says what that means.
+
+    ``advice``: what to do where nobody can tell whether that process still is.
+    """
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class StoppedError(RethinkgenError):
@@ -91,6 +105,22 @@ class Interrupted(BaseException):
 def is_full_disk(error: BaseException) -> bool:
     """Whether ``error`` says that no more can be written: a full disk, a quota, or a limit on a file's size."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def storage_trouble(error: BaseException, folder: Path) -> str:
+    """Say that the place where a run's files go is full, can no longer be written, or is gone; else nothing."""
+    if is_full_disk(error):
+        return f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
+    if not isinstance(error, OSError):
+        return ""
+    if not folder.is_dir():
+        return f"{folder} is gone: somebody has moved or removed it. The same command trains the run again."
+    is_inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE) and is_inside:
+        return f"the run's files can no longer be written ({error}). Once they can, {GO_ON}"
+    if error.errno == errno.ENOENT and is_inside:
+        return f"a file of the run is gone ({error}): somebody has moved or removed it. If the rest is there, {GO_ON}"
+    return ""
 
 
 def is_outside_trouble(error: BaseException) -> bool:

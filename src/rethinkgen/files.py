@@ -10,15 +10,21 @@ import errno
 import fcntl
 import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from rethinkgen.errors import LockIsHeldError
+from rethinkgen.errors import DamagedFileError, LockIsHeldError
+from rethinkgen.ownership import held, is_taken, let_go, take
 
 POLL_SECONDS = 0.02
 """Between two attempts to take a lock that is not waited for without end."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system says that knows no locks."""
 
 
 @contextlib.contextmanager
@@ -58,6 +64,48 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     """Write ``content`` through ``atomic_writer``."""
     with atomic_writer(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append_line(path: Path, line: str, *, create: bool = True) -> None:
+    """Add a line to a file in one write, on a line of its own where something cut the last one short.
+
+    Raises:
+        DamagedFileError: what lies there is a link or no regular file.
+        OSError: there is no room, the folder cannot be written, or nothing lies there, without ``create``.
+    """
+    # Whoever opens a FIFO may wait for ever, and a link leads out of the folder.
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise DamagedFileError(f"{path} cannot be added to: it is no regular file.") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedFileError(f"{path} cannot be added to: it is no regular file.")
+        is_torn = status.st_size > 0 and os.pread(descriptor, 1, status.st_size - 1) != b"\n"
+        content = (b"\n" if is_torn else b"") + f"{line}\n".encode()
+        with _naming(path, path):
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value as a CSV file may have it: a text that a spreadsheet would run as a formula gets a quote before.
+
+    The names of choices and keys are the user's, or of whoever made the runs. A text that is a number stays one.
+    """
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -105,6 +153,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold a file against other processes on any host; the system lets go of it when this process dies.
 
+    Where the file system knows no locks, a file beside says who has it: see ``rethinkgen.ownership``.
+
     Args:
         path: the file, which is made, with its folder, where it is missing.
         patience: seconds to wait for another process; 0 asks once.
@@ -113,80 +163,112 @@ def lock(
 
     Raises:
         LockIsHeldError: another process still has it.
-        OSError: no lock can be had: the folder cannot be written, or its file system knows none.
+        DamagedFileError: what lies there is a link or no regular file.
+        OSError: the folder cannot be written.
     """
     give_up_at = time.monotonic() + patience
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        with _open_lock(path, os.O_RDWR | os.O_CREAT) as file:
+            if not _try(path, file, fcntl.LOCK_EX):
+                if on_wait is not None:
+                    on_wait()
+                    on_wait = None
+                _take(path, file, fcntl.LOCK_EX, give_up_at)
             try:
-                if not _try(file, fcntl.LOCK_EX):
-                    if on_wait is not None:
-                        on_wait()
-                        on_wait = None
-                    _take(file, fcntl.LOCK_EX, give_up_at)
-                is_taken = _is_at(path, file)
-            except OSError:
-                if remove:
-                    _remove(path)
-                raise
-            # Who held it may have removed the file between our opening and locking it.
-            if is_taken:
-                try:
+                # Who held it may have removed the file between our opening and locking it.
+                if _is_at(path, file):
                     yield
-                finally:
-                    if remove:
-                        _remove(path)
-                return
+                    return
+            finally:
+                let_go(_owner_file(path))
+                if remove and _is_at(path, file):
+                    _remove(path)
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock at this moment; for an instant, this keeps others from taking it."""
     try:
-        with path.open() as file:
-            return not _try(file, fcntl.LOCK_SH)
+        with _open_lock(path) as file:
+            return not _try(path, file, fcntl.LOCK_SH)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return is_taken(_owner_file(path))
+    except DamagedFileError:
+        return False  # nobody can hold it
 
 
 def wait_until_free(path: Path, *, on_wait: Callable[[], None] | None = None) -> bool:
     """Return once nobody holds the lock, and whether somebody did.
 
     Raises:
-        OSError: the file cannot be read, or its file system knows no locks.
+        OSError: the file cannot be read.
     """
     try:
-        file = path.open()
+        file = _open_lock(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     with file:
-        if _try(file, fcntl.LOCK_SH):
+        if _try(path, file, fcntl.LOCK_SH):
             return False
         if on_wait is not None:
             on_wait()
-        _take(file, fcntl.LOCK_SH, math.inf)
+        _take(path, file, fcntl.LOCK_SH, math.inf)
     return True
 
 
-def _take(file: IO[str], kind: int, give_up_at: float) -> None:
+def _open_lock(path: Path, flags: int = os.O_RDONLY) -> IO[Any]:
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise DamagedFileError(f"{path} is no lock: it is no regular file.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedFileError(f"{path} is no lock: it is no regular file.")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def _owner_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.owner")
+
+
+def _take(path: Path, file: IO[Any], kind: int, give_up_at: float) -> None:
     if give_up_at == math.inf:
-        fcntl.flock(file, kind)
-        return
-    while not _try(file, kind):
+        with _without_locks():
+            fcntl.flock(file, kind)
+    while not _try(path, file, kind):
         if time.monotonic() >= give_up_at:
-            raise LockIsHeldError(f"another process holds {file.name}")
+            owner = _owner_file(path)
+            raise held(owner) if is_taken(owner) else LockIsHeldError(f"another process holds {path}")
         time.sleep(POLL_SECONDS)
 
 
-def _try(file: IO[str], kind: int) -> bool:
+def _try(path: Path, file: IO[Any], kind: int) -> bool:
+    owner = _owner_file(path)
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        return take(owner) if kind == fcntl.LOCK_EX else not is_taken(owner)
+    # Of a process that could not have the system's lock, as where its host has no lock daemon.
+    return not is_taken(owner)
 
 
-def _is_at(path: Path, file: IO[str]) -> bool:
+@contextlib.contextmanager
+def _without_locks() -> Iterator[None]:
+    """Have it be no error that the file system knows no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -152,15 +152,15 @@ def test_a_report_of_ours_is_replaced(sweep: Path) -> None:
     assert b"caf\xe9" not in page.read_bytes()
 
 
-def test_a_run_that_cannot_be_read(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_read_is_one_failed_row(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = min(sweep.glob("*/result.json"))
     result.unlink()
     result.mkdir()
-    assert main([str(sweep)]) == 1
-    printed = capsys.readouterr().err
-    assert "the runs cannot be read" in printed
-    assert str(result) in printed
-    assert not (sweep / "report").exists()
+    assert main([str(sweep)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 of 4 runs finished, 1 failed." in printed
+    assert f"{result} cannot be read (it is a folder)." in printed
+    assert "it is a folder" in (sweep / "report" / "index.html").read_text()
 
 
 def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

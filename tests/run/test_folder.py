@@ -3,11 +3,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rethinkgen.errors import RunFolderError
+from rethinkgen.errors import DamagedFileError, RunFolderError
 from rethinkgen.run.folder import RunFolder
 
 
@@ -69,32 +71,64 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     folder = RunFolder(tmp_path)
     for path, read in ((folder.result, folder.read_result), (folder.config, folder.read_config)):
         path.write_text(content)
-        with pytest.raises(RunFolderError, match=rf"(?s){path.name} is damaged .* Remove"):
+        with pytest.raises(DamagedFileError, match=rf"{path.name} is damaged ") as damaged:
             read()
+        # Advice never costs a checkpoint, nor anything else.
+        assert not re.search("(?i)remove|delete", str(damaged.value))
     folder.status.write_text(content)
     assert folder.read_status() == {}
 
 
 def test_a_result_with_another_number_in_it_is_damaged(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.write_result({"metrics": {"fit/accuracy": 0.5, "steps": 40}, "device": "cpu", "seconds": 1.25})
+    metrics = {"fit/accuracy": 0.5, "test/accuracy": 0.25, "steps": 40}
+    choices = {"data": "digits", "data.corruption": "none", "model": "mlp", "regularizer": []}
+    result = {"metrics": metrics, "choices": choices, "config": {}, "num_classes": 10, "fitted": False}
+    folder.write_result(result)
     written = folder.result.read_bytes()
     assert folder.read_result() == json.loads(written)
     num_readable = 0
-    for position in range(8 * len(written)):
+    positions = range(0, 8 * len(written), 5)
+    for position in positions:
         flipped = bytearray(written)
         flipped[position // 8] ^= 1 << position % 8
         folder.result.write_bytes(flipped)
         with contextlib.suppress(RunFolderError):
             read = folder.read_result()
             assert read is not None
-            assert read["metrics"] == {"fit/accuracy": 0.5, "steps": 40}
+            assert read["metrics"] == metrics
             num_readable += 1
     # Of white space, and of the checksum's own name.
-    assert 0 < num_readable < 8 * len(written) / 4
+    assert 0 < num_readable < len(positions) / 4
     # One of before has no checksum and is taken.
-    folder.result.write_text(json.dumps({"metrics": {"steps": 3}}))
-    assert folder.read_result() == {"metrics": {"steps": 3}}
+    folder.result.write_text(json.dumps(result))
+    assert folder.read_result() == result
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"metrics": None}, "no metrics in it"),
+        ({"metrics": {"fit/accuracy": 1, "test/accuracy": 1}}, "no steps in it"),
+        ({"metrics": {"fit/accuracy": "1", "test/accuracy": 1, "steps": 1}}, "not a number for each metric"),
+        ({"choices": {"data": "a\nb"}}, "not a choice for each group"),
+        ({"num_classes": 0}, "num_classes is 0, not a number above 0"),
+        ({"seconds": 10**400}, "seconds is 1000"),
+        ({"fitted": True}, "no steps_to_fit"),
+        ({"config": {"data": {"num_train": "2p0"}}}, "config: data.num_train is '2p0'"),
+        ({"config": {"data": []}}, r"config: data is \[\], not keys and values"),
+    ],
+)
+def test_a_value_of_another_kind_is_damage(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    metrics = {"fit/accuracy": 0.5, "test/accuracy": None, "steps": 40}
+    choices = {"data": "digits", "data.corruption": "none", "model": "mlp", "regularizer": []}
+    result = {"metrics": metrics, "choices": choices, "config": {}, "num_classes": 10, "fitted": False}
+    folder = RunFolder(tmp_path)
+    folder.write_result(result)
+    assert folder.read_result() is not None
+    folder.write_result(result | changes)
+    with pytest.raises(DamagedFileError, match=fault):
+        folder.read_result()
 
 
 def test_the_weights_of_a_folder_of_before_are_found(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -38,18 +38,6 @@ def test_a_sweep_under_a_killer_ends_as_if_undisturbed(
         assert_same(outcome(results / result.parent.relative_to(tmp_path / "multirun")), outcome(result.parent))
     assert not list(results.glob("*/*/status.json"))
     assert not list(results.glob("*/*/**/*.tmp*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 600 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_fails_runs_and_not_the_sweep(

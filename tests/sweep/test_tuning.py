@@ -391,3 +391,33 @@ def test_a_job_killed_in_the_pool_is_a_failed_trial(start: Start, tmp_path: Path
     done, killed = by(load(tmp_path).trials, "max_steps")
     assert (done.state, killed.state) == (TrialState.COMPLETE, TrialState.FAIL)
     assert "SIGKILL" in killed.user_attrs["reason"]
+
+
+def test_a_study_whose_file_is_damaged_costs_no_run(
+    tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*HERE, RATE, "hydra.sweeper.n_trials=1"]
+    assert tune(*command) == 0
+    trained, file = runs(tmp_path), tmp_path / "runs/study/study.db"
+    whole = file.read_bytes()
+    attribute = whole.index(b"data.fingerprint")
+    for content in (b"no database", whole[:4096] + b"\xff" * (len(whole) - 4096), whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        capsys.readouterr()
+        assert tune(*command) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("Error: hydra.sweeper.storage=")
+        assert said.count("\n") == 1
+        assert "Its trials' runs stay" in said
+    # One bit, in what Optuna takes for JSON.
+    file.write_bytes(whole[: attribute - 1] + b"x" + whole[attribute:])
+    assert tune(*command) == 1
+    assert "the study cannot be read or written (Expecting" in capsys.readouterr().err
+    file.unlink()
+    os.mkfifo(file)
+    assert tune(*command) == 1
+    assert "it is no regular file" in capsys.readouterr().err
+    # As the message says.
+    file.unlink()
+    assert tune(*command) == 0
+    assert runs(tmp_path) == trained

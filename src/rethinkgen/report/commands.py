@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from rethinkgen.run.catalogue import read_commands
 from rethinkgen.run.command import train_command
 from rethinkgen.run.run import Run
 
@@ -15,14 +17,11 @@ def command_of(runs: Sequence[Run]) -> str:
     Paths of the machine are left out: results go to ``multirun``, and data lie where one has them.
     """
     commands: dict[str, None] = {}
+    noted: dict[Path, list[str]] = {}
     for run in runs:
-        noted = run.sweep / "commands.txt"
-        if noted.exists():
-            # A line is a time and the command.
-            lines = noted.read_text().splitlines()
-            commands |= dict.fromkeys(_portable(line.split(maxsplit=1)[-1]) for line in lines if line.strip())
-        else:
-            commands[_portable(train_command(run.overrides))] = None
+        if run.sweep not in noted:
+            noted[run.sweep] = [_portable(command) for command in read_commands(run.sweep)[0]]
+        commands |= dict.fromkeys(noted[run.sweep] or [_portable(train_command(run.overrides))])
     return "\n".join(commands)
 
 

@@ -13,7 +13,7 @@ from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, ju
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.tables import Table, tables
-from rethinkgen.run.run import Run
+from rethinkgen.run.run import Run, damage_of
 
 MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
 """Lines shown: runs that no sweep started have one each."""
@@ -54,6 +54,13 @@ class Report:
     def unfinished(self) -> list[Run]:
         """Runs without a result."""
         return [run for run in self.runs if run.state != "done"]
+
+    @cached_property
+    def damage(self) -> list[tuple[str, str]]:
+        """What of the files is damaged, and left out: the run's or sweep's name, and a line."""
+        of_runs = [(run.path.name, line) for run in self.runs for line in run.damage]
+        sweeps = dict.fromkeys(run.sweep for run in self.runs)
+        return [*((sweep.name, line) for sweep in sweeps for line in damage_of(sweep)), *of_runs]
 
     @cached_property
     def verdict_counts(self) -> dict[Scope, dict[Answer, int]]:

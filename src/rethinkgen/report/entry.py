@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rethinkgen.console import say, say_error, stdout
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
-from rethinkgen.report.own_page import is_foreign
+from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.command import python
 from rethinkgen.sweep.jobs import shown
 
@@ -33,6 +33,8 @@ is missing is shown as missing, and the same command later writes the report ane
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
 """
 PUBLISHERS = ("wandb",)
+MOST_DAMAGE = 12
+"""Damaged files that are named on the terminal."""
 KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
 
 
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             report = gather(runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]))
             index = write(report, request.out)
     except OSError as error:
-        return tell_error(f"out={request.out}: the report cannot be written: {error}", 1)
+        return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
     return publish(report) if request.publish == "wandb" else 0
 
@@ -104,6 +106,7 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
+    check_is_own(out, is_chosen="out" in values)
     if is_foreign(out / "index.html"):
         raise ValueError(
             f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
@@ -148,6 +151,12 @@ def _as_typed(argument: str) -> str:
 def tell_report(report: Report, index: Path, seconds: float) -> None:
     """Say how far the runs are, what came of the claims, and where the page is."""
     say(f"{report.progress}.")
+    damage = [run.reason for run in report.unfinished if "is damaged" in run.reason or "cannot be read" in run.reason]
+    damage += [line for _, line in report.damage]
+    for line in damage[:MOST_DAMAGE]:
+        say(line, style="yellow")
+    if len(damage) > MOST_DAMAGE:
+        say(f"... and {len(damage) - MOST_DAMAGE:,} more, which the page names.", style="yellow")
     if report.verdicts:
         beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
         say(f"Published claims: {report.headline}{beside}.")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,10 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.files import write_atomically
+from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claims import Verdict, certainty_marks, published
 from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.own_page import is_foreign
+from rethinkgen.report.names import to_csv
+from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.folder import now
 from rethinkgen.run.run import Run
 
@@ -47,34 +50,36 @@ def write(report: Report, folder: Path) -> Path:
     Each file is replaced in one go and the page last: who reads the report while it is written anew sees no half of it.
 
     Raises:
-        ValueError: ``folder`` has an ``index.html`` that is no report of ours.
+        ValueError: ``folder`` has an ``index.html`` that is no report of ours, or leads elsewhere by a link.
     """
     index = folder / "index.html"
     if is_foreign(index):
         raise ValueError(f"{index} is no report of ours. Name another folder, or take the file away.")
     drawings = {picture.name: picture.to_svg() for picture in report.pictures}
     page = render(report, drawings)
-    old_files = _files_of(index.read_text(errors="replace")) if index.exists() else set()
+    old_files = _files_of((read_bytes(index, MOST_BYTES_OF_TABLE) or b"").decode(errors="replace"))
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    check_is_own(folder)
     all_tables = [*report.tables, *([report.main_table] if report.main_table else [])]
     for table in all_tables:
-        _replace(folder / "tables" / f"{table.name}.csv", table.csv.to_csv(index=False))
+        _replace(folder / "tables" / f"{table.name}.csv", to_csv(table.csv))
         _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
         _replace(folder / "tables" / f"{table.name}.md", table.to_markdown())
     for picture in report.pictures:
         _replace(folder / "figures" / f"{picture.name}.svg", drawings[picture.name])
         _replace(folder / "figures" / f"{picture.name}.pdf", picture.to_pdf())
-        _replace(folder / "figures" / f"{picture.name}.csv", picture.data.to_csv(index=False))
+        _replace(folder / "figures" / f"{picture.name}.csv", to_csv(picture.data))
     _replace(index, page)
     # What an earlier report wrote and this one has no more: left there, it would be taken for a part of this one.
     for name in old_files - _files_of(page):
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # left behind, it does no harm
+            (folder / name).unlink()
     return index
 
 
 def _files_of(page: str) -> set[str]:
-    return set(re.findall(r'href="((?:tables|figures)/[\w.-]+)"', page))
+    return set(re.findall(r'href="((?:tables|figures)/[A-Za-z0-9_-][A-Za-z0-9_.-]*)"', page))
 
 
 def _replace(path: Path, content: str | bytes) -> None:
@@ -127,6 +132,6 @@ def named(svg: str, picture: Picture) -> str:
 
 def data_text(data: pd.DataFrame) -> str:
     """Return as much of a figure's data as CSV as the page shows."""
-    text = data.head(MOST_ROWS_SHOWN).to_csv(index=False)
+    text = to_csv(data.head(MOST_ROWS_SHOWN))
     left_out = len(data) - MOST_ROWS_SHOWN
     return f"{text}... {left_out:,} more rows in the file" if left_out > 0 else text

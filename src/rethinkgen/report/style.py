@@ -107,6 +107,8 @@ RC_PARAMS: Mapping[str, Any] = {
     "lines.markersize": 4.5,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    # Whoever calls a network a$b$c means no formula.
+    "text.parse_math": False,
     # Text stays text: searchable, and in the reader's font where ours is missing.
     "svg.fonttype": "none",
     # TrueType, embedded: journals refuse Type 3.

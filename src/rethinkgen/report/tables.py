@@ -7,12 +7,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from rethinkgen.report.claim_files import Claim, load_claims
+from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
 from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
 from rethinkgen.run.identity import SEEDS, takes_steps
@@ -690,14 +691,8 @@ def _what(runs: Sequence[Run]) -> str:
 
 def _named_apart(found: Sequence[Table]) -> list[Table]:
     """Give tables of one name, of several data sets, names of their own; the first keeps it."""
-    seen: Counter[str] = Counter()
-    apart = []
-    for table in found:
-        seen[table.name] += 1
-        number = seen[table.name]
-        name = table.name if number == 1 else f"{table.name}_{number}"
-        apart.append(Table(name, table.title, table.note, table.columns, table.rows, table.csv))
-    return apart
+    names = distinct(stem(table.name) for table in found)
+    return [replace(table, name=name) for table, name in zip(found, names, strict=True)]
 
 
 def _classes(*names: str) -> str:
@@ -710,7 +705,8 @@ def _text(cell: Cell) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    # An empty line would end a paragraph, and with it the table.
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def _breakable(text: str) -> str:

@@ -270,7 +270,9 @@ def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_
         return "runs"
     name = name or str(choices["experiment"]).replace("/", "-")
     has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
-    return f"{name}-{choices['data']}" if has_own_data and choices["data"] not in own_data else name
+    # A choice of a folder below its group's, my/cats, is no folder below the sweep's.
+    data = str(choices["data"]).replace("/", "-")
+    return f"{name}-{data}" if has_own_data and choices["data"] not in own_data else name
 
 
 def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:

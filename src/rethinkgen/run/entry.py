@@ -28,14 +28,15 @@ from rich.markup import escape
 from rethinkgen.checks import check_switch
 from rethinkgen.console import say, say_error, stderr, stdout
 from rethinkgen.errors import (
+    DamagedFileError,
     Interrupted,
     RunFolderError,
     RunIsHeldError,
     exit_code_of,
-    is_full_disk,
     is_outside_trouble,
     is_users_mistake,
     reason_of,
+    storage_trouble,
 )
 from rethinkgen.run import identity, own_code, precision
 from rethinkgen.run.command import command_line as typed_command
@@ -128,9 +129,11 @@ def as_the_user_set_it() -> Iterator[None]:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """Return what a resolver raised, which OmegaConf wraps twice."""
+    """Return what a resolver raised, which OmegaConf wraps twice, or the system, which ``logging`` hides."""
     while isinstance(error, InterpolationResolutionError) and error.__context__ is not None:
         error = error.__context__
+    if isinstance(error.__cause__, OSError) and "configure handler" in str(error):
+        return error.__cause__  # of logging: the run's folder cannot be written
     return error
 
 
@@ -324,10 +327,19 @@ def check_holds_this_run(folder: RunFolder, description: Description) -> None:
     Raises:
         RunFolderError: the folder is another run's.
     """
-    held = folder.read_config()
+    facts = folder.read_identity()
+    try:
+        held = folder.read_config()
+    except DamagedFileError as error:
+        if facts.get("run_id", folder.path.name.rpartition("-")[2]) != description.run_id:
+            raise DamagedFileError(
+                f"{error} So nobody can tell which run the folder holds. If it is this one, move the file away: all "
+                "else stays, and the run goes on. If not, leave hydra.run.dir to rethinkgen."
+            ) from error
+        say(f"{error} The run goes by its command.", style="yellow")
+        return
     if held is None:
         return
-    facts = folder.read_identity()
     # Folders of before do not say on which data they were begun, but by their names.
     on_data = facts.get("fingerprint") if facts else description.fingerprint
     ours = flatten(identity.counted(description.config, description.contents))
@@ -362,8 +374,8 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
         number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
         state = "failed" if number is None else "interrupted"
         reason = reason_of(error) if number is None else signal.Signals(number).name
-        if is_full_disk(error):
-            reason = f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
+        if trouble := storage_trouble(error, folder.path):
+            reason = trouble
         if isinstance(error, RunIsHeldError):
             # Nothing to note: the files are the other process's.
             if not is_single:
@@ -376,17 +388,16 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
         if not is_single and number is None:
             raise
         log.debug("What ended the run:", exc_info=error)
-        is_expected = is_users_mistake(error) if not folder.has_begun else is_outside_trouble(error)
+        is_expected = is_users_mistake(error) if not folder.has_begun else is_outside_trouble(error) or bool(trouble)
         tell_failure(folder, state, reason, None if is_expected and not _wants_tracebacks else error)
         sys.exit(exit_code_of(error))
-
-
-GO_ON = "the same command then goes on from the last checkpoint."
 
 
 def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:
     """Write ``status.json``; where even that fails, say so and leave the first error in front."""
     details = {"reason": reason}
+    if not folder.path.is_dir():
+        return  # somebody has removed it, which the reason says
     if state == "failed":
         details["traceback"] = "".join(traceback.format_exception(error))
     try:

@@ -22,11 +22,14 @@ from typing import Any
 
 import yaml
 
-from rethinkgen.errors import LockIsHeldError, RunFolderError, RunIsHeldError
+from rethinkgen.errors import DamagedFileError, LockIsHeldError, RunFolderError, RunIsHeldError
 from rethinkgen.files import is_locked, lock, write_atomically
+from rethinkgen.received import read_json, read_yaml
+from rethinkgen.run.schema import CONFIG, IDENTITY, STATUS, Schema, fault, fault_of_result
 
 log = logging.getLogger(__name__)
 
+TRAIN_AGAIN = "Move it away, and the same command trains the run again."
 LOCK_PATIENCE_SECONDS = 0.5
 """How long to ask for a lock again: who only asks whether a run is being trained holds it for an instant."""
 
@@ -75,14 +78,17 @@ class RunFolder:
         """Return ``result.json``, or nothing where the run is not finished.
 
         Raises:
-            RunFolderError: the file was damaged by something else than a run, which replaces it in one go.
+            DamagedFileError: the file was damaged by something else than a run, which replaces it in one go.
         """
-        result = _read_json(self.result)
+        try:
+            result = read_json(self.result)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error} {TRAIN_AGAIN}") from error
         # Results of commit 785b5e0 and before have none.
-        if isinstance(result, dict) and result.get("checksum", checksum(result)) != checksum(result):
-            raise RunFolderError(
-                f"{self.result} is damaged (its numbers do not match its checksum). Remove it to train the run again."
-            )
+        if result is not None and "checksum" in result and result["checksum"] != checksum(result):
+            raise DamagedFileError(f"{self.result} is damaged (its numbers do not match its checksum). {TRAIN_AGAIN}")
+        if result is not None and (wrong := fault_of_result(result)):
+            raise DamagedFileError(f"{self.result} is damaged ({wrong}). {TRAIN_AGAIN}")
         return result
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -96,9 +102,7 @@ class RunFolder:
 
     def read_status(self) -> dict[str, Any]:
         """Return ``status.json``, or an empty dictionary where there is none that can be read."""
-        with contextlib.suppress(RunFolderError):
-            return _read_json(self.status) or {}
-        return {}
+        return read_small(self.status, STATUS)[0]
 
     def write_status(self, state: str, **details: Any) -> None:
         """Replace ``status.json``: state is running, interrupted or failed; what this process wrote before is kept."""
@@ -120,10 +124,7 @@ class RunFolder:
 
     def read_identity(self) -> dict[str, Any]:
         """Return ``identity.json``, or an empty dictionary where there is none that can be read."""
-        with contextlib.suppress(RunFolderError):
-            found = _read_json(self.identity)
-            return found if isinstance(found, dict) else {}
-        return {}
+        return read_small(self.identity, IDENTITY)[0]
 
     def add_to_identity(self, **facts: Any) -> None:
         """Write down which run this is; what stands there already stays."""
@@ -134,20 +135,11 @@ class RunFolder:
         """Return the resolved config of the run that this folder holds, or nothing where it holds none.
 
         Raises:
-            RunFolderError: the file was damaged.
+            DamagedFileError: the file was damaged.
         """
-        if not self.config.exists():
-            return None
-        try:
-            config = yaml.safe_load(self.config.read_text())
-        except (ValueError, yaml.YAMLError) as error:
-            raise RunFolderError(
-                f"{self.config} is damaged ({error}). Remove the folder to train the run anew."
-            ) from error
-        if not isinstance(config, dict):
-            raise RunFolderError(
-                f"{self.config} is damaged (no config in it). Remove the folder to train the run anew."
-            )
+        config = read_yaml(self.config)
+        if config is not None and (wrong := fault(config, CONFIG)):
+            raise DamagedFileError(f"{self.config} is damaged ({wrong}).")
         return config
 
     def set_aside_result(self) -> Path:
@@ -155,7 +147,7 @@ class RunFolder:
         number = 1 + sum(1 for _ in self.path.glob("previous-*"))
         aside = self.path / f"previous-{number}"
         aside.mkdir()
-        staying = {self.result.name, self.output.name, "train.log", ".lock"}
+        staying = {self.result.name, self.output.name, "train.log", ".lock", ".lock.owner"}
         for path in sorted(self.path.iterdir()):
             # The other ranks of the run about to be trained already write their logs.
             if path.name not in staying and not path.name.startswith(("previous-", "rank")):
@@ -174,12 +166,16 @@ class RunFolder:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock(self.path / ".lock", patience=LOCK_PATIENCE_SECONDS))
-            except LockIsHeldError:
+            except LockIsHeldError as error:
                 holder = self.read_status()
-                who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
+                who = (
+                    f"process {holder['pid']} on {holder['host']}"
+                    if {"pid", "host"} <= holder.keys()
+                    else "another process"
+                )
                 raise RunIsHeldError(
                     f"this run is being trained by {who} right now: {self.path}\n"
-                    "Wait for it: the same command will then show its result."
+                    f"{error.advice or 'Wait for it: the same command will then show its result.'}"
                 ) from None
             yield
 
@@ -192,7 +188,7 @@ class RunFolder:
         """Remove the folder that was made for a run that never began, unless another process is at it."""
         with contextlib.suppress(RunFolderError, OSError), self.lock():
             names = {path.name for path in self.path.iterdir()}
-            if all(name in ("train.log", ".lock") or name.startswith("rank") for name in names):
+            if all(name in ("train.log", ".lock", ".lock.owner") or name.startswith("rank") for name in names):
                 for name in names:
                     (self.path / name).unlink()
                 self.path.rmdir()
@@ -209,11 +205,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_small(path: Path, schema: Schema) -> tuple[dict[str, Any], str]:
+    """Return what a file holds that a run can do without, and what is wrong with it: then it counts as empty."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}). Remove it to train the run again.") from error
-    return content
+        content = read_json(path) or {}
+    except DamagedFileError as error:
+        return {}, str(error)
+    return ({}, f"{path} is damaged ({wrong}).") if (wrong := fault(content, schema)) else (content, "")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 
-from rethinkgen.files import write_atomically
+from rethinkgen.errors import DamagedFileError
+from rethinkgen.files import append_line, write_atomically
+from rethinkgen.run.curves import STEP, Rows, read_rows
+
+log = logging.getLogger(__name__)
 
 
 class MetricsTable(Logger):
@@ -26,9 +31,6 @@ class MetricsTable(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                self.columns = next(csv.reader(file), [])
 
     @property
     def name(self) -> str:
@@ -44,40 +46,49 @@ class MetricsTable(Logger):
         """Append one row."""
         row: dict[str, Any] = {"step": step, **metrics}
         if new := [name for name in row if name not in self.columns]:
-            self._rewrite([*self.columns, *new], self._rows())
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+            rows = read_rows(self.path)
+            self._rewrite([*rows.columns, *(name for name in new if name not in rows.columns)], rows.cells())
+        # Not made anew: a file that somebody has taken away would go on without its beginning.
+        append_line(self.path, _as_lines([row], self.columns), create=False)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: the config lies in ``config.yaml``."""
 
     def save(self) -> None:
         """Make the rows so far durable, as a checkpoint is about to count on them."""
-        if self.path.exists():
-            with self.path.open("a") as file:
+        if self.columns:
+            with self.path.open("r+") as file:
                 os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:
-        """Drop every row after ``step``, and a last row that a kill left unfinished."""
-        # A torn row has fewer fields, which the reader fills with None.
-        kept = [row for row in self._rows() if None not in row.values() and int(row["step"]) <= step]
+        """Take up the table of an earlier command: without what came after ``step``, and without damaged rows.
+
+        A last row that a kill left unfinished is dropped; a file in which more is damaged is kept beside, and named.
+        """
+        try:
+            rows = read_rows(self.path)
+            damage = f"{len(rows.damaged)} of its lines are left out" if rows.damaged else ""
+        except DamagedFileError as error:
+            rows, damage = Rows(), str(error)
+        if damage:
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            log.warning("%s is damaged (%s) and is kept in %s", self.path, damage, aside.name)
+        kept = [row for row in rows.cells() if int(row[STEP]) <= step]
         if kept:
-            self._rewrite(self.columns, kept)
+            self._rewrite(rows.columns, kept)
         else:
             self.path.unlink(missing_ok=True)
             self.columns = []
 
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         self.columns = columns
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        head = dict(zip(columns, columns, strict=True))
         # As ``log_metrics``: ``save`` makes it durable.
-        write_atomically(self.path, text.getvalue(), durable=False)
+        write_atomically(self.path, _as_lines([head, *rows], columns) + "\n", durable=False)
+
+
+def _as_lines(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue().removesuffix("\n")

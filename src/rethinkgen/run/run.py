@@ -6,8 +6,10 @@ Nothing that a file names is built or imported.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rethinkgen.console import first_line
-from rethinkgen.errors import RunFolderError
-from rethinkgen.run.catalogue import Entry, latest_entries
-from rethinkgen.run.folder import RunFolder
+from rethinkgen.errors import DamagedFileError, RunFolderError
+from rethinkgen.received import open_regular
+from rethinkgen.run import catalogue
+from rethinkgen.run.catalogue import Entry, latest_entries, read_commands
+from rethinkgen.run.curves import read_curves
+from rethinkgen.run.folder import RunFolder, read_small
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import ID_LENGTH, LEVELS, counted, flatten, identifying
+from rethinkgen.run.schema import CONFIG, IDENTITY, STATUS, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,17 +55,21 @@ class Outcome:
 def outcome_of(folder: RunFolder, fault: Outcome | None = None) -> Outcome:
     """Read how far the run in ``folder`` is; ``fault`` is how it ended, where only its launcher can tell."""
     try:
-        result = folder.read_result()
+        return _outcome_of(folder, fault)
     except RunFolderError as error:
         return Outcome("failed", str(error))
-    status = folder.read_status()
+
+
+def _outcome_of(folder: RunFolder, fault: Outcome | None) -> Outcome:
+    result = folder.read_result()
+    status, damage = read_small(folder.status, STATUS)
     state = status.get("state")
     if fault and state not in ("failed", "interrupted"):
         return fault
     if result is not None and state is None:
         return Outcome("done", result=result)
     if state in ("failed", "interrupted", "waiting"):
-        return Outcome(state, first_line(status.get("reason", "")), result)
+        return Outcome(state, first_line(status.get("reason") or ""), result)
     if state == "running" and folder.is_held:
         return Outcome("running", result=result)
     # The status goes once the result is there: who reads the result first may see neither.
@@ -68,6 +78,8 @@ def outcome_of(folder: RunFolder, fault: Outcome | None = None) -> Outcome:
         return Outcome("done", result=result)
     if state == "running":
         return Outcome("interrupted", "its process ended without a word", result)
+    if damage or state is not None:
+        return Outcome("interrupted", damage or f"{folder.status} is damaged (state {state}).", result)
     return Outcome("missing", result=result)
 
 
@@ -91,6 +103,8 @@ class Run:
     """The whole ``result.json`` of a finished run."""
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     """``identity.json``: which run it is; empty in folders of before."""
+    faults: tuple[str, ...] = field(default=(), repr=False)
+    """What is damaged of the files that it can do without, a line each, but for ``metrics.csv``."""
 
     @property
     def sweep(self) -> Path:
@@ -124,10 +138,16 @@ class Run:
         """Whether the folder is named by the run's id of today."""
         return self.path.name.endswith(f"-{self.run_id}")
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Of a finished run, what was not reached as ``None``; else empty."""
-        return {} if self.result is None else dict(self.result.get("metrics", {}))
+        """Of a finished run, what was not reached, or is no finite number, as ``None``; else empty."""
+        told = {} if self.result is None else self.result.get("metrics", {})
+        return {name: None if _is_no_number(value) else value for name, value in told.items()}
+
+    def number(self, metric: str) -> float:
+        """Return a metric, not a number where the run has none."""
+        value = self.metrics.get(metric)
+        return math.nan if value is None else float(value)
 
     @property
     def fitted(self) -> bool | None:
@@ -178,7 +198,8 @@ class Run:
         if self.corruption in ("none", "random_labels"):
             return float(self.corruption == "random_labels")
         values = [self.key(f"data.corruption.{key}") for key in LEVELS]
-        return next((float(value) for value in values if value is not None), None)
+        # A class of one's own may call by these names what is no number.
+        return next((float(value) for value in values if isinstance(value, int | float)), None)
 
     def key(self, dotted: str) -> Any:
         """Return a value of the config, nothing where it has no such key."""
@@ -187,18 +208,35 @@ class Run:
             node = node.get(name) if isinstance(node, dict) else None
         return node
 
-    @cached_property
+    @property
     def curves(self) -> pd.DataFrame:
-        """``metrics.csv`` as it is, also of a run at work; empty where there is none."""
-        import pandas as pd  # a finished run is skipped without it
+        """The whole rows of ``metrics.csv``, also of a run at work; empty where there are none."""
+        return self._read_curves[0]
 
-        try:
-            text = (self.path / "metrics.csv").read_text()
-        except (FileNotFoundError, NotADirectoryError):
-            return pd.DataFrame()
-        # A row that is being written, or that a kill cut short.
-        whole = text[: text.rfind("\n") + 1]
-        return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame()
+    @property
+    def damage(self) -> list[str]:
+        """What is damaged of the run's files, a line each; what keeps it from having a result is its ``reason``."""
+        return [*self.faults, *filter(None, [self._read_curves[1], self._count_examples[1]])]
+
+    @property
+    def num_examples(self) -> int | None:
+        """On how many examples a finished run was trained, where that is known."""
+        return self._count_examples[0]
+
+    @cached_property
+    def _count_examples(self) -> tuple[int | None, str]:
+        if self.result is None:
+            return None, ""
+        if told := self.result.get("num_train"):
+            return int(told), ""
+        # Results of before do not say it.
+        if (asked := self.key("data.num_train")) and not self.key("data.validation"):
+            return int(asked), ""
+        return count_examples(RunFolder(self.path).examples)
+
+    @cached_property
+    def _read_curves(self) -> tuple[pd.DataFrame, str]:
+        return read_curves(RunFolder(self.path).metrics)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -230,6 +268,24 @@ class Run:
     def _settings(self) -> dict[tuple[str, ...], str]:
         # A report asks for the same ones again and again.
         return {}
+
+
+def count_examples(path: Path) -> tuple[int | None, str]:
+    """Return how many examples an ``examples.npz`` is about, by the head of a column, and what is damaged of it."""
+    import numpy as np
+
+    try:
+        file = open_regular(path)
+        if file is None:
+            return None, ""
+        with file, zipfile.ZipFile(file) as archive, archive.open("index.npy") as column:
+            np.lib.format.read_magic(column)
+            (number,), _, _ = np.lib.format.read_array_header_1_0(column)
+    except DamagedFileError as error:
+        return None, str(error)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        return None, f"{path} is damaged ({' '.join(str(error).split())})."
+    return int(number), ""
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -297,21 +353,27 @@ def _nothing_there(folder: Path) -> str:
     return f"{folder}: {what}. Give the folder of a sweep, such as multirun/runs, or of a run.{there}"
 
 
+def damage_of(folder: Path) -> list[str]:
+    """Return what is damaged of a sweep's own files, a line each."""
+    return list(filter(None, [catalogue.damage(folder), read_commands(folder)[1]]))
+
+
 def read_run(path: Path, entry: Entry | None = None) -> Run:
     """Read the run in a folder; ``entry`` is what its sweep remembers of it."""
     folder, known = RunFolder(path), entry or {}
+    # What was asked for by mistake stands there too, as max_steps=abc.
+    planned = {} if fault(known.get("config") or {}, CONFIG) else known.get("config") or {}
     outcome = outcome_of(folder)
     result = outcome.result if outcome.state == "done" else None
-    if result is not None and not _has_metrics(result):
-        result, outcome = None, Outcome("failed", f"{folder.result} is damaged (no metrics in it).")
     config = (result or {}).get("config") or {}
     if not config:
         # Only then: YAML takes ten times as long to read as JSON.
         try:
-            config = folder.read_config() or known.get("config") or {}
+            config = folder.read_config() or planned
         except RunFolderError as error:
-            config, outcome = known.get("config") or {}, Outcome("failed", str(error))
-    status = folder.read_status()
+            config, result, outcome = planned, None, Outcome("failed", str(error))
+    status, of_status = read_small(folder.status, STATUS)
+    facts, of_identity = read_small(folder.identity, IDENTITY)
     sources = [source for source in (result, status, known) if source]
     return Run(
         path=path,
@@ -320,11 +382,12 @@ def read_run(path: Path, entry: Entry | None = None) -> Run:
         choices=next((source["choices"] for source in sources if source.get("choices")), {}),
         config=config,
         overrides=next((source["overrides"] for source in sources if source.get("overrides")), []),
-        seed=int(config.get("seed") or status.get("seed") or 0),
+        seed=next((int(seed) for seed in (config.get("seed"), status.get("seed")) if isinstance(seed, int)), 0),
         result=result,
-        facts=folder.read_identity(),
+        facts=facts,
+        faults=tuple(line for line in (of_status, of_identity) if line and line != outcome.reason),
     )
 
 
-def _has_metrics(result: Any) -> bool:
-    return isinstance(result, dict) and isinstance(result.get("metrics"), dict)
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

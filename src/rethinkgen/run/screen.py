@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout
+from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout, steps_to_fit
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run.command import command_here
 from rethinkgen.run.folder import RunFolder
@@ -26,9 +26,12 @@ def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a run that was already finished, with the date and commit of its numbers."""
-    commit = (result["commit"] or "unknown")[:10]
+    commit = (result.get("commit") or "unknown")[:10]
     name = f"[bold]{escape(folder.path.name)}[/bold]"
-    say(f"{name} was finished on {result['finished']} at commit {commit}.", markup=True)
+    say(
+        f"{name} was finished on {escape(str(result.get('finished', 'an unknown day')))} at commit {commit}.",
+        markup=True,
+    )
     stdout().print(_table(result))
     say(sentence(result))
     say("rerun=true trains it again and keeps this result beside the new one.", style="dim")
@@ -38,14 +41,14 @@ def _table(result: dict[str, Any]) -> Table:
     metrics = result["metrics"]
     table = Table(box=None, pad_edge=False, header_style="dim")
     columns = {
-        "fit": percent(metrics["fit/accuracy"]),
-        "test": percent(metrics["test/accuracy"]),
+        "fit": percent(metrics.get("fit/accuracy")),
+        "test": percent(metrics.get("test/accuracy")),
         "memorised": percent(metrics.get("fit/accuracy_corrupted")),
         "corrected": percent(metrics.get("fit/accuracy_corrected")),
-        "steps to fit": f"{metrics['steps_to_fit']:,}" if result["fitted"] else f"> {metrics['steps']:,}",
-        "parameters": f"{metrics['num_parameters']:,}",
-        "images/s": f"{result['images_per_second']:,}" if result["images_per_second"] else "-",
-        "time": f"{result['seconds']:,.0f} s",
+        "steps to fit": steps_to_fit(result),
+        "parameters": f"{number:,}" if (number := metrics.get("num_parameters")) else "-",
+        "images/s": f"{speed:,}" if (speed := result.get("images_per_second")) else "-",
+        "time": f"{result.get('seconds') or 0:,.0f} s",
     }
     shown = {name: value for name, value in columns.items() if value != "-"}
     for name in shown:
@@ -61,13 +64,13 @@ def sentence(result: dict[str, Any]) -> str:
     seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
     seen += f" (chance {percent(chance)})"
     if not takes_steps(result.get("config", {})):
-        return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result['reason']}."
+        return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result.get('reason', '')}."
     if not result["fitted"]:
-        nearly = metrics[STEPS_TO_NEARLY_FIT]
+        nearly = metrics.get(STEPS_TO_NEARLY_FIT)
         most = (
             f"{percent(NEARLY_FITTED)} fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
         )
-        return f"{seen}: {most}; {result['reason']}."
+        return f"{seen}: {most}; {result.get('reason', '')}."
     memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
     how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")
     return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
@@ -108,6 +111,6 @@ def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
         say(f"Stopped by {reason}. The same command {where}.", to=stderr())
         return
     say_error(reason)
-    if folder.has_begun:
+    if folder.has_begun and folder.path.is_dir():
         kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
         say(f"{kept}: {folder.path}", to=stderr())

@@ -14,8 +14,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rethinkgen.console import percent, say, say_command, stdout
-from rethinkgen.files import write_atomically
+from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
+from rethinkgen.files import csv_cell, write_atomically
 from rethinkgen.run.command import command_line, python, script_and_configs, wandb
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
@@ -52,7 +52,8 @@ def tell_runs(
     """
     outcomes = [job.outcome() for job in jobs]
     stdout().print(_table(jobs, outcomes, columns or {}))
-    for line in sentences([outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]):
+    done = [outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]
+    for line in sentences([result for result in done if not _lacks_accuracies(result)]):
         say(line)
     for folder in folders:
         try:
@@ -98,9 +99,8 @@ def _numbers(outcome: Outcome) -> list[str]:
     result = outcome.result
     if result is None or outcome.state != "done":
         return ["", "", "", ""]
-    metrics = result["metrics"]
-    steps = f"{metrics['steps_to_fit']:,}" if result["fitted"] else f"> {metrics['steps']:,}"
-    return [percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"]), steps, f"{result['seconds']:,.0f} s"]
+    fit, test = (percent(result["metrics"].get(f"{split}/accuracy")) for split in ("fit", "test"))
+    return [fit, test, steps_to_fit(result), f"{result.get('seconds') or 0:,.0f} s"]
 
 
 def _status(job: Job, outcome: Outcome) -> str:
@@ -122,7 +122,7 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
     }
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        regularizers = "+".join(result["choices"]["regularizer"]) or "no regularizer"
+        regularizers = "+".join(result["choices"]["regularizer"] or []) or "no regularizer"
         groups[(_corruption(result), result["choices"]["model"], regularizers)].append(result)
     varying = [number for number in (1, 2) if len({key[number] for key in groups}) > 1]
     lines = []
@@ -146,9 +146,13 @@ def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _lacks_accuracies(result: dict[str, Any]) -> bool:
+    return None in (result["metrics"]["fit/accuracy"], result["metrics"]["test/accuracy"])
+
+
 def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
     if not takes_steps(group[0].get("config", {})):
-        return f"fitted, {group[0]['reason']}"
+        return f"fitted, {group[0].get('reason', '')}"
     how = "memorised" if _kind(group[0]) in ("random_labels", "random_signs") else "fitted"
     return f"{how} in {_steps(group, true_steps)}"
 
@@ -174,7 +178,7 @@ def _kind(result: dict[str, Any]) -> str:
 
 
 def _corruption(result: dict[str, Any]) -> str:
-    corruption = result["config"]["data"]["corruption"]
+    corruption = result["config"].get("data", {}).get("corruption") or {}
     values = [f"{corruption[key]}" for key in LEVELS if key in corruption]
     data = "" if result["choices"]["data"] is None else f"{result['choices']['data']}, "
     return data + " ".join([_kind(result), *values])
@@ -202,9 +206,9 @@ def write_summary(folder: Path) -> Path:
         table.append({**row["flat"], **config, **row["metrics"]})
     columns = list(dict.fromkeys(key for row in table for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in table)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([_cell(row.get(key, "")) for key in columns] for row in table)
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / "summary.csv"
     write_atomically(summary, text.getvalue(), durable=False)
@@ -228,6 +232,4 @@ def _varied(keys: Iterable[str], rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return "+".join(map(str, value)) or "none"
-    return value
+    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)

@@ -15,7 +15,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from rethinkgen.console import say, stdout
-from rethinkgen.errors import JobFailedError, RunIsHeldError, StoppedError
+from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
+from rethinkgen.files import append_line
+from rethinkgen.run.catalogue import COMMANDS
 from rethinkgen.run.command import noted_command
 from rethinkgen.run.description import Description, describe
 from rethinkgen.run.entry import take_up_former
@@ -201,8 +203,10 @@ def _job_return(job: Job, has_ended_well: bool) -> JobReturn:
 def note_command(folder: Path) -> None:
     """Add the command to ``commands.txt``: what the sweep's folder came from."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "commands.txt").open("a") as file:
-        file.write(f"{now()}  {noted_command()}\n")
+    try:
+        append_line(folder / COMMANDS, f"{now()}  {noted_command()}")
+    except DamagedFileError as error:
+        log.warning("%s", error)
 
 
 def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:

@@ -12,14 +12,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rethinkgen.errors import DamagedFileError
+from rethinkgen.files import append_line
 from rethinkgen.run import identity
 from rethinkgen.run.catalogue import FILE_NAME, Entry, read_entries
 from rethinkgen.run.description import Description
+
+log = logging.getLogger(__name__)
 
 CONTROLLER_PREFIXES = ("hydra.launcher.", "hydra/launcher=", "hydra.sweeper.", "hydra/sweeper=", "hydra.mode=")
 """Overrides that say how jobs are run, not which."""
@@ -82,8 +87,10 @@ class Index:
         self._entries[key] = entry
         self.folder.mkdir(parents=True, exist_ok=True)
         # One write a line: two sweeps may add at the same time.
-        with (self.folder / FILE_NAME).open("ab", buffering=0) as file:
-            file.write(f"{json.dumps(entry)}\n".encode())
+        try:
+            append_line(self.folder / FILE_NAME, json.dumps(entry))
+        except DamagedFileError as error:
+            log.warning("%s The cells of this sweep are composed each time.", error)
 
     def _key(self, overrides: Sequence[str]) -> str:
         return _hash([self._state, *sorted(overrides)])

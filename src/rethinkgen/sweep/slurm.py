@@ -27,7 +27,9 @@ from omegaconf import OmegaConf
 
 from rethinkgen.errors import HELD, SlurmError
 from rethinkgen.files import lock
+from rethinkgen.received import parse_json, read_lines
 from rethinkgen.run.folder import now
+from rethinkgen.run.schema import NAME, TEXTS, fault
 from rethinkgen.signals import handled_by
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.view import Progress
@@ -186,12 +188,10 @@ class Submissions:
 
     def _runs_by_name(self) -> dict[str, list[str]]:
         runs: dict[str, list[str]] = {}
-        if not self.file.exists():
-            return runs
-        for line in self.file.read_text().splitlines():
+        for line in read_lines(self.file):
             with contextlib.suppress(ValueError):  # an empty line, or one that was cut short before its sbatch
-                fact = json.loads(line)
-                if "runs" in fact:
+                fact = parse_json(line)
+                if not fault(fact, {"name": NAME, "runs": TEXTS}) and {"name", "runs"} <= fact.keys():
                     runs[fact["name"]] = fact["runs"]
         return runs
 

@@ -28,12 +28,13 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl, create_p
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from rethinkgen.checks import check_between, check_switch, check_whole
-from rethinkgen.console import say, say_command
+from rethinkgen.console import first_line, say, say_command
 from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
@@ -53,6 +54,10 @@ ROUNDS = 4
 """Where a launcher takes hundreds of jobs at a time (SLURM): how often a sampler sees results and proposes more."""
 RETRY_OF = "retry of trial"
 REASON = "reason"
+OF_STORAGE = (SQLAlchemyError, StorageInternalError)
+"""What Optuna raises where its database cannot be read or written."""
+OF_CONTENT = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""And where it says what no study of Optuna's would."""
 
 
 class Tuning(OptunaSweeperImpl):
@@ -92,7 +97,7 @@ class Tuning(OptunaSweeperImpl):
         self.storage = self.storage or f"sqlite:///{self.folder.absolute()}/study.db"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with held(self.folder / ".study.lock", self.study_name):
+        with held(self.folder / ".study.lock", self.study_name), readable(self.storage):
             self.study = self._open_study(self._question(example))
             note_command(self.folder)
             self._run()
@@ -196,13 +201,17 @@ class Tuning(OptunaSweeperImpl):
         return study
 
     def _load_study(self) -> Study:
-        return optuna.create_study(
-            study_name=self.study_name,
-            storage=self.storage,
-            sampler=self._make_sampler(0),
-            direction=self.objective.direction,
-            load_if_exists=True,
-        )
+        sampler = self._make_sampler(0)
+        with readable(self.storage, *OF_CONTENT):
+            study = optuna.create_study(
+                study_name=self.study_name,
+                storage=self.storage,
+                sampler=sampler,
+                direction=self.objective.direction,
+                load_if_exists=True,
+            )
+            _ = study.user_attrs, study.get_trials(deepcopy=False)  # all that is read later
+        return study
 
     def _what_differs(self, study: Study, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
         differing = [
@@ -456,6 +465,29 @@ def held(path: Path, study_name: str) -> Iterator[None]:
                 "same command then goes on. Or name another folder: sweep=NAME."
             ) from None
         yield
+
+
+@contextmanager
+def readable(storage: Any, *kinds: type[Exception]) -> Iterator[None]:
+    """Say of a study's file that is damaged, or can no longer be written, what to do; ``kinds`` say so too.
+
+    Raises:
+        ValueError: the file is no study, or the system refuses to read or write it.
+    """
+    advice = (
+        f"hydra.sweeper.storage={storage}: the study cannot be read or written ({{}}). Its trials' runs stay: where "
+        "the file is damaged, move it away: the same command begins the study anew and trains no finished run again."
+    )
+    file = Path(str(storage).removeprefix("sqlite:///"))
+    if str(storage).startswith("sqlite:///") and file.exists() and not file.is_file():
+        raise ValueError(advice.format("it is no regular file"))
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (*OF_STORAGE, *kinds)):
+            raise
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        raise ValueError(advice.format(first_line(str(getattr(cause, "orig", None) or cause)))) from error
 
 
 def _example(distribution: BaseDistribution) -> Any:

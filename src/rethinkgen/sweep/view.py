@@ -129,7 +129,7 @@ class View:
             self.names[id(running.job)],
             "" if epoch is None else f"{epoch:.1f}",
             "" if accuracy is None else percent(accuracy),
-            f"{status.get('images_per_second', 0):,}",
+            f"{status.get('images_per_second') or 0:,}",
             seconds,
         ]
 
@@ -156,5 +156,5 @@ def _how_it_ended(job: Job, code: int) -> str:
     if code != 0 or outcome.result is None:
         return f"{outcome.state}: {outcome.reason} ({shown(job.folder.output)})"
     metrics = outcome.result["metrics"]
-    fit, test = percent(metrics["fit/accuracy"]), percent(metrics["test/accuracy"])
-    return f"fit {fit}, test {test}, {outcome.result['seconds']:,.0f} s"
+    fit, test = percent(metrics.get("fit/accuracy")), percent(metrics.get("test/accuracy"))
+    return f"fit {fit}, test {test}, {outcome.result.get('seconds') or 0:,.0f} s"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import random
 import signal
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save ``checkpoint`` at ``path``; at any moment either it or ``previous.ckpt`` is whole."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with atomic_writer(path, keep_previous_as=path.with_name("previous.ckpt")) as file:
             torch.save(checkpoint, file)
 
@@ -221,7 +223,7 @@ def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) ->
     remove_leftovers(folder)
     for name in ("last.ckpt", "previous.ckpt"):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         if (fault := _fault(path)) is not None:
             log.warning("%s is damaged (%s) and is not used", path, fault)
@@ -256,12 +258,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _fault(path: Path) -> str | None:
+    if not path.is_file():  # a FIFO would be waited for
+        return "it is no regular file"
     # The zip's own checksums show a flipped bit, which torch.load would let through.
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return f"its part {broken} does not match its checksum" if broken else None
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as error:
         return str(error)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rethinkgen.report.figures import curves, general, input_noise, levels, opening, theory
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.series import by_data
+from rethinkgen.report.names import distinct, stem
 from rethinkgen.run.run import Run
 
 __all__ = ["Picture", "pictures"]
@@ -37,7 +37,7 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     for make in MAKERS:
         drawn = {data: picture for data, part in parts.items() if (picture := make(part)) is not None}
         for data, picture in drawn.items():
-            stem = re.sub(r"\W+", "_", f"{picture.name}_{data}")
-            several = len(drawn) > 1
-            found.append(replace(picture, name=stem, title=f"{picture.title} ({data})") if several else picture)
-    return found
+            name, title = f"{picture.name}_{data}", f"{picture.title} ({data})"
+            found.append(replace(picture, name=name, title=title) if len(drawn) > 1 else picture)
+    names = distinct(stem(picture.name) for picture in found)
+    return [replace(picture, name=name) for picture, name in zip(found, names, strict=True)]

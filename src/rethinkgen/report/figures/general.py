@@ -132,12 +132,13 @@ def fit_against_test(runs: Sequence[Run]) -> Picture | None:
     if len(done) < 2:
         return None
     ordered = [group[0] for group in settings(done)]
-    by_degrees = corruption_looks(ordered)
+    by_degrees = corruption_looks([*ordered, *done])
     # Degrees of anything else would need as many colours as there are.
     is_shaded = {run.corruption for run in ordered} <= set(LABEL_NOISE)
     name_of = corruption_name if is_shaded else _kind
-    colours = by_degrees if is_shaded else looks_of(list(dict.fromkeys(map(_kind, ordered))))
-    markers = looks_of(list(dict.fromkeys(run.model for run in ordered)))
+    colours = by_degrees if is_shaded else looks_of(list(dict.fromkeys(map(_kind, [*ordered, *done]))))
+    # Not of the settings' first runs alone: the same setting may have been run under several names.
+    markers = looks_of(list(dict.fromkeys(run.model for run in [*ordered, *done])))
     rows = [
         {
             "run": run.path.name,
@@ -145,8 +146,8 @@ def fit_against_test(runs: Sequence[Run]) -> Picture | None:
             "model": run.model,
             "regularizer": "+".join(run.regularizers) or "none",
             "seed": run.seed,
-            "fit": 100 * run.metrics["fit/accuracy"],
-            "test": 100 * run.metrics["test/accuracy"],
+            "fit": 100 * run.number("fit/accuracy"),
+            "test": 100 * run.number("test/accuracy"),
         }
         for run in done
     ]
@@ -188,7 +189,8 @@ def steps_to_fit(runs: Sequence[Run]) -> Picture | None:
     milestone = max(MILESTONES, key=lambda key: sum(run.metrics.get(key) is not None for run in part))
     if not any(run.metrics.get(milestone) for run in part):
         return None
-    kinds = list(dict.fromkeys(corruption_name(group[0]) for line in across for group in settings(line.runs)))
+    ordered = [run for line in across for group in settings(line.runs) for run in group]
+    kinds = list(dict.fromkeys(map(corruption_name, ordered)))
     widths = [3.4] * bool(noisy) + [max(3.4, 0.55 * len(kinds) + 1)] * bool(across)
     tables: list[pd.DataFrame] = []
     entries: dict[str, Line2D] = {}
@@ -244,7 +246,7 @@ def _draw_kinds(panel: Axes, shown: Sequence[Line], kinds: Sequence[str], milest
     for line, offset in zip(shown, offsets, strict=True):
         for run in line.runs:
             reached = run.metrics.get(milestone)
-            steps = run.metrics["steps"] if reached is None else reached
+            steps = run.number("steps") if reached is None else reached
             place = kinds.index(corruption_name(run)) + offset
             if reached is None:
                 draw_arrows(panel, [place], [steps], line.look.colour)

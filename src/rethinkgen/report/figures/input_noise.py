@@ -108,6 +108,6 @@ def _fits(runs: Sequence[Run]) -> pd.DataFrame:
     """Return for each level the share of the training set that is fitted, in %."""
     rows = []
     for level, group in at_level(runs).items():
-        fits = [100 * run.metrics["fit/accuracy"] for run in group]
+        fits = [100 * run.number("fit/accuracy") for run in group]
         rows.append({"level": level, **statistics(fits), "is_open": False, "is_bound": False})
     return pd.DataFrame(rows)

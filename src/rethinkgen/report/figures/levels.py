@@ -104,7 +104,7 @@ def relative_steps(runs: Sequence[Run], milestone: str) -> pd.DataFrame:
     rows = []
     for level, group in levels.items():
         paired = [(run, unit) for run in group if (unit := units.get(run.setting("data.corruption")))]
-        ratios = [(run.metrics.get(milestone) or run.metrics["steps"]) / unit for run, unit in paired]
+        ratios = [(run.metrics.get(milestone) or run.number("steps")) / unit for run, unit in paired]
         is_bound = any(run.metrics.get(milestone) is None for run, _ in paired)
         rows.append({"level": level, **statistics(ratios), "is_bound": is_bound, "is_open": False})
     return pd.DataFrame(rows)
@@ -176,8 +176,8 @@ def errors_at_levels(runs: Sequence[Run]) -> pd.DataFrame:
     """Return for each level the test error in %; ``is_open`` where the network did not nearly fit what it was given."""
     rows = []
     for level, group in at_level(runs).items():
-        errors = [100 * (1 - run.metrics["test/accuracy"]) for run in group]
-        fit = statistics([run.metrics["fit/accuracy"] for run in group])["mean"]
+        errors = [100 * (1 - run.number("test/accuracy")) for run in group]
+        fit = statistics([run.number("fit/accuracy") for run in group])["mean"]
         rows.append(
             {"level": level, **statistics(errors), "fit": 100 * fit, "is_open": fit < NEARLY_FITTED, "is_bound": False}
         )
@@ -202,7 +202,7 @@ def steps_at_levels(runs: Sequence[Run], milestone: str = "steps_to_fit") -> pd.
     rows = []
     for level, group in at_level(runs).items():
         reached = [run.metrics.get(milestone) for run in group]
-        steps = [run.metrics["steps"] if step is None else step for step, run in zip(reached, group, strict=True)]
+        steps = [run.number("steps") if step is None else step for step, run in zip(reached, group, strict=True)]
         rows.append({"level": level, **statistics(steps), "is_open": False, "is_bound": None in reached})
     return pd.DataFrame(rows)
 

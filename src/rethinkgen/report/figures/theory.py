@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter
 
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.drawing import draw_points, entry, legend_below, panels, plain_logarithmic
@@ -16,22 +16,14 @@ from rethinkgen.report.style import GREY, drawing
 from rethinkgen.run.run import Run
 
 
-def num_examples(run: Run) -> int:
-    """Return on how many examples a finished run was trained."""
-    if (asked := run.key("data.num_train")) and not run.key("data.validation"):
-        return int(asked)
-    with np.load(run.path / "examples.npz") as examples:
-        return len(examples["index"])
-
-
 def rademacher(runs: Sequence[Run]) -> Picture | None:
     """Draw how well random signs are fitted, a lower bound on the Rademacher complexity, against sample size."""
     wanted = [run for run in runs if run.corruption == "random_signs"]
     tables = {}
     known = lines(settings(finished(wanted), "data.num_train"))
     for line in known:
-        sizes = sorted({num_examples(run) for run in line.runs})
-        bounds = {size: [_correlation(run) for run in line.runs if num_examples(run) == size] for size in sizes}
+        sizes = sorted({run.num_examples for run in line.runs if run.num_examples})
+        bounds = {size: [_correlation(run) for run in line.runs if run.num_examples == size] for size in sizes}
         rows = [{"n_examples": size, **statistics(values)} for size, values in bounds.items()]
         tables[line.label] = pd.DataFrame(rows).assign(is_open=False, is_bound=False)
     shown = [line for line in known if len(tables[line.label]) > 1]
@@ -60,18 +52,19 @@ def rademacher(runs: Sequence[Run]) -> Picture | None:
 
 
 def _correlation(run: Run) -> float:
-    return 2 * float(run.metrics["fit/accuracy"]) - 1
+    return 2 * run.number("fit/accuracy") - 1
 
 
 def theorem_1(runs: Sequence[Run]) -> Picture | None:
     """Draw how exactly the two-layer network of 2n + d weights takes the labels of n examples."""
     wanted = [run for run in runs if run.model == "two_layer_relu"]
-    solved = [(run, value) for run in finished(wanted) if (value := _residual(run)) is not None]
+    known = [run for run in finished(wanted) if run.num_examples and run.metrics.get("num_parameters")]
+    solved = [(run, value) for run in known if (value := _residual(run)) is not None]
     rows = [
         {
             "corruption": run.corruption,
             "seed": run.seed,
-            "n_examples": num_examples(run),
+            "n_examples": run.num_examples,
             "residual": value,
             "weights": run.metrics["num_parameters"],
         }
@@ -80,20 +73,21 @@ def theorem_1(runs: Sequence[Run]) -> Picture | None:
     data = pd.DataFrame(rows)
     if data.empty or data["n_examples"].nunique() < 2:
         return None
-    known = lines(settings((run for run, _ in solved), "data.num_train"))
+    drawn = lines(settings((run for run, _ in solved), "data.num_train"))
     with drawing():
         figure, axes = panels(1, 1, width=4.2, height=2.9)
         panel = axes[0][0]
-        for line in known:
-            residuals = pd.DataFrame({"n": num_examples(run), "residual": _residual(run)} for run in line.runs)
+        for line in drawn:
+            residuals = pd.DataFrame({"n": run.num_examples, "residual": _residual(run)} for run in line.runs)
             medians = residuals.groupby("n")["residual"].median()
             panel.plot(medians.index, medians, color=line.look.colour, linestyle=line.look.dashes)
             panel.plot(residuals["n"], residuals["residual"], line.look.marker, color=line.look.colour, alpha=0.7)
         panel.set_xlabel(f"training examples n{plain_logarithmic(panel)}")
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
         panel.set_ylabel("largest residual, logarithmic")
         panel.set_title("2n + d weights fit any labels of n examples")
-        legend_below(figure, [entry(line) for line in known])
+        legend_below(figure, [entry(line) for line in drawn])
     ordered = data.sort_values("n_examples").to_dict("records")
     first, last = ordered[0], ordered[-1]
     caption = sentences(
