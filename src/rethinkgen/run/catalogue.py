@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,30 @@ def latest_entries(folder: Path) -> list[Entry]:
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
-    """Return the entries of a folder's own catalogue by their keys, the latest last; what is damaged is left out."""
+    """Return the entries of a folder's own catalogue by their keys, the latest last."""
     entries: dict[str, Entry] = {}
-    try:
-        lines = (folder / FILE_NAME).read_text().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return entries
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            # The latest last.
-            entries.pop(entry["key"], None)
-            entries[entry["key"]] = entry
-        except (ValueError, TypeError, KeyError):
-            # A line that a kill cut short: its job is composed once more.
-            continue
+    for _, entry in each_line(folder):
+        # The latest last.
+        entries.pop(entry["key"], None)
+        entries[entry["key"]] = entry
     return entries
+
+
+def each_line(folder: Path) -> Iterator[tuple[bytes, Entry]]:
+    """Yield the lines of a folder's own catalogue and their entries, of which a later one may replace an earlier one.
+
+    What is damaged is left out.
+    """
+    try:
+        file = (folder / FILE_NAME).open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with file:
+        for line in map(bytes.rstrip, file):
+            try:
+                entry = json.loads(line)
+                is_entry = isinstance(entry["key"], str)
+            except (ValueError, TypeError, KeyError):
+                continue  # cut short by a kill: its job is planned once more
+            if is_entry:
+                yield line, entry

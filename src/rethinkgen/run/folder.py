@@ -79,7 +79,7 @@ class RunFolder:
         """
         result = _read_json(self.result)
         # Results of commit 785b5e0 and before have none.
-        if isinstance(result, dict) and result.get("checksum", checksum(result)) != checksum(result):
+        if isinstance(result, dict) and "checksum" in result and result["checksum"] != checksum(result):
             raise RunFolderError(
                 f"{self.result} is damaged (its numbers do not match its checksum). Remove it to train the run again."
             )
