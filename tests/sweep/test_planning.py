@@ -244,6 +244,7 @@ def test_a_launcher_may_begin_to_warm_up_while_much_is_left_to_plan(
     def find() -> list[Job]:
         return grid.find_jobs(planned.context, planned.master, cells, tmp_path, warm_up=lambda: times.append(1))
 
+    monkeypatch.setattr(grid, "WARM_UP_AFTER_SECONDS", float("inf"))
     assert len(find()) == 5
     assert not times
     monkeypatch.setattr(grid, "WARM_UP_AFTER_SECONDS", 0)
