@@ -39,10 +39,21 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid and exit with 1 if a run failed."""
-        from rethinkgen.sweep.grid import chosen_cells, run_grid
+        from rethinkgen.sweep.grid import run_grid
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
+        return run_grid(self.launcher, self.hydra_context, self.config, self.cells(arguments))
+
+    def cells(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of each run.
+
+        Raises:
+            ValueError: an argument is a range, or leaves no run of the experiment's.
+        """
+        from rethinkgen.sweep.grid import chosen_cells
+
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         in_common = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -57,7 +68,7 @@ class GridSweeper(BasicSweeper):
         cells = self.split_arguments(in_common, None)[0]
         if grids:
             cells = chosen_cells(cells, [cell for grid in grids for cell in self.split_arguments(grid, None)[0]])
-        return run_grid(self.launcher, self.hydra_context, self.config, cells)
+        return cells
 
     def _check_data_is_known(self, arguments: list[str]) -> None:
         """Refuse several data sets for an experiment whose runs depend on them: its values are resolved only once."""

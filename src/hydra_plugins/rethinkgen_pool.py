@@ -50,15 +50,21 @@ class PoolLauncher(Launcher):
         self.task_function = task_function
         self.config = config
 
+    def warm_up(self) -> None:
+        """Begin to import torch and Lightning, while the sweep is still being planned."""
+        from rethinkgen.sweep.pool import ForkServer
+
+        ForkServer()
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for a sweeper that knows them by their overrides only."""
-        from rethinkgen.sweep.grid import compose_all
+        from rethinkgen.sweep.grid import plan_all
 
-        jobs = compose_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        jobs = plan_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
     def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
-        """Run composed ``jobs``, which are what is missing of ``whole_sweep``.
+        """Run planned ``jobs``, which are what is missing of ``whole_sweep``.
 
         Raises:
             StoppedError: a signal stopped the sweep; each job has saved.
@@ -79,16 +85,17 @@ class PoolLauncher(Launcher):
             check_positive("hydra.launcher.timeout_min", self.timeout_min)
         uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
         resources = Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
-        on_cpu = [job.config for job in jobs if job.config and not (resources.gpus and wants_gpu(job.trainer))]
+        needs = {id(job.cell.needs): job.cell.needs for job in jobs if job.cell}.values()
+        on_cpu = [each for each in needs if not (resources.gpus and wants_gpu(each.trainer))]
         if not self.has_advised and (line := next(filter(None, map(precision.advice, on_cpu)), None)) is not None:
             self.has_advised = True  # a study launches many times
             say(line, style="dim")
         hydra_overrides = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
 
         def start(job: Job, share: Share) -> Any:
-            assert job.config is not None
+            assert job.cell is not None
             command = Command(
-                config=job.config,
+                config=job.cell.compose(),
                 hydra_context=self.hydra_context,
                 singletons=Singleton.get_state()["instances"],
                 task_module=self.task_function.__module__,

@@ -70,13 +70,13 @@ class SlurmLauncher(SubmititLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for a sweeper that knows them by their overrides only."""
-        from rethinkgen.sweep.grid import compose_all
+        from rethinkgen.sweep.grid import plan_all
 
-        jobs = compose_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        jobs = plan_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
     def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
-        """Have composed ``jobs``, which are what is missing of ``whole_sweep``, run, and watch them.
+        """Have planned ``jobs``, which are what is missing of ``whole_sweep``, run, and watch them.
 
         Raises:
             StoppedError: a signal ended the watch; the jobs go on.
@@ -137,7 +137,7 @@ class SlurmLauncher(SubmititLauncher):
             executor.update_parameters(**{key if key in shared else f"slurm_{key}": params[key] for key in params})
             # submitit prints what sbatch says, and raises it too.
             with outside_of_jobs(), as_the_user_set_it(), redirect_stderr(StringIO()):
-                sent = executor.map_array(self, [job.config for job in jobs], [str(job.path) for job in jobs], states)
+                sent = executor.map_array(self, list(map(_WhenPickled, jobs)), [str(job.path) for job in jobs], states)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(f"SLURM refuses the jobs: {_sbatchs_words(str(error))}") from error
         except (NameError, TypeError, ValueError) as error:
@@ -167,6 +167,21 @@ class SlurmLauncher(SubmititLauncher):
         # Not every cluster hands the environment on.
         with typed(self.script_and_configs), own_code.opening(self.opened):
             run_in_task(run, RunFolder(path))
+
+
+class _WhenPickled:
+    """The config of a job, made when it is written for SLURM: those of an array are not all in memory at a time."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self.job.cell is not None
+        return _as_it_was, (self.job.cell.compose(),)
+
+
+def _as_it_was(config: DictConfig) -> DictConfig:
+    return config
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,6 +92,25 @@ def read_lines(path: Path, most: int = MOST_BYTES_OF_TABLE) -> list[bytes]:
         DamagedFileError: as ``read_bytes``.
     """
     return (read_bytes(path, most) or b"").splitlines()
+
+
+def each_line(path: Path, most: int = MOST_BYTES_OF_TABLE) -> Iterator[bytes]:
+    """Yield what ``read_lines`` returns, of which only one is in memory at a time.
+
+    Raises:
+        DamagedFileError: as ``read_bytes``.
+    """
+    file = open_regular(path)
+    if file is None:
+        return
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DamagedFileError(f"{path} cannot be read (its {size:,} bytes are more than {most:,}).")
+        try:
+            yield from (line.rstrip(b"\r\n") for line in file)
+        except OSError as error:
+            raise DamagedFileError(f"{path} cannot be read ({_reason(error)}).") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -396,6 +396,7 @@ def test_a_run_is_known_by_its_name_after_its_data_were_moved(train: Command, tm
 def test_a_slug_is_short_and_safe(config: Callable[..., dict[str, Any]]) -> None:
     resolved = config("data.corruption=partial_labels", "data.corruption.probability=0.4", "regularizer=[flip]")
     chosen = identity.choices(resolved, {"data": "digits", "data.corruption": "partial_labels", "model": "../odd name"})
-    assert identity.slug(resolved, chosen) == "digits-partial_labels_0.4-.._odd_name-flip-seed0"
+    told = identity.identifying(resolved)
+    assert identity.slug(resolved, chosen, told) == "digits-partial_labels_0.4-.._odd_name-flip-seed0"
     chosen["model"] = "long" * 100
-    assert len(identity.slug(resolved, chosen)) == 80
+    assert len(identity.slug(resolved, chosen, told)) == 80

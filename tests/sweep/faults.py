@@ -1,6 +1,9 @@
 """A killer let loose on a sweep: SIGKILLs its jobs and its launcher at random moments, and has it started again.
 
 python tests/sweep/faults.py --kills 100
+python tests/sweep/faults.py --kills 100 trainer=ddp_cpu                     # runs of two ranks, either of which dies
+python tests/sweep/faults.py --kills 100 --single                            # one run, without a sweep
+python tests/sweep/faults.py --kills 100 hydra/launcher=slurm hydra.launcher.cpus_per_task=1
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 ROOT = Path(__file__).parents[2]
-GRID = [
-    *("-m", "model=mlp_1x512", "model.width=16", "trainer=cpu", "threads=1", "until_fit=false", "logger=none"),
-    *("data.corruption=none,partial_labels", "seed=range(0,6)", "regularizer=[dropout,flip]"),
-    *("checkpoint_seconds=0.1", "evaluate_every=2"),
+RUN = [
+    *("model=mlp_1x512", "model.width=16", "trainer=cpu", "threads=1", "until_fit=false", "logger=none"),
+    *("regularizer=[dropout,flip]", "checkpoint_seconds=0.1", "evaluate_every=2"),
 ]
-"""Twelve runs in which all that a resumed run must bring back matters: dropout, augmentation, momentum."""
+"""A run in which all that a resumed one must bring back matters: dropout, augmentation, momentum."""
+GRID = ["-m", *RUN, "data.corruption=none,partial_labels", "seed=range(0,6)"]
+"""Twelve of them."""
+SINGLE = [*RUN, "data.corruption=partial_labels"]
 
 
 class Launcher(Protocol):
@@ -126,8 +131,18 @@ def training(results: Path) -> list[int]:
         with contextlib.suppress(FileNotFoundError, KeyError):
             status: dict[str, Any] = json.loads(path.read_text())
             if status["state"] == "running":
-                found.append(status["pid"])
+                found += [status["pid"], *followers(status["pid"])]
     return sorted(found)
+
+
+def followers(pid: int) -> list[int]:
+    """Return the process ids of the other ranks of a run."""
+    with contextlib.suppress(OSError):
+        children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return [
+            child for child in children if b"rethinkgen.run.follower" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+    return []
 
 
 class Command:
@@ -156,11 +171,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--mean-seconds", type=float, default=1.0, help="between two kills")
+    parser.add_argument("--single", action="store_true", help="one run in place of a sweep")
     parser.add_argument("overrides", nargs="*", help="more of the sweep's command")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results, peace = Path(folder) / "tormented", Path(folder) / "undisturbed"
-        grid = [*GRID, f"max_steps={arguments.steps}", *arguments.overrides]
+        grid = [*(SINGLE if arguments.single else GRID), f"max_steps={arguments.steps}", *arguments.overrides]
         undisturbed = Command([*grid, f"results_dir={peace}"], Path(folder) / "peace.txt")
         undisturbed.join()
         assert undisturbed.exitcode == 0, (Path(folder) / "peace.txt").read_text()
@@ -169,7 +186,11 @@ def main() -> None:
         began = time.monotonic()
         output = Path(folder) / "output.txt"
         done = torment(
-            lambda: Command([*grid, f"results_dir={results}"], output), results, arguments.kills, arguments.seed
+            lambda: Command([*grid, f"results_dir={results}"], output),
+            results,
+            arguments.kills,
+            arguments.seed,
+            arguments.mean_seconds,
         )
         witness.leave()
         assert not witness.torn, witness.torn

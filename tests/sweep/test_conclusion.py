@@ -7,8 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rethinkgen.sweep.conclusion import conclude, sentences, write_summary
+from rethinkgen.run.identity import counted, flatten
+from rethinkgen.sweep import conclusion
+from rethinkgen.sweep.conclusion import conclude, ending_of
 from rethinkgen.sweep.jobs import Job, describe_exit, labels
+from rethinkgen.sweep.summary import Summary
 
 
 def result(corruption: str, seed: int = 0, steps: int | None = 100, **keys: Any) -> dict[str, Any]:
@@ -29,6 +32,10 @@ def result(corruption: str, seed: int = 0, steps: int | None = 100, **keys: Any)
         "num_classes": 10,
         "seconds": 1.0,
     }
+
+
+def sentences(results: list[dict[str, Any]]) -> list[str]:
+    return conclusion.sentences(ending_of(each, flatten(counted(each["config"]))) for each in results)
 
 
 def finished(folder: Path, name: str, content: dict[str, Any], *overrides: str) -> Job:
@@ -108,7 +115,7 @@ def test_the_summary_is_flat_and_pandas_reads_it_as_it_is(tmp_path: Path) -> Non
     (tmp_path / "c").mkdir()
     status = {"state": "failed", "reason": "one, two", "choices": {"model": "mlp", "regularizer": ["dropout", "flip"]}}
     (tmp_path / "c" / "status.json").write_text(json.dumps(status))
-    table = pd.read_csv(write_summary(tmp_path)).set_index("run")
+    table = pd.read_csv(Summary(tmp_path).write()).set_index("run")
     assert list(table["state"]) == ["done", "done", "failed"]
     assert table.loc["c", "reason"] == "one, two"
     assert list(table["regularizer"]) == ["none", "none", "dropout+flip"]
@@ -117,6 +124,22 @@ def test_the_summary_is_flat_and_pandas_reads_it_as_it_is(tmp_path: Path) -> Non
     assert table.loc["a", "steps_to_fit"] == 100
     assert table["steps_to_fit"].isna().tolist() == [False, True, True]
     assert table["test/accuracy"].dtype == float
+
+
+def test_the_summary_has_each_run_once_and_what_differs_among_these(tmp_path: Path) -> None:
+    old, kept, other = (result("none", seed=seed, steps=100) for seed in (7, 1, 2))
+    old["finished"], kept["finished"] = "2026-01-01", "2026-01-02"
+    for name, content in (("a", old), ("b", kept), ("c", other)):
+        job = finished(tmp_path, name, content)
+        content["run_id"] = "other" if name == "c" else "one"
+        (job.path / "result.json").write_text(json.dumps(content))
+    (tmp_path / "link").symlink_to(tmp_path / "c")
+    table = pd.read_csv(Summary(tmp_path).write())
+    assert list(table["run"]) == ["b", "c"]
+    assert list(table["seed"]) == [1, 2]
+    assert list(table["folder"]) == [f"{tmp_path}/b", f"{tmp_path}/c"]
+    # Its class and source are the same in all that are left.
+    assert not {"model.class", "data.source.class"} & set(table)
 
 
 def test_failed_rows_come_first_where_there_are_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,8 @@ def described(root: str = "data", *, rerun: bool = False, seed: int = 0, model: 
 
 def index_of(folder: Path, conf: Path, *arguments: Any, root: str = "data") -> Index:
     """An index whose command has composed another cell on the same data."""
-    index = Index(folder, [conf], *arguments)
-    index.add(["of=another cell"], folder / "another", described(root))
+    with Index(folder, [conf], *arguments) as index:
+        index.add(["of=another cell"], folder / "another", described(root))
     return index
 
 
@@ -50,7 +50,8 @@ def known(
 
 def add(tmp_path: Path, conf: Path, description: Description) -> Path:
     run = tmp_path / "sweep" / "run-0123"
-    Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"]).add(OVERRIDES, run, description)
+    with Index(tmp_path / "sweep", [conf], ["hydra/launcher=pool"]) as index:
+        index.add(OVERRIDES, run, description)
     return run
 
 
@@ -140,7 +141,8 @@ def test_it_tells_what_a_cell_is_and_which_configs_are_the_latest(tmp_path: Path
 
     text = (conf / "train.yaml").read_text()
     (conf / "train.yaml").write_text("max_steps: 5\n")
-    Index(tmp_path / "sweep", [conf], []).add(OVERRIDES, tmp_path / "sweep" / "run-4567", composed)
+    with Index(tmp_path / "sweep", [conf], []) as index:
+        index.add(OVERRIDES, tmp_path / "sweep" / "run-4567", composed)
     assert {e["folder"]: e["is_latest"] for e in latest_entries(tmp_path / "sweep")} == {
         "run-0123": False,
         "run-4567": True,

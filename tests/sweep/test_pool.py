@@ -10,16 +10,25 @@ import shutil
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import TINY, Command, ctrl_c, is_running, read_result, wait_until
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import Outcome
+from rethinkgen.sweep.jobs import Job
+from rethinkgen.sweep.planning import Cell
+from rethinkgen.sweep.pool import Pool
+from rethinkgen.sweep.resources import Resources
+from rethinkgen.sweep.view import Progress
 
 Start = Callable[..., BaseProcess]
 ODD_JOBS = Path(__file__).parent / "odd_jobs.py"
@@ -318,3 +327,16 @@ def odd_jobs_in_own_process(folder: Path, *overrides: str) -> None:
         os.dup2(output.fileno(), 2)
     sys.argv = [str(ODD_JOBS), *overrides]
     runpy.run_path(str(ODD_JOBS), run_name="__main__")
+
+
+def test_of_many_jobs_that_find_no_room_one_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 2}, "rerun": False, "model": {}})
+    cell = cast(Cell, SimpleNamespace(needs=needs))
+    jobs = [Job([], tmp_path / str(number), cell) for number in range(1000)]
+    looked: list[Job] = []
+    monkeypatch.setattr(Job, "outcome", lambda job: looked.append(job) or Outcome("missing"))
+    room = Resources(2, 1, len(jobs), uses_gpus=False)
+    room.take(OmegaConf.create({"devices": 1}))
+    pool = Pool(room, start=lambda *_: pytest.fail("there is no room"))
+    pool._start_what_fits(Progress(deque(jobs)))
+    assert looked == jobs[:1]

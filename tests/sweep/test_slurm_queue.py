@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from conftest import Command
 from hydra_plugins.rethinkgen_slurm import outside_of_jobs
 from rethinkgen.sweep import slurm
 from rethinkgen.sweep.jobs import Job
+from rethinkgen.sweep.planning import Cell
 
 CONF = str(Path(__file__).parents[2] / "conf")
 
@@ -54,11 +56,7 @@ def test_one_array_for_those_that_ask_for_the_same(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(slurm, "greatest_array", lambda: 2)
     devices = [1, 2, 1, 1]
     jobs = [
-        Job(
-            [],
-            Path(str(number)),
-            OmegaConf.create({"trainer": {"devices": each}, "hydra": {"launcher": {"tasks": "${trainer.devices}"}}}),
-        )
+        Job([], Path(str(number)), cast(Cell, SimpleNamespace(launcher_values=partial(dict, tasks=each))))
         for number, each in enumerate(devices)
     ]
     arrays = [([job.path.name for job in group], values) for group, values in slurm._arrays(jobs)]

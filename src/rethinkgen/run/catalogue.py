@@ -6,11 +6,14 @@ begun yet. ``commands.txt`` has a time and a command a line.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rethinkgen.errors import DamagedFileError
+from rethinkgen.received import each_line as each_line_of
 from rethinkgen.received import parse_json, read_lines
 from rethinkgen.run.schema import CELL, fault
 
@@ -46,48 +49,56 @@ def _entries_about(folder: Path, beside: Path) -> dict[str, Entry]:
     except DamagedFileError:
         return {}  # said by ``damage``
     about = f'"../{folder.name}/'.encode()
-    return parsed(lines)[0] if beside.name == folder.name or any(about in line for line in lines) else {}
+    return _by_keys(_whole(lines)) if beside.name == folder.name or any(about in line for line in lines) else {}
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
     """Return the entries of a folder's own catalogue by their keys, the latest last; what is damaged is left out."""
-    try:
-        return parsed(read_lines(folder / FILE_NAME))[0]
-    except DamagedFileError:
-        return {}  # said by ``damage``
+    return _by_keys(each_line(folder))
+
+
+def each_line(folder: Path) -> Iterator[tuple[bytes, Entry]]:
+    """Yield the lines of a folder's own catalogue and their entries, of which a later one may replace an earlier one.
+
+    What is damaged is left out, and said by ``damage``.
+    """
+    with contextlib.suppress(DamagedFileError):
+        yield from _whole(each_line_of(folder / FILE_NAME))
 
 
 def damage(folder: Path) -> str:
     """Say what of a folder's catalogue cannot be read; nothing where all can."""
     path = folder / FILE_NAME
     try:
-        num_bad = parsed(read_lines(path))[1]
+        lines = list(filter(None, read_lines(path)))
     except DamagedFileError as error:
         return str(error)
-    lines = f"{num_bad} line{'s' * (num_bad != 1)}"
-    return f"{path} is damaged ({lines}): what nobody has begun yet may be missing from the report." if num_bad else ""
+    num_bad = len(lines) - sum(1 for _ in _whole(lines))
+    words = f"{num_bad} line{'s' * (num_bad != 1)}"
+    return f"{path} is damaged ({words}): what nobody has begun yet may be missing from the report." if num_bad else ""
 
 
-def parsed(lines: list[bytes]) -> tuple[dict[str, Entry], int]:
-    """Return entries by their keys, the latest last, and the number of lines that are none.
+def _by_keys(lines: Iterable[tuple[bytes, Entry]]) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for _, entry in lines:
+        # The latest last.
+        entries.pop(entry["key"], None)
+        entries[entry["key"]] = entry
+    return entries
+
+
+def _whole(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Entry]]:
+    """Yield lines and their entries.
 
     A line that a kill cut short is none, nor is one about a folder that lies neither in the sweep's nor in one beside.
     """
-    entries: dict[str, Entry] = {}
-    num_bad = 0
-    for line in filter(None, lines):
+    for line in lines:
         try:
             entry = parse_json(line)
         except ValueError:
-            num_bad += 1
             continue
-        key, folder = entry.get("key"), entry.get("folder")
-        if not isinstance(key, str) or not _is_near(folder) or fault(entry, CELL):
-            num_bad += 1
-            continue
-        entries.pop(key, None)
-        entries[key] = entry
-    return entries, num_bad
+        if isinstance(entry.get("key"), str) and _is_near(entry.get("folder")) and not fault(entry, CELL):
+            yield line, entry
 
 
 def _is_near(folder: Any) -> bool:

@@ -18,10 +18,20 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
-from rethinkgen.run.identity import check_is_json, choices, contents_of_files, normalised, run_id, slug, targets
+from rethinkgen.run.identity import (
+    check_is_json,
+    choices,
+    contents_of_files,
+    id_of,
+    identifying,
+    normalised,
+    slug,
+    targets,
+)
 from rethinkgen.run.known_keys import check_keys_are_read
 
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
@@ -88,8 +98,23 @@ def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Se
     """
     resolved = resolved_config(root)
     check_keys_are_read(root, overrides)
-    check_is_json(resolved)
-    return _describe(json.dumps(resolved), json.dumps(dict(runtime_choices)), tuple(overrides), sweep)
+    return describe_resolved(resolved, runtime_choices, overrides, sweep)
+
+
+def describe_resolved(
+    config: dict[str, Any], runtime_choices: Mapping[str, Any], overrides: Sequence[str], sweep: str
+) -> Description:
+    """Describe the run of a config that ``resolved_config`` returned.
+
+    Raises:
+        ValueError: a key has a value that no file of the run could hold.
+    """
+    try:
+        resolved = json.dumps(config, allow_nan=False)
+    except (ValueError, TypeError):
+        check_is_json(config)
+        raise
+    return _describe(resolved, json.dumps(dict(runtime_choices)), tuple(overrides), sweep)
 
 
 @functools.lru_cache(maxsize=1)  # Hydra's resolver asks for the folder's name just before the run is told to begin
@@ -101,9 +126,10 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
     identified = config | {"data": data | {"num_train": None}} if is_all else config
     chosen = choices(config, json.loads(runtime_choices))
     contents = contents_of_files(config)
+    told = identifying(identified, found, contents)
     return Description(
-        run_id=run_id(identified, found, contents),
-        slug=slug(config, chosen),
+        run_id=id_of(told),
+        slug=slug(config, chosen, told),
         choices=chosen,
         overrides=list(overrides),
         config=config,
@@ -112,6 +138,12 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
         sweep=sweep,
         seed=config["seed"],
     )
+
+
+def typed_overrides(hydra: Any) -> list[str]:
+    """Return a job's overrides from Hydra's node as they were typed: a ``${...}`` in them means nothing there."""
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(overrides)
 
 
 def resolved_config(root: DictConfig) -> dict[str, Any]:
@@ -127,11 +159,18 @@ def resolved_config(root: DictConfig) -> dict[str, Any]:
         if key in ("hydra", "sweep"):
             continue
         node = root._get_node(key)
-        missing = OmegaConf.missing_keys(node) if OmegaConf.is_config(node) else set()
-        if missing:
-            names = ", ".join(f"{key}.{name}" for name in sorted(missing))
-            raise ValueError(f"{names} must be given on the command line, for example {key}.{min(missing)}=...")
-        config[key] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else root[key]
+        if not OmegaConf.is_config(node):
+            config[key] = root[key]
+            continue
+        try:
+            config[key] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException:
+            if missing := OmegaConf.missing_keys(node):
+                names = ", ".join(f"{key}.{name}" for name in sorted(missing))
+                raise ValueError(
+                    f"{names} must be given on the command line, for example {key}.{min(missing)}=..."
+                ) from None
+            raise
     return config
 
 
@@ -235,7 +274,7 @@ def _list(folder: Path) -> _Listing:
 
 def _run_slug(*, _root_: DictConfig) -> str:
     hydra = _root_.hydra
-    description = describe(_root_, hydra.runtime.choices, list(hydra.overrides.task), str(_root_.sweep))
+    description = describe(_root_, hydra.runtime.choices, typed_overrides(hydra), str(_root_.sweep))
     found = folders_of(description, Path(_sweep_folder(_root_=_root_)))
     return found[0].name if found else description.name
 
@@ -269,7 +308,7 @@ def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_
     if not choices.get("experiment"):
         return "runs"
     name = name or str(choices["experiment"]).replace("/", "-")
-    has_own_data = any(override.startswith("data=") for override in hydra.overrides.task)
+    has_own_data = any(override.startswith("data=") for override in typed_overrides(hydra))
     # A choice of a folder below its group's, my/cats, is no folder below the sweep's.
     data = str(choices["data"]).replace("/", "-")
     return f"{name}-{data}" if has_own_data and choices["data"] not in own_data else name

@@ -41,7 +41,7 @@ from rethinkgen.errors import (
 from rethinkgen.run import identity, own_code, precision
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import is_sweep, typed, wandb
-from rethinkgen.run.description import Description, describe, folders_of
+from rethinkgen.run.description import Description, describe, folders_of, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
@@ -160,7 +160,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         return follow()
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
         own_code.check_opened(config.get("code"))
-        description = describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
+        description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
         check_regularizers_are_read(config)
         is_rerun = check_switch("rerun", description.config["rerun"])
         for line in take_up_former(description, folder):

@@ -158,8 +158,12 @@ def _batch_norm_shares(trainer: dict[str, Any]) -> str | None:
 
 def run_id(config: dict[str, Any], fingerprint: str | None, contents: Contents | None = None) -> str:
     """Return the hash that names a run with this resolved config on these data."""
-    text = json.dumps(identifying(config, fingerprint, contents), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+    return id_of(identifying(config, fingerprint, contents))
+
+
+def id_of(told: dict[str, Any]) -> str:
+    """Return the hash of what identifies a run."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 
 
 def class_name(target: str) -> str:
@@ -317,13 +321,16 @@ def choices(config: dict[str, Any], runtime_choices: Mapping[str, Any]) -> dict[
     return chosen | {"regularizer": regularizers(config)}
 
 
-def slug(config: dict[str, Any], chosen: dict[str, Any]) -> str:
-    """Return a short readable name, such as ``digits-partial_labels_0.4-inception-weight_decay-seed0``."""
+def slug(config: dict[str, Any], chosen: dict[str, Any], told: Mapping[str, Any]) -> str:
+    """Return a short readable name, such as ``digits-partial_labels_0.4-inception-weight_decay-seed0``.
+
+    ``told`` is what identifies the run: a loss that is none of it is not named.
+    """
     corruption = str(chosen["data.corruption"])
     for key in LEVELS:
         if (value := config["data"]["corruption"].get(key)) is not None:
             corruption += f"_{value}"
-    loss = [str(chosen["loss"])] if chosen.get("loss") and "loss" in identifying(config) else []
+    loss = [str(chosen["loss"])] if chosen.get("loss") and "loss" in told else []
     regularizers = chosen["regularizer"]
     parts = [str(chosen["data"]), corruption, str(chosen["model"]), *loss, *regularizers, f"seed{config['seed']}"]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(parts))[:80]

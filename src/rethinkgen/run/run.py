@@ -310,12 +310,13 @@ def each_once(runs: Iterable[Run]) -> list[Run]:
     """Return of the runs with the same id one: the finished one, the one under its id of today, the later one."""
     found: dict[str, Run] = {}
     for run in runs:
-        if run.run_id not in found or _rank(run) > _rank(found[run.run_id]):
+        if run.run_id not in found or rank(run) > rank(found[run.run_id]):
             found[run.run_id] = run
     return list(found.values())
 
 
-def _rank(run: Run) -> tuple[bool, bool, bool, str]:
+def rank(run: Run) -> tuple[bool, bool, bool, str]:
+    """Return what is greatest for that of several folders of one run which counts."""
     is_done, is_running = run.state == "done", run.state == "running"
     return is_done, is_running, run.is_in_place, str((run.result or {}).get("finished", ""))
 

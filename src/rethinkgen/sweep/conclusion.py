@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import shlex
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
-from rethinkgen.files import csv_cell, write_atomically
 from rethinkgen.run.command import command_line, python, script_and_configs, wandb
-from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
-from rethinkgen.run.run import Outcome, Run, each_once, read_run
+from rethinkgen.run.run import Outcome, read_run
 from rethinkgen.run.wandb_offline import OFFLINE, unsent
 from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
+from rethinkgen.sweep.summary import Summary
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""
@@ -50,15 +50,25 @@ def tell_runs(
 
     ``columns`` are further ones of the table, by their headers, with a text for each job.
     """
-    outcomes = [job.outcome() for job in jobs]
+    summaries = {folder.absolute(): Summary(folder.resolve()) for folder in folders}
+    outcomes: list[Outcome] = []
+    endings: list[Ending] = []
+    for job in jobs:
+        # Each result is read once, and of thousands no more than a few are kept.
+        run = read_run(job.path)
+        settings = flatten(counted(run.config)) if run.config else {}
+        if (summary := summaries.get(job.path.parent.absolute())) is not None:
+            summary.add(run, settings)
+        if run.state == "done" and run.result and not _lacks_accuracies(run.result):
+            endings.append(ending_of(run.result, settings))
+        is_shown = len(endings) <= MOST_ROWS
+        outcomes.append(job.fault or Outcome(run.state, run.reason, run.result if is_shown else None))
     stdout().print(_table(jobs, outcomes, columns or {}))
-    done = [outcome.result for outcome in outcomes if outcome.state == "done" and outcome.result]
-    for line in sentences([result for result in done if not _lacks_accuracies(result)]):
+    for line in sentences(endings):
         say(line)
-    for folder in folders:
+    for folder, summary in zip(folders, summaries.values(), strict=True):
         try:
-            summary = shown(write_summary(folder))
-            say(f"Every choice and number of every run: {summary}")
+            say(f"Every choice and number of every run: {shown(folder / summary.write().name)}")
         except OSError as error:
             say(f"summary.csv cannot be written: {error}", style="red")
     if left := [folder for folder in folders if any(unsent(folder))]:
@@ -110,126 +120,111 @@ def _status(job: Job, outcome: Outcome) -> str:
     return f"{state}: {outcome.reason}" if outcome.reason else state
 
 
-def sentences(results: Sequence[dict[str, Any]]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What sentences say of a finished run: of thousands, the whole results would not fit into memory."""
+
+    corruption: str
+    """On which data, what, and how much of it."""
+    kind: str
+    """The choice of ``data.corruption``."""
+    model: str
+    regularizers: str
+    setting: bytes
+    """A hash of everything that identifies the run but its corruption."""
+    setting_of_seeds: bytes
+    """The same without seeds."""
+    fit: float
+    test: float
+    chance: float
+    steps: int | None
+    """Until it was fitted."""
+    is_fitted: bool
+    is_fitted_at_once: bool
+    """Whether no evaluation found it unfitted: then the steps are those between evaluations, and no measure."""
+    without_steps: str
+    """In words, where it was not trained in steps."""
+
+
+def ending_of(result: Mapping[str, Any], settings: Mapping[str, Any]) -> Ending:
+    """Return what sentences say of a ``result.json``, given all that counts of its config by dotted keys."""
+    metrics, choices, config = result["metrics"], result["choices"], result.get("config", {})
+    corruption = config.get("data", {}).get("corruption") or {}
+    kept = sorted((key, str(value)) for key, value in settings.items() if not key.startswith("data.corruption."))
+    levels = [str(corruption[key]) for key in LEVELS if key in corruption]
+    data = "" if choices["data"] is None else f"{choices['data']}, "
+    return Ending(
+        corruption=sys.intern(data + " ".join([choices["data.corruption"], *levels])),
+        kind=sys.intern(choices["data.corruption"]),
+        model=sys.intern(choices["model"]),
+        regularizers=sys.intern("+".join(choices["regularizer"] or []) or "no regularizer"),
+        setting=_hash(kept),
+        setting_of_seeds=_hash([(key, value) for key, value in kept if key not in SEEDS]),
+        fit=metrics["fit/accuracy"],
+        test=metrics["test/accuracy"],
+        chance=1 / result["num_classes"],
+        steps=metrics.get("steps_to_fit"),
+        is_fitted=result["fitted"],
+        is_fitted_at_once=metrics.get("steps_to_fit_last_missed") == 0,
+        without_steps="" if takes_steps(config) else f"fitted, {result.get('reason', '')}",
+    )
+
+
+def _hash(setting: Sequence[tuple[str, str]]) -> bytes:
+    return hashlib.blake2b(repr(setting).encode(), digest_size=16).digest()
+
+
+def sentences(endings: Iterable[Ending]) -> list[str]:
     """Say what was seen of each corruption, beside the same runs on true labels and true pixels.
 
     A ratio of steps is the median over pairs of runs that differ in nothing but the corruption.
     """
-    true_steps = {
-        _setting(result): result["metrics"]["steps_to_fit"]
-        for result in results
-        if _kind(result) == "none" and not _is_fitted_at_once(result)
-    }
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        regularizers = "+".join(result["choices"]["regularizer"] or []) or "no regularizer"
-        groups[(_corruption(result), result["choices"]["model"], regularizers)].append(result)
+    true_steps: dict[bytes, int | None] = {}
+    groups: dict[tuple[str, str, str], list[Ending]] = defaultdict(list)
+    for ending in endings:
+        if ending.kind == "none" and not ending.is_fitted_at_once:
+            true_steps[ending.setting] = ending.steps
+        groups[ending.corruption, ending.model, ending.regularizers].append(ending)
     varying = [number for number in (1, 2) if len({key[number] for key in groups}) > 1]
     lines = []
     for key, group in groups.items():
         what = ", ".join([key[0], *(key[number] for number in varying)])
-        fits = [result["metrics"]["fit/accuracy"] for result in group]
-        tests = [result["metrics"]["test/accuracy"] for result in group]
-        chance = statistics.mean(1 / result["num_classes"] for result in group)
-        settings = len({_setting(result, but_for=SEEDS) for result in group})
+        fit, test, chance = (
+            percent(statistics.fmean(getattr(ending, name) for ending in group)) for name in ("fit", "test", "chance")
+        )
+        settings = len({ending.setting_of_seeds for ending in group})
         several = f" in {settings} settings" if settings > 1 else ""
         runs = f" (mean of {len(group)}{several})" if len(group) > 1 else ""
-        line = f"{what}{runs}: fit {percent(statistics.mean(fits))}, "
-        line += f"test {percent(statistics.mean(tests))} (chance {percent(chance)})"
-        if all(result["fitted"] for result in group):
+        line = f"{what}{runs}: fit {fit}, test {test} (chance {chance})"
+        if all(ending.is_fitted for ending in group):
             line += f": {_how(group, true_steps)}"
         else:
-            line += f": {sum(not result['fitted'] for result in group)} of {len(group)} not fitted"
+            line += f": {sum(not ending.is_fitted for ending in group)} of {len(group)} not fitted"
         lines.append(line)
     if len(lines) > MOST_SENTENCES:
         return [*lines[:MOST_SENTENCES], f"... and {len(lines) - MOST_SENTENCES} more."]
     return lines
 
 
-def _lacks_accuracies(result: dict[str, Any]) -> bool:
+def _lacks_accuracies(result: Mapping[str, Any]) -> bool:
     return None in (result["metrics"]["fit/accuracy"], result["metrics"]["test/accuracy"])
 
 
-def _how(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
-    if not takes_steps(group[0].get("config", {})):
-        return f"fitted, {group[0].get('reason', '')}"
-    how = "memorised" if _kind(group[0]) in ("random_labels", "random_signs") else "fitted"
+def _how(group: Sequence[Ending], true_steps: Mapping[bytes, int | None]) -> str:
+    if group[0].without_steps:
+        return group[0].without_steps
+    how = "memorised" if group[0].kind in ("random_labels", "random_signs") else "fitted"
     return f"{how} in {_steps(group, true_steps)}"
 
 
-def _steps(group: Sequence[dict[str, Any]], true_steps: dict[str, int | None]) -> str:
-    median = f"{statistics.median(result['metrics']['steps_to_fit'] for result in group):,.0f} steps"
-    if any(map(_is_fitted_at_once, group)):
+def _steps(group: Sequence[Ending], true_steps: Mapping[bytes, int | None]) -> str:
+    taken = [ending.steps for ending in group if ending.steps is not None]
+    median = f"{statistics.median(taken):,.0f} steps"
+    if any(ending.is_fitted_at_once for ending in group):
         return f"at most {median}: at the first evaluation"
-    ratios = []
-    for result in group:
-        if _kind(result) != "none" and (steps := true_steps.get(_setting(result))):
-            ratios.append(result["metrics"]["steps_to_fit"] / steps)
+    ratios = [
+        ending.steps / steps
+        for ending in group
+        if ending.kind != "none" and ending.steps is not None and (steps := true_steps.get(ending.setting))
+    ]
     return f"{statistics.median(ratios):.1f}x the steps of true labels" if ratios else median
-
-
-def _is_fitted_at_once(result: dict[str, Any]) -> bool:
-    """Whether no evaluation found it unfitted: then the steps to fit are those between evaluations, and no measure."""
-    return bool(result["metrics"].get("steps_to_fit_last_missed") == 0)
-
-
-def _kind(result: dict[str, Any]) -> str:
-    return str(result["choices"]["data.corruption"])
-
-
-def _corruption(result: dict[str, Any]) -> str:
-    corruption = result["config"].get("data", {}).get("corruption") or {}
-    values = [f"{corruption[key]}" for key in LEVELS if key in corruption]
-    data = "" if result["choices"]["data"] is None else f"{result['choices']['data']}, "
-    return data + " ".join([_kind(result), *values])
-
-
-def _setting(result: dict[str, Any], *, but_for: tuple[str, ...] = ()) -> str:
-    """Everything that identifies a run but its corruption, and but for some keys."""
-    config = flatten(counted(result["config"])).items()
-    kept = [(key, str(value)) for key, value in config if not key.startswith("data.corruption.") and key not in but_for]
-    return str(sorted(kept))
-
-
-def write_summary(folder: Path) -> Path:
-    """Write ``summary.csv``: a row for each run in ``folder``.
-
-    A column for every choice, every value that varies, and every metric. Made for ``pandas.read_csv``: a list is joined
-    by ``+``, an empty one is ``none``, what was not reached is empty.
-    """
-    paths = sorted({file.parent.resolve() for name in ("result", "status") for file in folder.glob(f"*/{name}.json")})
-    rows = [_row(run) for run in each_once(map(read_run, paths))]
-    varied = _varied(dict.fromkeys(key for row in rows for key in row["config"]), rows)
-    table = []
-    for row in rows:
-        config = {key: row["config"].get(key) for key in varied if key not in row["flat"]}
-        table.append({**row["flat"], **config, **row["metrics"]})
-    columns = list(dict.fromkeys(key for row in table for key in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(csv_cell, columns))
-    writer.writerows([_cell(row.get(key, "")) for key in columns] for row in table)
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = folder / "summary.csv"
-    write_atomically(summary, text.getvalue(), durable=False)
-    return summary
-
-
-def _row(run: Run) -> dict[str, Any]:
-    told = run.result or RunFolder(run.path).read_status()
-    flat: dict[str, Any] = {"run": run.path.name, "state": run.state, "reason": run.reason}
-    flat |= {"folder": str(run.path), "run_id": run.run_id}
-    flat |= told.get("choices", {})
-    flat["seed"] = told.get("seed")
-    for key in ("fitted", "seconds", "images_per_second", "device", "finished", "commit"):
-        flat[key] = told.get(key)
-    return {"flat": flat, "config": flatten(counted(run.config)) if run.config else {}, "metrics": run.metrics}
-
-
-def _varied(keys: Iterable[str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    configs = [row["config"] for row in rows if row["config"]]
-    return [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
-
-
-def _cell(value: Any) -> Any:
-    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)

@@ -1,32 +1,39 @@
-"""A grid of runs from its cells to its table: look up, compose, launch what is missing, conclude."""
+"""A grid of runs from its cells to its table: look up, plan, launch what is missing, conclude."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from rethinkgen.console import say, stdout
 from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
 from rethinkgen.run.catalogue import COMMANDS
 from rethinkgen.run.command import noted_command
-from rethinkgen.run.description import Description, describe
+from rethinkgen.run.description import Description
 from rethinkgen.run.entry import take_up_former
 from rethinkgen.run.folder import RunFolder, now
+from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
+from rethinkgen.sweep.planning import Planner
 
 log = logging.getLogger(__name__)
+
+WARM_UP_AFTER_SECONDS = 1.0
+"""Of planning: what takes less is over before a launcher could gain by it."""
 
 
 def run_grid(
@@ -38,7 +45,7 @@ def run_grid(
         ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
     """
     folder = Path(config.hydra.sweep.dir)
-    jobs = find_jobs(hydra_context, config, cells, folder)
+    jobs = find_jobs(hydra_context, config, cells, folder, warm_up=getattr(launcher, "warm_up", None))
     missing = [job for job in jobs if not job.was_done]
     if len(missing) < len(jobs):
         say(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.")
@@ -118,30 +125,48 @@ def launch(launcher: Launcher, missing: Sequence[Job], jobs: Sequence[Job]) -> S
 
 
 def find_jobs(
-    hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]], folder: Path
+    hydra_context: HydraContext,
+    config: DictConfig,
+    cells: Sequence[Sequence[str]],
+    folder: Path,
+    *,
+    warm_up: Callable[[], None] | None = None,
 ) -> list[Job]:
-    """Return a job for each cell, those of the same run once; what the index does not know is composed."""
-    folders = config_folders(hydra_context)
-    index = Index(folder, folders, config.hydra.overrides.hydra, str(config.hydra.job.config_name))
+    """Return a job for each cell, those of the same run once; what the index does not know is planned.
+
+    ``warm_up`` is called once something is to be launched while much is left to plan.
+    """
+    planner = Planner(hydra_context, config)
     jobs: dict[tuple[Path, str], Job] = {}
-    for number, overrides in enumerate(_with_progress(cells)):
-        known = index.find(overrides)
-        if known is not None and (known[0] / "result.json").exists() and not (known[0] / "status.json").exists():
-            path, run_id = known
-            jobs.setdefault((path.parent, run_id), Job(list(overrides), path, was_done=True))
-            continue
-        job = compose(hydra_context, config, overrides, number)
-        assert job.config is not None
-        description = describe_job(job.config)
-        job.path = path_of_today(description, job.path)
-        index.add(overrides, job.path, description)
-        job.was_done = not job.is_rerun and job.outcome().state == "done"
-        jobs.setdefault((job.path.parent, description.run_id), job)
+    began = time.monotonic()
+    with Index(
+        folder, config_folders(hydra_context), config.hydra.overrides.hydra, str(config.hydra.job.config_name)
+    ) as index:
+        for number, overrides in enumerate(_with_progress(cells)):
+            known = index.find(overrides)
+            if known is not None and _is_finished(known[0]):
+                path, run_id = known
+                jobs.setdefault((path.parent, run_id), Job(list(overrides), path, was_done=True))
+                continue
+            job, description = planner.plan(overrides, number)
+            job.path = path_of_today(description, job.path)
+            index.add(overrides, job.path, description)
+            job.was_done = not job.is_rerun and job.outcome().state == "done"
+            jobs.setdefault((job.path.parent, description.run_id), job)
+            if warm_up and not job.was_done and time.monotonic() - began > WARM_UP_AFTER_SECONDS:
+                warm_up()
+                warm_up = None
     return list(jobs.values())
+
+
+def _is_finished(path: Path) -> bool:
+    return os.path.exists(f"{path}/result.json") and not os.path.exists(f"{path}/status.json")
 
 
 def path_of_today(description: Description, path: Path) -> Path:
     """Return where the run lies once a folder under a former id has its name of today."""
+    if not FORMER_NAME.search(path.name):
+        return path
     folder = RunFolder(path)
     try:
         for line in take_up_former(description, folder):
@@ -151,30 +176,12 @@ def path_of_today(description: Description, path: Path) -> Path:
     return folder.path
 
 
-def describe_job(config: DictConfig) -> Description:
-    """Describe the run of a composed job, whose config has Hydra's node."""
-    hydra = config.hydra
-    return describe(config, hydra.runtime.choices, list(hydra.overrides.task), str(config.sweep))
-
-
-def compose(hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
-    """Compose a job's config and find its folder."""
-    composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed.hydra.job):
-        composed.hydra.job.id = str(number)
-        composed.hydra.job.num = number
-    path = Path(composed.hydra.sweep.dir).absolute() / composed.hydra.sweep.subdir
-    return Job(list(overrides), path, composed)
-
-
-def compose_all(
+def plan_all(
     hydra_context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first_number: int
 ) -> list[Job]:
-    """Compose the jobs of a sweeper that knows them by their overrides only."""
-    return [
-        compose(hydra_context, config, overrides, number)
-        for number, overrides in enumerate(job_overrides, first_number)
-    ]
+    """Plan the jobs of a sweeper that knows them by their overrides only."""
+    planner = Planner(hydra_context, config)
+    return [planner.plan(overrides, number)[0] for number, overrides in enumerate(job_overrides, first_number)]
 
 
 def config_folders(hydra_context: HydraContext) -> list[Path]:
@@ -191,7 +198,7 @@ def job_returns(jobs: Sequence[Job], ended: Iterable[tuple[Job, int]]) -> list[J
 
 def _job_return(job: Job, has_ended_well: bool) -> JobReturn:
     outcome = job.outcome()
-    result = JobReturn(overrides=job.overrides, cfg=job.config, working_dir=str(job.path))
+    result = JobReturn(overrides=job.overrides, working_dir=str(job.path))
     if has_ended_well and outcome.result is not None:
         result.status, result.return_value = JobStatus.COMPLETED, outcome.result["metrics"]
     else:

@@ -9,8 +9,8 @@ import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -18,26 +18,29 @@ from rethinkgen.console import first_line
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Outcome, State, outcome_of
 
+if TYPE_CHECKING:
+    from rethinkgen.sweep.planning import Cell
+
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "data.corruption", "model", "loss", "optimizer", "schedule", "experiment")
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Job:
-    """One cell of a sweep."""
+    """One cell of a sweep, of which there may be many thousands: 1 KB each."""
 
     overrides: list[str]
     """What was asked for, without Hydra's own."""
     path: Path
-    config: DictConfig | None = field(default=None, repr=False)
-    """Composed, with Hydra's node; not there where the index already knew the folder."""
+    cell: Cell | None = field(default=None, repr=False)
+    """How its config is made; not there where the index already knew the folder."""
     was_done: bool = False
     """Whether it was finished before this command."""
     fault: Outcome | None = None
     """How it ended, where only the launcher can tell."""
 
-    @cached_property
+    @property
     def folder(self) -> RunFolder:
         """The run's folder."""
         return RunFolder(self.path)
@@ -45,19 +48,19 @@ class Job:
     @property
     def is_rerun(self) -> bool:
         """Whether the run is to be trained again though it is finished."""
-        return self.config is not None and bool(self.config.get("rerun"))
+        return self.cell is not None and bool(self.cell.needs.rerun)
 
     @property
     def trainer(self) -> DictConfig:
         """What the run wants to be trained on."""
-        assert self.config is not None
-        trainer: DictConfig = self.config.trainer
+        assert self.cell is not None
+        trainer: DictConfig = self.cell.needs.trainer
         return trainer
 
     @property
     def runs_alone(self) -> bool:
         """Whether its model takes the memory of a machine, so that nothing fits beside it."""
-        return self.config is not None and bool(self.config.get("model", {}).get("runs_alone"))
+        return self.cell is not None and bool(self.cell.needs.model.get("runs_alone"))
 
     def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
@@ -103,10 +106,12 @@ def labels(jobs: Sequence[Job]) -> list[str]:
 def varying_overrides(jobs: Sequence[Job]) -> list[str]:
     """Return the keys of the overrides that are not the same in all jobs; if none varies, those that describe a run."""
     values: dict[str, set[str]] = {}
+    counts: dict[str, int] = {}
     for job in jobs:
         for override in job.overrides:
-            values.setdefault(_key(override), set()).add(override)
-    counts = {key: sum(_key(override) == key for job in jobs for override in job.overrides) for key in values}
+            key = _key(override)
+            values.setdefault(key, set()).add(override)
+            counts[key] = counts.get(key, 0) + 1
     varying = [key for key, found in values.items() if len(found) > 1 or counts[key] < len(jobs)]
     return varying or [key for key in values if key.lstrip("+") in (*GROUPS, "regularizer", "seed")]
 

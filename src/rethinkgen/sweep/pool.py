@@ -148,9 +148,13 @@ class Pool:
 
     def _start_what_fits(self, progress: Progress[Running]) -> None:
         # In order, but a job that needs less may pass one that waits for several devices to be free.
+        finds_no_room: set[int] = set()
         for job in list(progress.waiting):
             if self.resources.free == 0 or self.stopped_by is not None:
                 return
+            assert job.cell is not None
+            if id(job.cell.needs) in finds_no_room:
+                continue  # of ten thousand that need the same, one is asked about
             if job.folder.is_held:
                 progress.waiting.remove(job)
                 progress.elsewhere.append(job)
@@ -162,6 +166,7 @@ class Pool:
                 continue
             share = self.resources.take(job.trainer, runs_alone=job.runs_alone)
             if share is None:
+                finds_no_room.add(id(job.cell.needs))
                 continue
             progress.waiting.remove(job)
             job.fault = None

@@ -23,8 +23,6 @@ from types import FrameType
 from typing import Any
 from uuid import uuid4
 
-from omegaconf import OmegaConf
-
 from rethinkgen.errors import HELD, SlurmError
 from rethinkgen.files import lock
 from rethinkgen.received import parse_json, read_lines
@@ -401,8 +399,8 @@ def _arrays(jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], dict[str, Any]
         return
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        assert job.config is not None
-        values = OmegaConf.to_container(job.config.hydra.launcher, resolve=True)
+        assert job.cell is not None
+        values = job.cell.launcher_values()
         groups.setdefault(json.dumps(values, sort_keys=True), []).append(job)
     size = greatest_array()
     for key, group in groups.items():

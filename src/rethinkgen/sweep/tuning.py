@@ -39,13 +39,15 @@ from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
 from rethinkgen.run.command import command_here, command_line, install_command
+from rethinkgen.run.description import Description
 from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import compose, describe_job, launch, note_command
+from rethinkgen.sweep.grid import launch, note_command
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
+from rethinkgen.sweep.planning import Planner
 from rethinkgen.sweep.resources import Resources, wanted_devices
 
 SEED = 0
@@ -90,7 +92,8 @@ class Tuning(OptunaSweeperImpl):
         check_whole("hydra.sweeper.n_trials", self.n_trials, 1)
         check_between("hydra.sweeper.max_failure_rate", self.max_failure_rate, 0, 1)
         self._read_search_space(arguments)
-        example = self._compose_example()
+        self.planner = Planner(self.hydra_context, self.config)
+        example, description = self._plan_example()
         self.batch_size = self._find_batch_size(example)
         self.folder = Path(self.config.hydra.sweep.dir)
         self.study_name = self.study_name or self.folder.name
@@ -98,7 +101,7 @@ class Tuning(OptunaSweeperImpl):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder / ".study.lock", self.study_name), readable(self.storage):
-            self.study = self._open_study(self._question(example))
+            self.study = self._open_study(self._question(description))
             note_command(self.folder)
             self._run()
 
@@ -133,21 +136,17 @@ class Tuning(OptunaSweeperImpl):
     def _is_grid(self) -> bool:
         return str(self.sampler_config.get("_target_")).endswith(".GridSampler")
 
-    def _compose_example(self) -> Job:
-        """Compose one point of the search space and refuse what no trial could do."""
+    def _plan_example(self) -> tuple[Job, Description]:
+        """Plan one point of the search space and refuse what no trial could do."""
         values: dict[str, Any] = {name: _example(distribution) for name, distribution in self.space.items()}
         overrides = [f"{name}={value}" for name, value in (values | self.fixed).items()]
-        job = self._compose([*overrides, *self.deletions], 0)
-        assert job.config is not None
-        if self.objective.needs_validation and not job.config.data.validation:
+        job, description = self.planner.plan([*overrides, *self.deletions], 0)
+        if self.objective.needs_validation and not description.config["data"]["validation"]:
             raise ValueError(
                 f"{KEY}={self.objective.name} needs a held-out part of the training set: add data.validation=0.1. "
                 "Nothing is ever chosen on the test set."
             )
-        return job
-
-    def _compose(self, overrides: Sequence[str], number: int) -> Job:
-        return compose(self.hydra_context, self.config, overrides, number)
+        return job, description
 
     def _find_batch_size(self, example: Job) -> int:
         """Return how many trials are run at a time: a sampler learns from all of them together."""
@@ -162,10 +161,8 @@ class Tuning(OptunaSweeperImpl):
             return max(1, min(int(launcher.array_parallelism), self.n_trials // ROUNDS))
         return 1
 
-    def _question(self, example: Job) -> dict[str, Any]:
+    def _question(self, description: Description) -> dict[str, Any]:
         """Return all that must be the same for the values of two trials to be comparable."""
-        assert example.config is not None
-        description = describe_job(example.config)
         config = flatten(counted(description.config)) | {"data.fingerprint": description.fingerprint}
         self._former_question = self._about(flatten(former_identifying(description.config, description.fingerprint)))
         return self._about(config)
@@ -305,7 +302,7 @@ class Tuning(OptunaSweeperImpl):
         batch: list[tuple[Trial, Job]] = []
         for trial, overrides in zip(trials, every_overrides, strict=True):
             try:
-                job = self._compose(overrides, trial.number)
+                job, _ = self.planner.plan(overrides, trial.number)
             except (ValueError, HydraException, OmegaConfBaseException) as error:
                 self._tell_failed(trial, " ".join(str(error).split()))
                 num_failed += 1
@@ -441,9 +438,8 @@ class Tuning(OptunaSweeperImpl):
     def _next_command(self, job: Job) -> tuple[str, str]:
         """Return the command of a trial; where examples were held out to choose it, with them to train on."""
         overrides, why = job.overrides, "It again:"
-        config = self._compose(job.overrides, 0).config
-        assert config is not None
-        if self.objective.needs_validation and config.regularizer.early_stopping is None:
+        config = self.planner.plan(job.overrides, 0)[1].config
+        if self.objective.needs_validation and config["regularizer"]["early_stopping"] is None:
             overrides = [item for item in overrides if not item.lstrip("+").startswith("data.validation=")]
             overrides, why = [*overrides, "data.validation=0"], "The same, trained on the whole training set:"
         return why, command_here(overrides)
