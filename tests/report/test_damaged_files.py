@@ -13,7 +13,7 @@ from damage import ANYWHERE, NEVER_BEGUN, OF_A_RUN, OF_A_SWEEP, write_sweep
 from rethinkgen.report.entry import main
 from rethinkgen.report.tables import tables
 from rethinkgen.run.run import Run, damage_of, read_runs
-from rethinkgen.sweep.conclusion import write_summary
+from rethinkgen.sweep.summary import Summary
 
 NUM_SWEEPS = 34
 """Of six to eight files each."""
@@ -57,7 +57,7 @@ def test_a_damaged_file_costs_its_own_row_only(tmp_path: Path) -> None:
             elif name in whole:
                 assert told(run) == whole[name], name
         assert all(str(sweep) in line for line in damage_of(sweep))
-        with write_summary(sweep).open(newline="") as file:
+        with Summary(sweep.resolve()).write().open(newline="") as file:
             rows = {row["run"]: row for row in csv.DictReader(file)}
         unhurt = whole.keys() - hit - {NEVER_BEGUN}
         assert {name: rows[name]["state"] for name in unhurt} == {name: whole[name][0] for name in unhurt}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from conftest import ROOT, TINY, Command
 from rethinkgen.report.entry import main
 from rethinkgen.report.names import distinct, stem, to_csv
-from rethinkgen.sweep.conclusion import write_summary
+from rethinkgen.sweep.summary import Summary
 from run_folders import write_run
 
 ODD = "x/../../../F"
@@ -74,7 +74,7 @@ def test_every_file_lies_in_the_reports_own_folder(odd_sweep: Path, tmp_path: Pa
 
 
 def test_a_summary_runs_nothing_in_a_spreadsheet(odd_sweep: Path) -> None:
-    summary = write_summary(odd_sweep)
+    summary = Summary(odd_sweep.resolve()).write()
     with summary.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {f"'{FORMULA}", "$\\frac$", "'-1+1", "_m"}
