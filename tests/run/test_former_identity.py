@@ -16,7 +16,7 @@ from conftest import Command, read_result
 from rethinkgen.run.description import Description
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import former_ids
-from rethinkgen.run.identity import ID_LENGTH
+from rethinkgen.run.identity import ID_LENGTH, SEEDS
 from rethinkgen.run.run import read_runs
 
 FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
@@ -112,6 +112,44 @@ def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> No
     assert len(read_runs([runs])) == 3
     train(*FINISHED)
     assert len(read_runs([runs])) == 3
+
+
+def unfinish(folder: Path) -> None:
+    (folder / "result.json").unlink()
+    (folder / "status.json").write_text('{"state": "interrupted"}')
+
+
+@pytest.mark.parametrize("unfinished", ["f08cc6ba211e", "b45cfc97f211"])
+def test_two_spellings_are_one_run_however_far_each_is(runs: Path, unfinished: str) -> None:
+    """One asked for all examples, the other for 1437 of them, which is all."""
+    unfinish(next(runs.glob(f"*-{unfinished}")))
+    counted = [run.path.name[-12:] for run in read_runs([runs]) if run.key("max_steps") == 40]
+    assert counted == [name for name in ("f08cc6ba211e", "b45cfc97f211") if name != unfinished]
+
+
+def test_its_twin_of_today_in_another_sweep_is_the_same_run(train: Command, runs: Path, tmp_path: Path) -> None:
+    twin = train(*FINISHED, "sweep=again")
+    for former in runs.glob("*-*"):
+        if not former.name.endswith(("f08cc6ba211e", "b45cfc97f211")):
+            shutil.rmtree(former)
+    assert [run.path for run in read_runs([runs, twin.parent])] == [twin]
+    # Nor are two runs of today one, since a former one is there: on other data, as their ids say.
+    other = twin.with_name(f"{twin.name[:-14]}00000000000000")
+    shutil.copytree(twin, other)
+    (other / "identity.json").write_text('{"run_id": "00000000000000", "fingerprint": "digits-2"}')
+    assert {twin, other} <= {run.path for run in read_runs([runs, twin.parent])}
+
+
+def test_half_former_and_half_of_today_a_sweep_is_one_setting(train: Command, runs: Path, tmp_path: Path) -> None:
+    (former,) = runs.glob("*-b45cfc97f211")
+    result = read_result(former)
+    result["config"]["trainer"]["precision"] = "32"
+    result["config"]["until_fit"] = 0
+    (former / "result.json").write_text(json.dumps(result))
+    train(*FINISHED, "seed=1", "sweep=again")
+    first, second = (run for run in read_runs([runs, tmp_path / "multirun" / "again"]) if run.key("max_steps") == 40)
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.setting(*SEEDS) == second.setting(*SEEDS)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Command, runs: Path, tmp_path: Path) -> None:
