@@ -18,6 +18,7 @@ from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import former_ids
 from rethinkgen.run.identity import ID_LENGTH, SEEDS
 from rethinkgen.run.run import read_runs
+from rethinkgen.sweep.jobs import Job
 
 FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
 COMMON = [
@@ -86,7 +87,12 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
     assert (folder / "result.json").read_bytes() == written
     assert f"{old.name} is now {folder.name}: the same run" in said
     assert not old.exists()
+    assert not (folder / "checkpoints").exists()
     assert said.count("is now") == 1
+    # A trial of a study, say, knows it by its former name.
+    job = Job([], old)
+    job.find_folder()
+    assert job.path == folder
 
     # The same run under a spelling of its own, which had an id of its own.
     (other,) = runs.glob("*-b45cfc97f211")
@@ -103,6 +109,45 @@ def test_another_spelling_finds_it_too(train: Command, runs: Path) -> None:
     train(*[item for item in FINISHED if item != "model=mlp_1x512"], "model=mlp", "model.depth=1")
     assert (renamed(runs) / "weights.pt").stat().st_mtime_ns in before.values()
     assert len(list(runs.glob("*/result.json"))) == 3
+
+
+def test_a_process_that_knew_the_former_name_finds_it_renamed_meanwhile(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,) = runs.glob("*-f08cc6ba211e")
+    train(*FINISHED)
+    folder = renamed(runs)
+    capsys.readouterr()
+    for _ in range(2):
+        train(*FINISHED, f"hydra.run.dir={old}")  # Hydra makes that folder anew
+        assert "was finished" in capsys.readouterr().out
+        assert renamed(runs) == folder
+        assert not old.exists()
+    train(*[item for item in FINISHED if item != "max_steps=40"], "max_steps=39", f"hydra.run.dir={old}")
+    assert read_result(old)["config"]["max_steps"] == 39, "the folder that the user names is the run's"
+
+
+def test_a_finished_one_goes_before_a_folder_of_today_that_is_not(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,) = runs.glob("*-f08cc6ba211e")
+    kept = shutil.move(old, runs.parent)
+    shutil.rmtree(next(runs.glob("*-b45cfc97f211")))
+    today = train(*FINISHED)
+    for path in today.iterdir():  # as a kill leaves it: made, and begun
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for is_begun in (False, True):
+        shutil.copytree(kept, old)
+        if is_begun:
+            (today / "config.yaml").write_bytes((old / "config.yaml").read_bytes())
+            (today / "result.json").unlink()
+        capsys.readouterr()
+        train(*FINISHED)
+        said = capsys.readouterr().out
+        assert "was finished" in said
+        assert not old.exists()
+        assert (f"{today} holds the same run once more" in said) == is_begun
+    assert (today.with_name(f"{today.name[:-14]}f08cc6ba211e-{today.name[-14:]}") / "result.json").exists()
 
 
 def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> None:
@@ -178,7 +223,18 @@ def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "is now" in said
     assert "1 of 2 runs were finished before." in said
+    assert not list(runs.glob("*-" + "?" * ID_LENGTH + "/checkpoints"))
     assert sorted(path.name[:-ID_LENGTH] for path in runs.glob("*-" + "?" * ID_LENGTH)) == [
         "digits-partial_labels_0.4-mlp_1x512-seed0-",
         "digits-partial_labels_0.4-mlp_1x512-seed1-",
     ]
+
+
+def test_a_study_takes_them_up(train: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(next(runs.glob("*-b45cfc97f211")))
+    unfinish(next(runs.glob("*-f08cc6ba211e")))
+    tuned = ["-m", "hydra/sweeper=optuna", "hydra/launcher=basic", *FINISHED, "seed=choice(0)"]
+    train(*tuned, "hydra.sweeper.n_trials=1", "hydra.sweeper.objective=fit/accuracy")
+    said = capsys.readouterr().out
+    assert "f08cc6ba211e is now" in said
+    assert f"Best of 1 trials: fit/accuracy {read_result(renamed(runs))['metrics']['fit/accuracy']:g}" in said

@@ -94,7 +94,7 @@ def _outcome_of(folder: RunFolder, fault: Outcome | None) -> Outcome:
 class Run:
     """One run, however far it is.
 
-    ``config`` is the resolved one: of the result, else of the folder, else of the sweep's index. It has one spelling for
+    ``config`` is the resolved one: of the result, else of the folder, else of the sweep's index; in one spelling for
     values that mean the same, whichever version wrote it.
     """
 
@@ -431,10 +431,10 @@ def in_one_spelling(config: dict[str, Any]) -> dict[str, Any]:
     told = normalised(config)
     data, _ = place(told, "data.num_train")
     count, held_out = NUM_TRAIN.get(str(data.get("name"))), data.get("validation") or 0
-    # The config may be anybody's.
-    if count is not None and isinstance(held_out, int | float) and 0 <= held_out < 1:
-        if data.get("num_train") == count - round(held_out * count):
-            data["num_train"] = None
+    if count is None or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        return told  # it may be anybody's
+    if data.get("num_train") == count - round(held_out * count):
+        data["num_train"] = None
     return told
 
 
