@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_identity import FORMER, described  # noqa: F401
 
 from conftest import Command, read_result
@@ -17,7 +18,7 @@ from rethinkgen.run.description import Description
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import former_ids
 from rethinkgen.run.identity import ID_LENGTH, SEEDS
-from rethinkgen.run.run import read_runs
+from rethinkgen.run.run import Run, in_one_spelling, read_runs
 from rethinkgen.sweep.jobs import Job
 
 FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
@@ -56,8 +57,14 @@ def test_no_two_runs_of_then_are_one_now_but_those_that_were_the_same(
     described: Callable[..., Description],  # noqa: F811
 ) -> None:
     then: dict[str, set[str]] = {}
+    settings: dict[str, set[str]] = {}
     for row in FORMER_IDS:
-        then.setdefault(described(*row["overrides"]).run_id, set()).add(row["id"])
+        told = described(*row["overrides"])
+        then.setdefault(told.run_id, set()).add(row["id"])
+        run = Run(Path("run"), "missing", "", {}, in_one_spelling(told.config), [], 0, None)
+        settings.setdefault(told.run_id, set()).add(run.setting())
+    assert all(len(each) == 1 for each in settings.values()), "a table would tell apart what is one run"
+    assert len(set.union(*settings.values())) == len(settings), "a table would take two runs for repetitions of one"
     merged = sorted(map(sorted, (ids for ids in then.values() if len(ids) > 1)))
     ids = {" ".join(row["overrides"]): row["id"] for row in FORMER_IDS}
     assert merged == sorted(
@@ -102,6 +109,21 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
     said = capsys.readouterr().out
     assert "is now" not in said
     assert "was finished" in said
+
+
+def test_one_whose_config_is_spelt_otherwise_is_the_same_run(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What 785b5e0 wrote for trainer.precision=32, which had an id of its own."""
+    (old,) = runs.glob("*-f08cc6ba211e")
+    result = read_result(old)
+    result["config"]["trainer"]["precision"] = 32
+    spelt = old.with_name(f"{old.name[:-12]}{former_ids(result['config'], 'digits-1')[0]}")
+    old.rename(spelt)
+    (spelt / "result.json").write_text(json.dumps(result))
+    (spelt / "config.yaml").write_text(yaml.safe_dump(result["config"]))
+    train(*FINISHED)
+    assert f"{spelt.name} is now {renamed(runs).name}" in capsys.readouterr().out
 
 
 def test_another_spelling_finds_it_too(train: Command, runs: Path) -> None:
@@ -233,8 +255,13 @@ def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.Captur
 def test_a_study_takes_them_up(train: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(next(runs.glob("*-b45cfc97f211")))
     unfinish(next(runs.glob("*-f08cc6ba211e")))
-    tuned = ["-m", "hydra/sweeper=optuna", "hydra/launcher=basic", *FINISHED, "seed=choice(0)"]
-    train(*tuned, "hydra.sweeper.n_trials=1", "hydra.sweeper.objective=fit/accuracy")
+    tuned = ["-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "hydra/sweeper/sampler=grid", *FINISHED, "seed=0,1"]
+    train(*tuned, "hydra.sweeper.n_trials=2", "hydra.sweeper.objective=fit/accuracy")
     said = capsys.readouterr().out
     assert "f08cc6ba211e is now" in said
-    assert f"Best of 1 trials: fit/accuracy {read_result(renamed(runs))['metrics']['fit/accuracy']:g}" in said
+    assert "unfinished" not in said
+    assert "Best of 2 trials: fit/accuracy" in said
+    assert {read_result(path.parent)["seed"] for path in runs.glob("*mlp*" + "?" * ID_LENGTH + "/result.json")} == {
+        0,
+        1,
+    }

@@ -381,7 +381,7 @@ def check_holds_this_run(folder: RunFolder, description: Description) -> None:
     # Folders of before do not say on which data they were begun, but by their names.
     on_data = facts.get("fingerprint") if facts else description.fingerprint
     ours = flatten(identity.counted(description.config, description.contents))
-    theirs = flatten(identity.counted(held, facts.get("contents")))
+    theirs = flatten(identity.counted(identity.normalised(held), facts.get("contents")))
     ours["data.fingerprint"], theirs["data.fingerprint"] = description.fingerprint, on_data
     for told in (ours, theirs):
         # All examples may be asked for by their number, or by none.
