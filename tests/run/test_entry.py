@@ -83,6 +83,7 @@ def test_rerun_keeps_the_old_result(train: Command, capsys: pytest.CaptureFixtur
     first = outcome(folder)
     for number in (1, 2):
         capsys.readouterr()
+        (folder / "checkpoints").mkdir()  # a kill just after the result was written
         assert train(*RUN, "logger=csv", "rerun=true") == folder
         assert f"previous-{number}" in capsys.readouterr().out
         kept = folder / f"previous-{number}"
@@ -171,6 +172,58 @@ def test_a_process_that_is_refused_leaves_the_folder_to_the_one_that_prepares(
             assert (folder / ".lock").exists()
     assert "is being trained by another process" in capsys.readouterr().err
     train(*RUN)
+
+
+def test_an_empty_folder_does_not_hide_the_run_under_another_name(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN)
+    log = (folder / "train.log").read_text()
+    empty = folder.with_name(f"another-name-{read_result(folder)['run_id']}")
+    for run_dir in ([], [f"hydra.run.dir={empty}"]):
+        empty.mkdir()
+        capsys.readouterr()
+        train(*RUN, *run_dir)
+        assert "was finished" in capsys.readouterr().out
+        assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 1
+        assert empty.exists() == (run_dir == [])
+        empty.rmdir() if empty.exists() else None
+    assert (folder / "train.log").read_text() == log
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_refused_under_another_name_it_leaves_no_folder(
+    is_begun: bool, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN)
+    for path in folder.iterdir():
+        if not (is_begun and path.name == "config.yaml"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    other = folder.with_name(f"another-name-{folder.name[-14:]}")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit) as end:
+            train(*RUN, f"hydra.run.dir={other}")
+    assert end.value.code == 1
+    assert f"right now: {folder}" in capsys.readouterr().err
+    assert not other.exists()
+    assert folder.exists()
+
+
+def test_a_finished_run_keeps_no_checkpoint_of_a_kill(train: Command) -> None:
+    folder = train(*RUN)
+    for name in ("checkpoints", "status.json"):
+        (folder / "checkpoints").mkdir()
+        (folder / "status.json").write_text('{"state": "running", "pid": 1, "host": "elsewhere"}')
+        if name == "checkpoints":
+            (folder / "status.json").unlink()
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            train(*RUN)  # somebody trains it again
+            assert (folder / "checkpoints").exists()
+        train(*RUN)
+        assert not (folder / "checkpoints").exists()
+        assert not (folder / "status.json").exists()
 
 
 def test_an_old_status_says_nothing_of_a_new_command(train: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,13 +57,16 @@ def test_set_aside_results_are_numbered_and_the_log_stays(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     (tmp_path / "train.log").touch()
     for number in (1, 2):
-        folder.checkpoints.mkdir()
-        (folder.checkpoints / "last.ckpt").touch()
+        for path in (folder.checkpoints / "last.ckpt", folder.end_weights):
+            path.parent.mkdir()
+            path.touch()
         folder.result.write_text(json.dumps({"number": number}))
         assert folder.set_aside_result() == tmp_path / f"previous-{number}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["previous-1", "previous-2", "train.log"]
     assert json.loads((tmp_path / "previous-1/result.json").read_text()) == {"number": 1}
-    assert (tmp_path / "previous-2/checkpoints/last.ckpt").exists()
+    assert (tmp_path / "previous-2/weights/end.pt").exists()
+    # A kill had left it: of a finished run it is kept nowhere.
+    assert not (tmp_path / "previous-2/checkpoints").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "\x00\x01"])

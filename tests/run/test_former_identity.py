@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_identity import FORMER, described  # noqa: F401
 
 from conftest import Command, read_result
 from rethinkgen.run.description import Description
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import former_ids
-from rethinkgen.run.identity import ID_LENGTH
-from rethinkgen.run.run import read_runs
+from rethinkgen.run.identity import ID_LENGTH, SEEDS
+from rethinkgen.run.run import Run, in_one_spelling, read_runs
+from rethinkgen.sweep.jobs import Job
 
 FORMER_IDS = json.loads((FORMER / "former_ids.json").read_text())
 COMMON = [
@@ -55,8 +57,14 @@ def test_no_two_runs_of_then_are_one_now_but_those_that_were_the_same(
     described: Callable[..., Description],  # noqa: F811
 ) -> None:
     then: dict[str, set[str]] = {}
+    settings: dict[str, set[str]] = {}
     for row in FORMER_IDS:
-        then.setdefault(described(*row["overrides"]).run_id, set()).add(row["id"])
+        told = described(*row["overrides"])
+        then.setdefault(told.run_id, set()).add(row["id"])
+        run = Run(Path("run"), "missing", "", {}, in_one_spelling(told.config), [], 0, None)
+        settings.setdefault(told.run_id, set()).add(run.setting())
+    assert all(len(each) == 1 for each in settings.values()), "a table would tell apart what is one run"
+    assert len(set.union(*settings.values())) == len(settings), "a table would take two runs for repetitions of one"
     merged = sorted(map(sorted, (ids for ids in then.values() if len(ids) > 1)))
     ids = {" ".join(row["overrides"]): row["id"] for row in FORMER_IDS}
     assert merged == sorted(
@@ -86,7 +94,12 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
     assert (folder / "result.json").read_bytes() == written
     assert f"{old.name} is now {folder.name}: the same run" in said
     assert not old.exists()
+    assert not (folder / "checkpoints").exists()
     assert said.count("is now") == 1
+    # A trial of a study, say, knows it by its former name.
+    job = Job([], old)
+    job.find_folder()
+    assert job.path == folder
 
     # The same run under a spelling of its own, which had an id of its own.
     (other,) = runs.glob("*-b45cfc97f211")
@@ -98,11 +111,65 @@ def test_a_finished_run_is_renamed_and_not_trained_again(
     assert "was finished" in said
 
 
+def test_one_whose_config_is_spelt_otherwise_is_the_same_run(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What 785b5e0 wrote for trainer.precision=32, which had an id of its own."""
+    (old,) = runs.glob("*-f08cc6ba211e")
+    result = read_result(old)
+    result["config"]["trainer"]["precision"] = 32
+    spelt = old.with_name(f"{old.name[:-12]}{former_ids(result['config'], 'digits-1')[0]}")
+    old.rename(spelt)
+    (spelt / "result.json").write_text(json.dumps(result))
+    (spelt / "config.yaml").write_text(yaml.safe_dump(result["config"]))
+    train(*FINISHED)
+    assert f"{spelt.name} is now {renamed(runs).name}" in capsys.readouterr().out
+
+
 def test_another_spelling_finds_it_too(train: Command, runs: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/weights.pt")}
     train(*[item for item in FINISHED if item != "model=mlp_1x512"], "model=mlp", "model.depth=1")
     assert (renamed(runs) / "weights.pt").stat().st_mtime_ns in before.values()
     assert len(list(runs.glob("*/result.json"))) == 3
+
+
+def test_a_process_that_knew_the_former_name_finds_it_renamed_meanwhile(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,) = runs.glob("*-f08cc6ba211e")
+    train(*FINISHED)
+    folder = renamed(runs)
+    capsys.readouterr()
+    for _ in range(2):
+        train(*FINISHED, f"hydra.run.dir={old}")  # Hydra makes that folder anew
+        assert "was finished" in capsys.readouterr().out
+        assert renamed(runs) == folder
+        assert not old.exists()
+    train(*[item for item in FINISHED if item != "max_steps=40"], "max_steps=39", f"hydra.run.dir={old}")
+    assert read_result(old)["config"]["max_steps"] == 39, "the folder that the user names is the run's"
+
+
+def test_a_finished_one_goes_before_a_folder_of_today_that_is_not(
+    train: Command, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old,) = runs.glob("*-f08cc6ba211e")
+    kept = shutil.move(old, runs.parent)
+    shutil.rmtree(next(runs.glob("*-b45cfc97f211")))
+    today = train(*FINISHED)
+    for path in today.iterdir():  # as a kill leaves it: made, and begun
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for is_begun in (False, True):
+        shutil.copytree(kept, old)
+        if is_begun:
+            (today / "config.yaml").write_bytes((old / "config.yaml").read_bytes())
+            (today / "result.json").unlink()
+        capsys.readouterr()
+        train(*FINISHED)
+        said = capsys.readouterr().out
+        assert "was finished" in said
+        assert not old.exists()
+        assert (f"{today} holds the same run once more" in said) == is_begun
+    assert (today.with_name(f"{today.name[:-14]}f08cc6ba211e-{today.name[-14:]}") / "result.json").exists()
 
 
 def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> None:
@@ -112,6 +179,44 @@ def test_a_report_reads_them_under_either_name(train: Command, runs: Path) -> No
     assert len(read_runs([runs])) == 3
     train(*FINISHED)
     assert len(read_runs([runs])) == 3
+
+
+def unfinish(folder: Path) -> None:
+    (folder / "result.json").unlink()
+    (folder / "status.json").write_text('{"state": "interrupted"}')
+
+
+@pytest.mark.parametrize("unfinished", ["f08cc6ba211e", "b45cfc97f211"])
+def test_two_spellings_are_one_run_however_far_each_is(runs: Path, unfinished: str) -> None:
+    """One asked for all examples, the other for 1437 of them, which is all."""
+    unfinish(next(runs.glob(f"*-{unfinished}")))
+    counted = [run.path.name[-12:] for run in read_runs([runs]) if run.key("max_steps") == 40]
+    assert counted == [name for name in ("f08cc6ba211e", "b45cfc97f211") if name != unfinished]
+
+
+def test_its_twin_of_today_in_another_sweep_is_the_same_run(train: Command, runs: Path, tmp_path: Path) -> None:
+    twin = train(*FINISHED, "sweep=again")
+    for former in runs.glob("*-*"):
+        if not former.name.endswith(("f08cc6ba211e", "b45cfc97f211")):
+            shutil.rmtree(former)
+    assert [run.path for run in read_runs([runs, twin.parent])] == [twin]
+    # Nor are two runs of today one, since a former one is there: on other data, as their ids say.
+    other = twin.with_name(f"{twin.name[:-14]}00000000000000")
+    shutil.copytree(twin, other)
+    (other / "identity.json").write_text('{"run_id": "00000000000000", "fingerprint": "digits-2"}')
+    assert {twin, other} <= {run.path for run in read_runs([runs, twin.parent])}
+
+
+def test_half_former_and_half_of_today_a_sweep_is_one_setting(train: Command, runs: Path, tmp_path: Path) -> None:
+    (former,) = runs.glob("*-b45cfc97f211")
+    result = read_result(former)
+    result["config"]["trainer"]["precision"] = "32"
+    result["config"]["until_fit"] = 0
+    (former / "result.json").write_text(json.dumps(result))
+    train(*FINISHED, "seed=1", "sweep=again")
+    first, second = (run for run in read_runs([runs, tmp_path / "multirun" / "again"]) if run.key("max_steps") == 40)
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.setting(*SEEDS) == second.setting(*SEEDS)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_bits_of_then(train: Command, runs: Path, tmp_path: Path) -> None:
@@ -140,7 +245,23 @@ def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "is now" in said
     assert "1 of 2 runs were finished before." in said
+    assert not list(runs.glob("*-" + "?" * ID_LENGTH + "/checkpoints"))
     assert sorted(path.name[:-ID_LENGTH] for path in runs.glob("*-" + "?" * ID_LENGTH)) == [
         "digits-partial_labels_0.4-mlp_1x512-seed0-",
         "digits-partial_labels_0.4-mlp_1x512-seed1-",
     ]
+
+
+def test_a_study_takes_them_up(train: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(next(runs.glob("*-b45cfc97f211")))
+    unfinish(next(runs.glob("*-f08cc6ba211e")))
+    tuned = ["-m", "hydra/sweeper=optuna", "hydra/launcher=basic", "hydra/sweeper/sampler=grid", *FINISHED, "seed=0,1"]
+    train(*tuned, "hydra.sweeper.n_trials=2", "hydra.sweeper.objective=fit/accuracy")
+    said = capsys.readouterr().out
+    assert "f08cc6ba211e is now" in said
+    assert "unfinished" not in said
+    assert "Best of 2 trials: fit/accuracy" in said
+    assert {read_result(path.parent)["seed"] for path in runs.glob("*mlp*" + "?" * ID_LENGTH + "/result.json")} == {
+        0,
+        1,
+    }

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY, Command
+from rethinkgen.data.source import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.run import read_runs
+from rethinkgen.run.run import NUM_TRAIN, read_runs
 from run_folders import write_run
 
 
@@ -119,6 +120,12 @@ def test_a_run_in_two_sweeps_counts_once_and_finished(tmp_path: Path) -> None:
     assert [run.state for run in read_runs([tmp_path / "two", tmp_path / "one"])] == ["done"]
 
 
+def test_how_many_examples_all_are_is_known_of_each_data_set_by_its_name() -> None:
+    classes = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN}
+    told = {name: source._num_train for name, source in classes.items()}
+    assert told | {"digits": Digits().num_train(), "cifar10_jpeg": told["cifar10"]} == NUM_TRAIN
+
+
 def test_a_single_run_is_a_sweep_of_one(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     (run,) = read_runs([path])
@@ -149,6 +156,21 @@ def test_image_folders_of_two_paths_are_two_settings(source: str, tmp_path: Path
         write_run(tmp_path / folder["root"], data="image_folder", keys={"data.source": folder})
     first, second = read_runs([tmp_path / "a", tmp_path / "b"])
     assert first.setting(*SEEDS) != second.setting(*SEEDS)
+
+
+@pytest.mark.parametrize("has_identity", [True, False])
+def test_a_file_that_a_key_names_is_one_setting_wherever_it_lies(has_identity: bool, tmp_path: Path) -> None:
+    """Also where the result has come alone, as committed results do."""
+    for seed, (file, content) in enumerate({"here.csv": "a1", "there.csv": "a1", "other.csv": "b2"}.items()):
+        path = write_run(tmp_path, seed=seed, keys={"data.corruption.matrix": file})
+        facts = {"contents": {"data.corruption.matrix": content}}
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps(result | facts))
+        if has_identity:
+            (path / "identity.json").write_text(json.dumps(facts | {"run_id": path.name.rpartition("-")[2]}))
+    runs = sorted(read_runs([tmp_path]), key=lambda run: run.seed)
+    here, there, other = (run.setting(*SEEDS) for run in runs)
+    assert here == there != other
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_the_summary_has_each_run_once_and_what_differs_among_these(tmp_path: Pa
     assert not {"model.class", "data.source.class"} & set(table)
 
 
+def test_a_file_of_one_content_does_not_vary_wherever_it_lies(tmp_path: Path) -> None:
+    for seed, file in enumerate(("a.csv", "b.csv")):
+        told = result("asymmetric_labels", seed)
+        told["config"]["data"]["corruption"]["matrix"] = file
+        finished(tmp_path, f"run{seed}", told | {"contents": {"data.corruption.matrix": "0123"}})
+    assert not [name for name in pd.read_csv(Summary(tmp_path).write()).columns if "matrix" in name]
+
+
 def test_failed_rows_come_first_where_there_are_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [finished(tmp_path, f"run{seed}", result("none", seed), f"seed={seed}") for seed in range(100)]
     (tmp_path / "run99" / "status.json").write_text('{"state": "failed", "reason": "at last"}')

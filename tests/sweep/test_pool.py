@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import runpy
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from omegaconf import OmegaConf
 from conftest import TINY, Command, ctrl_c, is_running, read_result, wait_until
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Outcome
+from rethinkgen.sweep import grid, pool
+from rethinkgen.sweep.child import Command as ChildCommand
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.planning import Cell
 from rethinkgen.sweep.pool import Pool
@@ -151,6 +155,44 @@ def test_cells_of_one_run_are_trained_once(train: Command, tmp_path: Path) -> No
     train("-m", *TINY, "max_steps=20", "model.learning_rate=0.1,1e-1")
     (run,) = tmp_path.glob("multirun/runs/*/")
     assert times_trained(run) == 1
+
+
+def test_a_run_that_is_begun_meanwhile_under_another_name_is_waited_for(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(*TINY, "model=mlp", "model.depth=1", "model.width=16", "max_steps=20")
+    result = (folder / "result.json").read_bytes()
+    kept = Path(shutil.move(folder, tmp_path))
+    started: list[str] = []
+
+    def launch_late(launcher: Any, missing: Any, jobs: Any) -> Any:
+        shutil.move(kept, folder)
+        (folder / "result.json").unlink()
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def finish() -> None:
+            wait_until(lambda: bool(started), 120)
+            time.sleep(2.5)
+            (folder / "result.json").write_bytes(result)
+            lock.close()
+
+        threading.Thread(target=finish).start()
+        return grid_launch(launcher, missing, jobs)
+
+    def make_process(target: Any, *arguments: Any) -> Any:
+        started.extend(each.folder for each in arguments if isinstance(each, ChildCommand))
+        return pool_make_process(target, *arguments)
+
+    grid_launch, pool_make_process = grid.launch, pool.make_process
+    monkeypatch.setattr(grid, "launch", launch_late)
+    monkeypatch.setattr(pool, "make_process", make_process)
+    capsys.readouterr()
+    train("-m", *TINY, "max_steps=20", "seed=0")
+    assert " done" in capsys.readouterr().out
+    assert len(started) == 1, "each second a process was started, only to find the run held"
+    assert [path.name for path in (tmp_path / "multirun" / "runs").glob("*/")] == [folder.name]
+    assert (folder / "result.json").read_bytes() == result
 
 
 def test_a_cell_that_cannot_be_composed_stops_the_sweep_before_it_begins(

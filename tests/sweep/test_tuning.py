@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from omegaconf import OmegaConf
@@ -23,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conftest import ROOT, TINY, command_line, ctrl_c, read_result, wait_until
 from rethinkgen.errors import StoppedError
+from rethinkgen.run.description import look_again
 from rethinkgen.sweep import tuning
 from rethinkgen.sweep.objective import DIRECTIONS, check_objective
 
@@ -206,6 +208,32 @@ def test_a_study_is_run_to_its_total_by_the_same_command(
     assert "4 of 4 trials were finished before: nothing is left to train" in output
     assert "Best of 4 trials" in output
     assert runs(tmp_path) == second
+
+
+def test_a_file_that_a_key_names_is_the_same_wherever_it_lies(
+    tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = np.full((10, 10), 0.1)
+    for name in ("a", "b"):
+        np.savetxt(tmp_path / f"{name}.csv", matrix, delimiter=",")
+    command = [*TINY, "hydra/launcher=basic", "max_steps=4", RATE, "hydra.sweeper.n_trials=1"]
+    command += [
+        "hydra.sweeper.objective=fit/loss",
+        "data.corruption=asymmetric_labels",
+        "data.corruption.probability=null",
+    ]
+    assert tune(*command, f"data.corruption.matrix={tmp_path}/a.csv") == 0
+    assert tune(*command, f"data.corruption.matrix={tmp_path}/b.csv") == 0
+    assert "1 of 1 trials were finished before" in capsys.readouterr().out
+    np.savetxt(tmp_path / "b.csv", np.eye(10), delimiter=",")
+    look_again()
+    assert tune(*command, f"data.corruption.matrix={tmp_path}/b.csv") == 1
+    assert re.search(r"another\s+question", capsys.readouterr().err)
+    # A study of before, which knew the file by its path.
+    question = load(tmp_path).user_attrs["question"]
+    del question["data.corruption.matrix.content"]
+    load(tmp_path).set_user_attr("question", question | {"data.corruption.matrix": f"{tmp_path}/a.csv"})
+    assert tune(*command, f"data.corruption.matrix={tmp_path}/a.csv") == 0
 
 
 def test_the_same_command_proposes_the_same_trials(tune: Tune, tmp_path: Path) -> None:

@@ -19,16 +19,7 @@ NUM_TEST = {
     "cifar100": 10_000,
     "svhn": 26_032,
 }
-NUM_TRAIN = {
-    "digits": 1437,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar10_jpeg": 50_000,
-    "cifar100": 50_000,
-    "svhn": 73_257,
-}
-"""Test and training examples of data sets of which everybody has the same; ``data=imagenet`` takes any folder."""
+"""Test examples of data sets of which everybody has the same."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import Claim
-from rethinkgen.report.numbers import NUM_TEST, NUM_TRAIN
+from rethinkgen.report.numbers import NUM_TEST
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.run import Run
+from rethinkgen.run.run import NUM_TRAIN, Run
 
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
 """Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""

@@ -21,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rethinkgen.run.build import build
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import (
+    ID_LENGTH,
     check_is_json,
     choices,
     contents_of_files,
@@ -239,18 +241,36 @@ _listings: dict[Path, _Listing] = {}
 
 
 def folders_of(description: Description, sweep_folder: Path) -> list[Path]:
-    """Return the folders in a sweep's that hold this run, whatever they are called: the best first.
+    """Return the folders in a sweep's that are this run's, whatever they are called: the best first.
 
-    A folder under the run's id comes before those under its former ids, of which a finished one comes first.
+    A finished one comes before one that was begun, and that before one that holds nothing yet; of the same kind one
+    under the run's id before those under its former ids, and the name that this command gives it before others.
     """
     listing = _list(sweep_folder)
-    found = [sweep_folder / name for name in listing.by_id.get(description.run_id, [])]
-    # The name that this command gives it, where several have the id.
-    found.sort(key=lambda path: path.name != description.name)
-    if listing.has_former:
-        former = [sweep_folder / name for each in description.former_ids for name in listing.by_id.get(each, [])]
-        found += sorted(former, key=lambda path: not (path / "result.json").exists())
+    ids = [description.run_id, *(description.former_ids if listing.has_former else ())]
+    found = [sweep_folder / name for each in ids for name in listing.by_id.get(each, [])]
+    if len(found) > 1:
+        found.sort(key=lambda path: (not path.name.endswith(description.run_id), path.name != description.name))
+        found.sort(key=_lacks)
     return found
+
+
+def folders_with_id(run_id: str, sweep_folder: Path) -> list[Path]:
+    """Return the folders in a sweep's that are named by a run's id of today, the best first; none where it is no id."""
+    names = _list(sweep_folder).by_id.get(run_id, []) if re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", run_id) else []
+    return sorted((sweep_folder / name for name in names), key=_lacks)
+
+
+def renamed_since(path: Path) -> Path | None:
+    """Return the folder that had the former name ``path``, known by the id that its W&B run keeps."""
+    former_id = path.name.rpartition("-")[2]
+    folders = (file.parent for file in sorted(path.parent.glob("*/identity.json")))
+    return next((each for each in folders if RunFolder(each).read_identity().get("wandb_id") == former_id), None)
+
+
+def _lacks(path: Path) -> tuple[bool, bool]:
+    """Return what is least for a finished run's folder, and greatest for one that holds nothing."""
+    return not (path / "result.json").exists(), not (path / "config.yaml").exists()
 
 
 def _list(folder: Path) -> _Listing:

@@ -170,15 +170,13 @@ def run(config: DictConfig) -> dict[str, Any]:
         check_holds_this_run(folder, description)
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_finished(folder, finished, description)
-            if not folder.is_held:
-                # Left by who meant to train it again and did not, or was killed when the result was just written.
-                folder.status.unlink(missing_ok=True)
+            folder.tidy_up()
             return dict(finished["metrics"])
         with folder.lock():
             # Another process may have finished it just before it let go of the lock.
             if not is_rerun and (finished := folder.read_result()) is not None:
                 tell_finished(folder, finished, description)
-                folder.status.unlink(missing_ok=True)
+                folder.remove_remains()
                 return dict(finished["metrics"])
             check_is_nowhere_else(folder, description)
             return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
@@ -216,24 +214,62 @@ def take_up_former(description: Description, folder: RunFolder) -> list[str]:
     Raises:
         RunIsHeldError: another process trains the run.
     """
+    go_where_it_was_begun(description, folder)
     former_id = folder.path.name.rpartition("-")[2]
     if not FORMER_NAME.search(folder.path.name) or former_id not in description.former_ids:
         return []
-    new = folder.path.with_name(description.name)
+    old = folder.path
     with folder.lock():
-        if not folder.config.exists() and not folder.result.exists():
-            return []
-        folder.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=former_id)
-        others = [path for path in folders_of(description, new.parent) if path not in (folder.path, new)]
-        old_name = folder.path.name
-        folder.path.rename(new)
-        folder.move_to(new)
-    lines = [f"{old_name} is now {new.name}: the same run under the id that this version gives it."]
-    for other in map(RunFolder, others):
+        if folder.holds_run:
+            new = free_name(description, old.parent, former_id)
+            folder.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=former_id)
+            old.rename(new)
+            folder.move_to(new)
+    if folder.path == old:
+        # Another process has just renamed it, and our lock has made a folder of that name anew.
+        go_where_it_was_begun(description, folder)
+        return []
+    folder.tidy_up()
+    lines = [f"{old.name} is now {folder.path.name}: the same run under the id that this version gives it."]
+    for other in map(RunFolder, folders_of(description, old.parent)):
+        if other.path == folder.path or not other.holds_run:
+            continue
         with contextlib.suppress(RunFolderError), other.lock():
             other.add_to_identity(run_id=description.run_id, fingerprint=description.fingerprint, wandb_id=None)
         lines.append(f"{other.path} holds the same run once more: it is not counted, and may be removed.")
     return lines
+
+
+def free_name(description: Description, sweep_folder: Path, former_id: str) -> Path:
+    """Return where a folder under a former id goes: not onto an unfinished one that has the run's name already."""
+    path = sweep_folder / description.name
+    RunFolder(path).remove_unused()
+    return path.with_name(f"{description.slug}-{former_id}-{description.run_id}") if path.exists() else path
+
+
+def go_where_it_was_begun(description: Description, folder: RunFolder) -> None:
+    """Leave a folder that holds nothing for the one that holds the run.
+
+    Since this process named the folder, another one may have begun the run under another name, or have renamed it.
+    A folder that the user named stays the run's.
+    """
+    named_by = folder.path.name.rpartition("-")[2]
+    if folder.holds_run or (named_by != description.run_id and named_by not in description.former_ids):
+        return
+    best = next(iter(folders_of(description, folder.path.parent)), folder.path)
+    if best != folder.path and RunFolder(best).holds_run:
+        log_into(best, instead_of=folder.path)
+        folder.remove_unused()
+        folder.move_to(best)
+
+
+def log_into(folder: Path, *, instead_of: Path) -> None:
+    """Have what Hydra's log writes into one folder be written into another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == instead_of:
+            handler.baseFilename = str(folder / Path(handler.baseFilename).name)
+            if (before := handler.setStream(handler._open())) is not None:
+                before.close()
 
 
 def check_is_nowhere_else(folder: RunFolder, description: Description) -> None:
@@ -340,10 +376,12 @@ def check_holds_this_run(folder: RunFolder, description: Description) -> None:
         return
     if held is None:
         return
+    if not facts and (result := folder.read_result()) is not None:
+        facts = {key: result[key] for key in ("fingerprint", "contents") if key in result}  # it may have come alone
     # Folders of before do not say on which data they were begun, but by their names.
     on_data = facts.get("fingerprint") if facts else description.fingerprint
     ours = flatten(identity.counted(description.config, description.contents))
-    theirs = flatten(identity.counted(held, facts.get("contents")))
+    theirs = flatten(identity.counted(identity.normalised(held), facts.get("contents")))
     ours["data.fingerprint"], theirs["data.fingerprint"] = description.fingerprint, on_data
     for told in (ours, theirs):
         # All examples may be asked for by their number, or by none.
@@ -378,6 +416,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
             reason = trouble
         if isinstance(error, RunIsHeldError):
             # Nothing to note: the files are the other process's.
+            folder.remove_unused()
             if not is_single:
                 raise
         elif folder.has_begun or not is_single:

@@ -65,8 +65,28 @@ class RunFolder:
         path = self.weights / "end.pt"
         return former if former.exists() and not path.exists() else path
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun in it, or has come as a result alone."""
+        return self.config.exists() or self.result.exists()
+
+    def remove_remains(self) -> None:
+        """Remove what a finished run no longer needs; its status last: until then each command looks after it."""
+        self.remove_checkpoints()
+        self.status.unlink(missing_ok=True)
+
+    def tidy_up(self) -> None:
+        """Remove what a process left of a finished run that was killed before it could, unless another is at it.
+
+        Or that meant to train it again, and did not.
+        """
+        if self.status.exists() or self.checkpoints.exists():
+            with contextlib.suppress(RunFolderError, OSError), self.lock():
+                if self.read_result() is not None:
+                    self.remove_remains()
+
     def remove_checkpoints(self) -> None:
-        """Remove what a finished run no longer needs; what cannot be removed is of no harm."""
+        """Remove those of a finished run; what cannot be removed is of no harm."""
         try:
             shutil.rmtree(self.checkpoints)
         except FileNotFoundError:
@@ -144,6 +164,7 @@ class RunFolder:
 
     def set_aside_result(self) -> Path:
         """Move all that a finished run left into ``previous-<n>/`` and return that folder."""
+        self.remove_checkpoints()
         number = 1 + sum(1 for _ in self.path.glob("previous-*"))
         aside = self.path / f"previous-{number}"
         aside.mkdir()
@@ -186,12 +207,18 @@ class RunFolder:
 
     def remove_unused(self) -> None:
         """Remove the folder that was made for a run that never began, unless another process is at it."""
-        with contextlib.suppress(RunFolderError, OSError), self.lock():
-            names = {path.name for path in self.path.iterdir()}
-            if all(name in ("train.log", ".lock", ".lock.owner") or name.startswith("rank") for name in names):
-                for name in names:
-                    (self.path / name).unlink()
-                self.path.rmdir()
+        with contextlib.suppress(RunFolderError, OSError):
+            if not self._is_unused():
+                return
+            with self.lock():
+                if self._is_unused():
+                    for path in self.path.iterdir():
+                        path.unlink()
+                    self.path.rmdir()
+
+    def _is_unused(self) -> bool:
+        made_for_it = ("train.log", ".lock", ".lock.owner", self.output.name)
+        return all(path.name in made_for_it or path.name.startswith("rank") for path in self.path.iterdir())
 
 
 def checksum(result: dict[str, Any]) -> str:

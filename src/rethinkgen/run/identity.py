@@ -48,15 +48,15 @@ def rules() -> dict[str, Any]:
 
 
 def normalised(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a resolved config with one spelling for values that mean the same."""
-    told: dict[str, Any] = json.loads(json.dumps(config))
+    """Return a resolved config with one spelling for values that mean the same; what no JSON file holds, as text."""
+    told: dict[str, Any] = json.loads(json.dumps(config, default=str, skipkeys=True))
     for key in SWITCHES:
         node, name = place(told, key)
         if node.get(name) in (0, 1):
             node[name] = bool(node[name])
-    trainer = told.get("trainer") or {}
-    if "precision" in trainer:
-        trainer["precision"] = PRECISIONS.get(str(trainer["precision"]), trainer["precision"])
+    trainer, name = place(told, "trainer.precision")
+    if name in trainer:
+        trainer[name] = PRECISIONS.get(str(trainer[name]), trainer[name])
     return told
 
 
@@ -217,7 +217,8 @@ def _meant(value: Any, config: dict[str, Any]) -> Any:
         return value
     node, name = place(config, value[2:-1])
     if name in node:
-        return node[name]
+        given = node[name]
+        return int(given) if isinstance(given, float) and given.is_integer() else given
     node, name = place(rules()["neutral"], value[2:-1])
     return _meant(node.get(name), config)
 

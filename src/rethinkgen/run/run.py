@@ -24,7 +24,7 @@ from rethinkgen.run.catalogue import Entry, latest_entries, read_commands
 from rethinkgen.run.curves import read_curves
 from rethinkgen.run.folder import RunFolder, read_small
 from rethinkgen.run.former_identity import FORMER_NAME
-from rethinkgen.run.identity import ID_LENGTH, LEVELS, counted, flatten, identifying
+from rethinkgen.run.identity import ID_LENGTH, LEVELS, Contents, counted, flatten, identifying, normalised, place
 from rethinkgen.run.schema import CONFIG, IDENTITY, STATUS, fault
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ IMAGE_SHAPES = {
     **dict.fromkeys(("cifar10", "cifar10_jpeg", "cifar100", "svhn"), (3, 32, 32)),
 }
 """Of the sources that results name which do not tell the shape themselves: those of commit 785b5e0 and before."""
+NUM_TRAIN = {
+    "digits": 1437,
+    **dict.fromkeys(("mnist", "fashion_mnist"), 60_000),
+    **dict.fromkeys(("cifar10", "cifar10_jpeg", "cifar100"), 50_000),
+    "svhn": 73_257,
+}
+"""Training examples of data sets of which everybody has the same; ``data=imagenet`` takes any folder."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ def _outcome_of(folder: RunFolder, fault: Outcome | None) -> Outcome:
 class Run:
     """One run, however far it is.
 
-    ``config`` is the resolved one: of the result, else of the folder, else of the sweep's index.
+    ``config`` is the resolved one: of the result, else of the folder, else of the sweep's index; in one spelling for
+    values that mean the same, whichever version wrote it.
     """
 
     path: Path
@@ -116,17 +124,30 @@ class Run:
         """The hash that names the run; of one that still has a former id, a name for it without the data."""
         if self.facts.get("run_id"):
             return str(self.facts["run_id"])
-        if FORMER_NAME.search(self.path.name) and self.config:
-            return self._id_without_fingerprint()
+        if self.has_former_id and self.config:
+            return self.id_without_fingerprint
         return str((self.result or {}).get("run_id") or self.path.name.rpartition("-")[2])
 
-    def _id_without_fingerprint(self) -> str:
-        # Runs that had an id for each spelling are one here; on which data, only their place can tell.
-        data = dict(self.config.get("data") or {})
-        data["num_train"] = (self.result or {}).get("num_train") or data.get("num_train")
-        place = [self.data, self.key("data.root"), self.key("data.source.root")]
-        text = json.dumps([identifying({**self.config, "data": data}), *place], sort_keys=True)
+    @property
+    def has_former_id(self) -> bool:
+        """Whether the folder still has the name that commit 785b5e0 gave it, and no word of an id of today."""
+        return not self.facts.get("run_id") and FORMER_NAME.search(self.path.name) is not None
+
+    @cached_property
+    def id_without_fingerprint(self) -> str:
+        """A name for the run that every folder of it has, whatever spelling its former id was made of."""
+        # On which data, only their name can tell, and the path of an image folder.
+        text = json.dumps([identifying(self.config), self.data, self._image_folder], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+    @property
+    def _image_folder(self) -> Any:
+        return self.key("data.source.root") if str(self.key("data.source._target_")).endswith(FOLDERS) else None
+
+    @property
+    def contents(self) -> Contents:
+        """Digests of the files that keys name: of the folder, else of the result, which may have come alone."""
+        return self.facts.get("contents") or (self.result or {}).get("contents") or {}
 
     @property
     def end_weights(self) -> Path:
@@ -243,15 +264,15 @@ class Run:
         """Dotted key -> value of all that identifies the run; an image folder by its path, other data by their name."""
         if not self.config:
             return {"run": self.path.name}
-        kept = flatten(counted(self.config, self.facts.get("contents")))
-        if str(self.key("data.source._target_")).endswith(FOLDERS):
-            kept["data.source.root"] = self.key("data.source.root")
+        kept = flatten(counted(self.config, self.contents))
+        if self._image_folder is not None:
+            kept["data.source.root"] = self._image_folder
         return kept
 
     @cached_property
     def not_neutral(self) -> dict[str, Any]:
         """The same of what is not neutral, image folders aside."""
-        return flatten(identifying(self.config, contents=self.facts.get("contents"))) if self.config else {}
+        return flatten(identifying(self.config, contents=self.contents)) if self.config else {}
 
     def setting(self, *but_for: str) -> str:
         """Return everything that identifies the run but these dotted keys, and all keys below them.
@@ -307,12 +328,27 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def each_once(runs: Iterable[Run]) -> list[Run]:
-    """Return of the runs with the same id one: the finished one, the one under its id of today, the later one."""
-    found: dict[str, Run] = {}
-    for run in runs:
-        if run.run_id not in found or rank(run) > rank(found[run.run_id]):
-            found[run.run_id] = run
+    """Return of the folders of one run one: the finished one, the one under its id of today, the later one."""
+    runs, found = list(runs), dict[str, Run]()
+    for run, name in zip(runs, _names(runs), strict=True):
+        if name not in found or rank(run) > rank(found[name]):
+            found[name] = run
     return list(found.values())
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return a name for each run that its folders share: of one under a former id the id of its twin of today.
+
+    Where runs of today differ in their data alone, it cannot be told whose twin that is, and it counts by itself.
+    """
+    if not any(run.has_former_id for run in runs):
+        return [run.run_id for run in runs]
+    of_today: dict[str, set[str]] = {}
+    for run in runs:
+        if not run.has_former_id:
+            of_today.setdefault(run.id_without_fingerprint, set()).add(run.run_id)
+    twins = {name: min(ids) for name, ids in of_today.items() if len(ids) == 1}
+    return [twins.get(run.run_id, run.run_id) if run.has_former_id else run.run_id for run in runs]
 
 
 def rank(run: Run) -> tuple[bool, bool, bool, str]:
@@ -381,13 +417,25 @@ def read_run(path: Path, entry: Entry | None = None) -> Run:
         state=outcome.state,
         reason=outcome.reason,
         choices=next((source["choices"] for source in sources if source.get("choices")), {}),
-        config=config,
+        config=in_one_spelling(config),
         overrides=next((source["overrides"] for source in sources if source.get("overrides")), []),
         seed=next((int(seed) for seed in (config.get("seed"), status.get("seed")) if isinstance(seed, int)), 0),
         result=result,
         facts=facts,
         faults=tuple(line for line in (of_status, of_identity) if line and line != outcome.reason),
     )
+
+
+def in_one_spelling(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the values that ``describe`` tells a run's id from: for all examples, no number of them."""
+    told = normalised(config)
+    data, _ = place(told, "data.num_train")
+    count, held_out = NUM_TRAIN.get(str(data.get("name"))), data.get("validation") or 0
+    if count is None or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        return told  # it may be anybody's
+    if data.get("num_train") == count - round(held_out * count):
+        data["num_train"] = None
+    return told
 
 
 def _is_no_number(value: Any) -> bool:

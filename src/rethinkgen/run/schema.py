@@ -75,6 +75,7 @@ RESULT: Schema = OF_A_RUN | {
     "sweep": NAME, "config": NODE, "metrics": METRICS, "fitted": SWITCH, "reason": TEXT, "image_shape": SHAPE,
     "num_classes": POSITIVE, "num_train": COUNT, "num_test": COUNT, "seconds": COUNT, "images_per_second": COUNT,
     "seed": COUNT, "finished": NAME, "device": NAME, "versions": NAMES, "commit": NAME, "code": NAMES,
+    "fingerprint": NAME, "contents": NAMES,
 }  # fmt: skip
 STATUS: Schema = OF_A_RUN | {
     "state": NAME, "reason": TEXT, "traceback": TEXT, "pid": COUNT, "host": NAME, "started": NAME, "updated": NAME,

@@ -299,8 +299,7 @@ class Training:
         for folder in (self.folder.path, self.folder.weights):
             remove_leftovers(folder)
         self.folder.write_result(result)
-        self.folder.status.unlink(missing_ok=True)
-        self.folder.remove_checkpoints()
+        self.folder.remove_remains()
         return result
 
     def _write_examples(self) -> None:

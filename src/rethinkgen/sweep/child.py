@@ -66,6 +66,8 @@ def run_in_child(command: Command) -> NoReturn:
         # The server may have been started by an earlier command of this process.
         with typed(command.argv), own_code.opening(command.opened):
             code = _run(command, folder)
+        if code in (0, HELD):
+            folder.remove_unused()  # made for what is printed, where the run turned out to lie elsewhere
     except SystemExit as error:
         # A run that ended well returns; and what is above 255 would be cut to something else.
         is_code = isinstance(error.code, int) and 0 < error.code < 256 and error.code != HELD

@@ -56,7 +56,7 @@ def tell_runs(
     for job in jobs:
         # Each result is read once, and of thousands no more than a few are kept.
         run = read_run(job.path)
-        settings = flatten(counted(run.config)) if run.config else {}
+        settings = flatten(counted(run.config, run.contents)) if run.config else {}
         if (summary := summaries.get(job.path.parent.absolute())) is not None:
             summary.add(run, settings)
         if run.state == "done" and run.result and not _lacks_accuracies(run.result):

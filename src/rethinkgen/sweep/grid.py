@@ -121,7 +121,11 @@ def launch(launcher: Launcher, missing: Sequence[Job], jobs: Sequence[Job]) -> S
     if hasattr(launcher, "launch_jobs"):
         returns: Sequence[JobReturn] = launcher.launch_jobs(missing, jobs)
         return returns
-    return launcher.launch([job.overrides for job in missing], initial_job_idx=0)
+    try:
+        return launcher.launch([job.overrides for job in missing], initial_job_idx=0)
+    finally:
+        for job in missing:
+            job.find_folder()
 
 
 def find_jobs(

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from rethinkgen.console import first_line
+from rethinkgen.run.description import folders_with_id, renamed_since
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.run import Outcome, State, outcome_of
 
 if TYPE_CHECKING:
@@ -61,6 +63,18 @@ class Job:
     def runs_alone(self) -> bool:
         """Whether its model takes the memory of a machine, so that nothing fits beside it."""
         return self.cell is not None and bool(self.cell.needs.model.get("runs_alone"))
+
+    def find_folder(self) -> None:
+        """Take note of where the run lies, if another process has begun it under another name, or has renamed it."""
+        if self.folder.result.exists():
+            return
+        if FORMER_NAME.search(self.path.name):
+            self.path = self.path if self.folder.holds_run else renamed_since(self.path) or self.path
+            return
+        found = folders_with_id(self.path.name.rpartition("-")[2], self.path.parent)
+        at_work = (path for path in found if RunFolder(path).is_held)
+        if found:
+            self.path = found[0] if RunFolder(found[0]).result.exists() else next(at_work, found[0])
 
     def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""

@@ -183,6 +183,8 @@ class Pool:
         process.join()
         progress.running.remove(running)
         self.resources.give_back(running.share)
+        if code in (0, HELD):
+            job.find_folder()
         if code == HELD:
             progress.elsewhere.append(job)
             return

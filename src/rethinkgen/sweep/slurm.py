@@ -327,6 +327,7 @@ class SlurmSweep:
         """Find out how jobs ended that SLURM runs no more."""
         without_result = []
         for one in ended:
+            one.job.find_folder()
             if one.job.outcome().state == "done":
                 self._end(one, 0)
             else:

@@ -75,7 +75,7 @@ class Summary:
         for path in _run_folders(self.folder):
             if path.name not in self._read:
                 run = read_run(path)
-                self.add(run, flatten(counted(run.config)) if run.config else {})
+                self.add(run, flatten(counted(run.config, run.contents)) if run.config else {})
         rows = sorted((row for _, row in self._rows.values()), key=lambda row: row.facts["folder"])
         varied = self._varied(rows)
         columns = dict.fromkeys([*(rows[0].facts if rows else ()), *varied])

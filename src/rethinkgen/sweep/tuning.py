@@ -44,7 +44,7 @@ from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import launch, note_command
+from rethinkgen.sweep.grid import launch, note_command, path_of_today
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.planning import Planner
@@ -163,9 +163,12 @@ class Tuning(OptunaSweeperImpl):
 
     def _question(self, description: Description) -> dict[str, Any]:
         """Return all that must be the same for the values of two trials to be comparable."""
-        config = flatten(counted(description.config)) | {"data.fingerprint": description.fingerprint}
-        self._former_question = self._about(flatten(former_identifying(description.config, description.fingerprint)))
-        return self._about(config)
+        data = {"data.fingerprint": description.fingerprint}
+        self._former_questions = [
+            self._about(flatten(former_identifying(description.config, description.fingerprint))),
+            self._about(flatten(counted(description.config)) | data),  # when files counted by their paths
+        ]
+        return self._about(flatten(counted(description.config, description.contents)) | data)
 
     def _about(self, config: dict[str, Any]) -> dict[str, Any]:
         tuned = {name.lstrip("+") for name in self.space}
@@ -186,7 +189,7 @@ class Tuning(OptunaSweeperImpl):
         """
         study = self._load_study()
         asked = study.user_attrs.get("question")
-        if (asked is None and not study.trials) or asked == self._former_question:
+        if (asked is None and not study.trials) or asked in self._former_questions:
             study.set_user_attr("question", question)
         elif asked != question and any(trial.state == TrialState.COMPLETE for trial in study.trials):
             raise ValueError(self._what_differs(study, asked or {}, question))
@@ -302,7 +305,8 @@ class Tuning(OptunaSweeperImpl):
         batch: list[tuple[Trial, Job]] = []
         for trial, overrides in zip(trials, every_overrides, strict=True):
             try:
-                job, _ = self.planner.plan(overrides, trial.number)
+                job, description = self.planner.plan(overrides, trial.number)
+                job.path = path_of_today(description, job.path)
             except (ValueError, HydraException, OmegaConfBaseException) as error:
                 self._tell_failed(trial, " ".join(str(error).split()))
                 num_failed += 1
@@ -315,18 +319,21 @@ class Tuning(OptunaSweeperImpl):
         # Two trials of the same parameters are one run.
         missing = list({job.path: job for _, job in batch if not job.was_done}.values())
         before = {job.path: job.folder.read_status() for job in missing}
+        paths = [job.path for _, job in batch]
         returns: dict[Path, JobReturn] = {}
         stopped_by: int | None = None
         try:
             if missing:
                 in_order = launch(self.launcher, missing, list(self.jobs.values()))
-                returns = {job.path: returned for job, returned in zip(missing, in_order, strict=True)}
+                returns = dict(zip(before, in_order, strict=True))
         except (StoppedError, KeyboardInterrupt) as stop:
             stopped_by = getattr(stop, "number", int(signal.SIGINT))
-        for trial, job in batch:
-            if job.path not in returns and job.path in before and job.folder.read_status() == before[job.path]:
+        for path, (trial, job) in zip(paths, batch, strict=True):
+            if path not in returns and path in before and job.folder.read_status() == before[path]:
                 continue  # stopped before it began: what its folder says is of an earlier command
-            num_failed += not self._tell(trial, job, returns.get(job.path))
+            job.find_folder()
+            trial.set_user_attr("folder", os.path.relpath(job.path, self.folder))
+            num_failed += not self._tell(trial, job, returns.get(path))
         return stopped_by, num_failed
 
     def _tell(self, trial: Trial, job: Job, returned: JobReturn | None) -> bool:
@@ -378,7 +385,9 @@ class Tuning(OptunaSweeperImpl):
 
     def _known_job(self, trial: FrozenTrial) -> Job:
         path = Path(os.path.normpath(self.folder.absolute() / trial.user_attrs["folder"]))
-        return Job(list(trial.user_attrs["overrides"]), path, was_done=trial.state.is_finished())
+        job = Job(list(trial.user_attrs["overrides"]), path, was_done=trial.state.is_finished())
+        job.find_folder()
+        return job
 
     # Telling.
 
