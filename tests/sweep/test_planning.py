@@ -253,9 +253,12 @@ def test_a_launcher_may_begin_to_warm_up_while_much_is_left_to_plan(
     lines = (tmp_path / catalogue.FILE_NAME).read_text().splitlines()
     assert [json.loads(line)["overrides"] for line in lines] == cells
     # What is finished needs no launcher.
+    choices = {"data": "digits", "data.corruption": "none", "model": "mlp", "regularizer": []}
+    metrics = {"fit/accuracy": 0.5, "test/accuracy": 0.25, "steps": 40}
+    finished = {"metrics": metrics, "choices": choices, "config": {}, "num_classes": 10, "fitted": False}
     for job in find():
         job.path.mkdir(parents=True)
-        job.folder.write_result({"metrics": {}})
+        job.folder.write_result(finished)
     assert len(times) == 2
     assert all(job.was_done for job in find())
     assert len(times) == 2
