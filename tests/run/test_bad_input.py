@@ -337,11 +337,11 @@ def test_whoever_wants_tracebacks_gets_them(
     train: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
-        train(*TINY, "data.batch_size=0")
+        train(*TINY, "data.batch_size=5000")
     assert "Traceback" not in capsys.readouterr().err
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit):
-        train(*TINY, "data.batch_size=0")
+        train(*TINY, "data.batch_size=5000")
     assert "Traceback" in capsys.readouterr().err
 
 
