@@ -122,12 +122,12 @@ def _left_to_cells(arguments: list[str], message: str, groups: Path) -> list[str
 @contextmanager
 def as_the_user_set_it() -> Iterator[None]:
     """For a while, the environment is without what ``command_line`` put there: for processes that are started."""
-    ours = None if _wants_tracebacks else os.environ.pop("HYDRA_FULL_ERROR", None)
+    names = [trial.VARIABLE] if _wants_tracebacks else [trial.VARIABLE, "HYDRA_FULL_ERROR"]
+    ours = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        if ours is not None:
-            os.environ["HYDRA_FULL_ERROR"] = ours
+        os.environ.update(ours)
 
 
 def _origin(error: BaseException) -> BaseException:
