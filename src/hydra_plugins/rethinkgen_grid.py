@@ -39,11 +39,12 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the grid and exit with 1 if a run failed."""
-        from rethinkgen.sweep.grid import run_grid
+        from rethinkgen.sweep.grid import check_settings, run_grid
 
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
+        check_settings(self.config)
         return run_grid(self.launcher, self.hydra_context, self.config, self.cells(arguments))
 
     def cells(self, arguments: list[str]) -> list[list[str]]:

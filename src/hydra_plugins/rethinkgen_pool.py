@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ class PoolLauncher(Launcher):
         from rethinkgen.checks import check_positive
         from rethinkgen.console import say
         from rethinkgen.errors import StoppedError
-        from rethinkgen.run import own_code, precision
+        from rethinkgen.run import own_code, precision, trial
         from rethinkgen.run.command import script_and_configs
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
@@ -104,6 +105,7 @@ class PoolLauncher(Launcher):
                 folder=str(job.path),
                 share=share,
                 opened=own_code.opened(),
+                trial=os.environ.get(trial.VARIABLE),
             )
             return make_process(run_in_child, command)
 

@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from rethinkgen.run import own_code
+from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import install_command, script_and_configs, typed
 from rethinkgen.sweep.jobs import Job
 
@@ -89,6 +89,11 @@ class SlurmLauncher(SubmititLauncher):
         from rethinkgen.sweep.slurm import SlurmSweep
         from rethinkgen.sweep.view import watching
 
+        if trial.is_on():
+            raise ValueError(
+                "debug=true: a trial run lies in a temporary folder of this machine, which no other can reach. Leave "
+                "hydra/launcher out."
+            )
         # SLURM takes 0 for no limit, submitit does not.
         check_whole("hydra.launcher.timeout_min", self.params["timeout_min"], 1)
         sweep = SlurmSweep(Path(self.config.hydra.sweep.dir).absolute(), self.send)

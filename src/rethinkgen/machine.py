@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 CORES_OF_JOB = "RETHINKGEN_CORES"
@@ -26,6 +28,18 @@ def cores_of_run() -> int:
     """Return how many cores this run may use: its share, where it is one of several of a sweep."""
     share = os.environ.get(CORES_OF_JOB)
     return num_cores() if share is None else min(int(share), num_cores())
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not started."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, text=True, check=False)
+    return asked.stdout.split() if asked.returncode == 0 else []
 
 
 def available_bytes() -> int:

@@ -170,11 +170,17 @@ def test_a_wrong_command_for_a_finished_run_leaves_its_result(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_in_a_sweep_a_wrong_value_is_told_before_anything_starts(refused: Refused) -> None:
+    assert "seed=-1: a whole number" in refused("-m", *TINY, "max_steps=5", "seed=-1,0")
+    assert "optimizer.momentum=2: a number from 0 to below 1" in refused("-m", *TINY, "optimizer.momentum=2,0.9")
+    assert "no value at all" in refused("-m", *TINY, "seed=range(0,0)")
+
+
 def test_in_a_sweep_the_other_runs_go_on(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        train("-m", *TINY, "max_steps=5", "seed=-1,0")
+        train("-m", *TINY, "max_steps=5", "data.num_train=5000,200")
     assert end.value.code == 1
-    assert "failed: seed=-1: a whole number" in capsys.readouterr().out
+    assert "failed: data.num_train=5000: at most 1437" in capsys.readouterr().out
     (result,) = tmp_path.glob("multirun/runs/*/result.json")
     assert read_result(result.parent)["seed"] == 0
     (status,) = tmp_path.glob("multirun/runs/*/status.json")
@@ -302,7 +308,8 @@ def test_our_own_bug_shows_its_traceback(
         (["optimizer.weight_decay=5e-4"], "set regularizer.weight_decay=0.0005 instead"),
         (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
         (["max_steps=3", "max_epochs=1"], "give one of them"),
-        (["+trainer.max_time=3", "+trainer.logger=false"], "logger of pytorch_lightning.Trainer: not set here"),
+        (["+trainer.max_time=3"], "trainer.max_time=3: it is not set here. Instead: "),
+        (["+trainer.logger=false"], "trainer.logger=False: it is not set here. Instead: logger=wandb"),
         (["+data.corruption.seed=3"], "seed of rethinkgen.data.corruption.TrueLabels: not set here"),
     ],
 )
@@ -330,11 +337,11 @@ def test_whoever_wants_tracebacks_gets_them(
     train: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
-        train(*TINY, "data.batch_size=0")
+        train(*TINY, "data.batch_size=5000")
     assert "Traceback" not in capsys.readouterr().err
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(SystemExit):
-        train(*TINY, "data.batch_size=0")
+        train(*TINY, "data.batch_size=5000")
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -298,7 +298,7 @@ def test_what_is_refused_is_told_with_what_is_like_it() -> None:
         build(3, "model")
 
 
-def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_is_raised(
+def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_with_its_line(
     own_package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"^data\.source: StreamedFolder.* missing 1 required .*'root'\.$"):
@@ -313,7 +313,7 @@ def test_what_is_wrong_with_the_arguments_is_told_and_what_is_wrong_within_is_ra
     with pytest.raises(ValueError, match=r"^data\.flop=True: .* Did you mean data\.flip=True\?$"):
         build(none, "data.corruption", source=None, flop=True, flip=False)
     monkeypatch.setenv(own_code.VARIABLE, own_package)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'within'"):
+    with pytest.raises(ValueError, match=r"nets\.py, line \d+: TypeError: .* unexpected keyword argument 'within'"):
         build({"_target_": f"{own_package}.nets.Mistaken", "colour": "red"}, "model")
 
 

@@ -123,15 +123,15 @@ def test_cells_of_experiments_are_what_hydra_composes(experiment: str) -> None:
     ("cells", "num_composed"),
     [
         pytest.param(
-            [["optimizer.lr=0.1", "seed=0"], ["optimizer.lr=1e-3", "seed=1"], ["optimizer.lr=1", "seed=-2"]], 1
+            [["optimizer.lr=0.1", "seed=0"], ["optimizer.lr=1e-3", "seed=1"], ["optimizer.lr=1", "seed=2"]], 1
         ),
         pytest.param([[f"++data.corruption.strength={level}", "seed=1"] for level in (0.1, 0.2, 0.3)], 1),
         pytest.param([[f"+optimizer.nesterov={value}"] for value in ("true", "false", "true")], 1),
-        pytest.param([["regularizer=[flip]", f"data.flip={value}"] for value in ("true", "false", "1")], 1),
+        pytest.param([["regularizer=[flip]", f"until_fit={value}"] for value in ("true", "false", "1")], 1),
         pytest.param([[f"schedule.at=[{at}]", "schedule=step"] for at in (0.1, 0.2, 0.3)], 3),
         pytest.param(seeds("data.seed=${seed}"), 1),
         pytest.param([[f"data.seed={seed}", "data.order_seed=${data.seed}"] for seed in (1, 2, 3)], 1),
-        pytest.param([[f"seed={seed}"] for seed in (1, "null", 3)], 2),
+        pytest.param([[f"data.order_seed={seed}"] for seed in (1, "null", 3)], 2),
         pytest.param([["trainer=ddp", f"trainer.devices={number}", "seed=1"] for number in (1, 2, 3)], 1),
         pytest.param([[f"model.width={width}", "model=mlp"] for width in (8, 16, 32)], 1),
         pytest.param(seeds("+hydra.job.env_set.NAME=1"), 1),

@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rethinkgen.blame import source_of
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order, micro_batch_sizes
@@ -44,6 +45,15 @@ SAMPLE_OF_CORRUPTION = 64
 CHUNK = 1024
 """Images preprocessed at once: few, for memory's sake, but on a busy machine every operation's threads wait."""
 _STREAMED_CHUNK = 64
+KNOWN_AFTER_SETUP = (
+    "image_shape",
+    "class_names",
+    "num_classes",
+    "num_outputs",
+    "timetable",
+    "num_conflicts",
+    "fit_ceiling",
+)
 VALUES_AT_ONCE = 1 << 20
 """Values of images (4 MB) that are preprocessed at once on the CPU."""
 SAMPLE = 10_000
@@ -132,6 +142,8 @@ class CorruptedImages(pl.LightningDataModule):
             suit the source.
     """
 
+    at_most: int | None = None
+    """Take no more than so many examples of each split, for a trial run; ``None``: all."""
     noise_probability: float | None = 0.0
     """``noise/probability``, with which an example is drawn; ``None`` where it is not one number."""
 
@@ -259,7 +271,12 @@ class CorruptedImages(pl.LightningDataModule):
     def train_dataloader(self) -> Blocks:
         """Return the order of the examples, in blocks of batches."""
         trainer = self.trainer
-        assert trainer is not None
+        if trainer is None:
+            raise ValueError(
+                f"{type(self).__name__}.train_dataloader(): which examples come next, the trainer's step says. Hand it "
+                "to trainer.fit(model, datamodule=...); to look at the data call setup() and read "
+                "splits['train'].inputs and splits['train'].labels."
+            )
         self.check_shares(trainer.world_size)
         if self._files is not None:
             self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
@@ -378,10 +395,23 @@ class CorruptedImages(pl.LightningDataModule):
             self._statistics = found.to(self.splits["train"].labels.device)
         return self._statistics
 
+    if not TYPE_CHECKING:  # where any name would do then
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of what is not known yet when it will be."""
+            if name in KNOWN_AFTER_SETUP:
+                raise AttributeError(f"{type(self).__name__}.{name} is known after setup(): call it first.")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     # How it is computed.
 
     def _load(self) -> None:
         images = self.source.load()
+        if not isinstance(images, Images | ImageFiles):
+            raise ValueError(
+                f"data.source: load() of {source_of(self.source)} returned {_told(images)}. Images(train, test, "
+                "class_names) is wanted, of two Examples, or ImageFiles."
+            )
         train, test = images.train, images.test
         if isinstance(images, ImageFiles):
             self._files = images
@@ -396,22 +426,22 @@ class CorruptedImages(pl.LightningDataModule):
             self.image_shape[1:], is_cropped_here, self.flip, self.rotation, self.color_jitter
         )
 
-        training, held_out = self._choose(train)
-        images = self.replace_task(images)
+        training, held_out = map(self._cut, self._choose(train))
+        images = self._replaced(images)
         train, test, self.class_names = images.train, images.test, images.class_names
         # An error is better now than when training begins.
         self.timetable = Timetable(len(training), self._batch_size or len(training))
-        given = self.corrupt_labels(train.labels, train.keys, self.num_classes)
+        given = self._given_labels(train)
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:
             splits["validation"] = self._split("validation", train, given, held_out)
         if self.augmentation and isinstance(train, Examples):
             self._uncropped = torch.from_numpy(train.images[training])
-            self._pattern = self.pixel_pattern("train", train.keys[training])
+            self._pattern = self._drawn_pattern("train", train.keys[training])
         self._some_keys = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
         true = Labels(test.labels, np.zeros(len(test), dtype=bool))
-        splits["test"] = self._split("test", test, true, np.arange(len(test)))
+        splits["test"] = self._split("test", test, true, self._cut(np.arange(len(test))))
 
         self.num_conflicts, self.fit_ceiling = 0, None
         inputs = splits["train"].inputs
@@ -442,6 +472,60 @@ class CorruptedImages(pl.LightningDataModule):
                 f"regularizer=[{', '.join(augmenting)}]: {type(self).__name__} leaves nothing of the images, where "
                 "these do not act. Leave them out."
             )
+
+    # What a corruption's own code hands back, looked at before anything is made of it.
+
+    def _cut(self, index: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return of some positions, ascending, no more than ``at_most``, spread over all: folders are in order."""
+        if self.at_most is None or len(index) <= self.at_most:
+            return index
+        return index[np.linspace(0, len(index) - 1, self.at_most).astype(np.intp)]
+
+    def _replaced(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        found = self.replace_task(images)
+        if not isinstance(found, Images | ImageFiles) or len(found.train) != len(images.train):
+            raise self._unfit("replace_task", found, "the images with other labels and class_names are")
+        return found
+
+    def _given_labels(self, train: Examples | Files) -> Labels:
+        given: Any = self.corrupt_labels(train.labels, train.keys, self.num_classes)
+        count, last = len(train), self.num_classes - 1
+        wants = (
+            f"Labels(labels, is_drawn), labels int64 ({count},) of classes 0 to {last} and is_drawn bool ({count},), is"
+        )
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise self._unfit("corrupt_labels", given, wants)
+        labels, is_drawn = map(np.asarray, given)
+        kinds = labels.dtype.kind, is_drawn.dtype.kind
+        if kinds not in (("i", "b"), ("u", "b")) or not labels.shape == is_drawn.shape == (count,):
+            raise self._unfit("corrupt_labels", given, wants)
+        if labels.min() < 0 or labels.max() > last:
+            raise self._unfit("corrupt_labels", given, wants, f"classes from {labels.min()} to {labels.max()}")
+        return Labels(labels.astype(np.int64, copy=False), is_drawn)
+
+    def _drawn(self, name: SplitName, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        found: Any = self.drawn_pixels(name, keys)
+        if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (np.dtype(bool), keys.shape):
+            raise self._unfit("drawn_pixels", found, f"an array bool ({len(keys)},) is")
+        return found
+
+    def _drawn_pattern(self, name: SplitName, keys: NDArray[np.uint64]) -> Pattern:
+        found: Any = self.pixel_pattern(name, keys)
+        if not isinstance(found, tuple) or not all(
+            isinstance(part, Tensor) and len(part) == len(keys) for part in found
+        ):
+            raise self._unfit("pixel_pattern", found, f"a tuple of tensors ({len(keys)}, ...) is")
+        return found
+
+    def _corrupted(self, images: Tensor, pattern: Pattern) -> Tensor:
+        found: Any = self.corrupt_pixels(images, pattern)
+        if not isinstance(found, Tensor) or found.shape != images.shape or not found.is_floating_point():
+            raise self._unfit("corrupt_pixels", found, f"a float tensor {tuple(images.shape)} is")
+        return found
+
+    def _unfit(self, method: str, found: Any, wants: str, what: str = "") -> ValueError:
+        where = source_of(getattr(type(self), method))
+        return ValueError(f"data.corruption: {where} returned {what or _told(found)}. {wants} wanted.")
 
     def _size_seen(self, height: int, width: int) -> tuple[int, int]:
         if self.crop is None:
@@ -492,7 +576,7 @@ class CorruptedImages(pl.LightningDataModule):
         else:
             inputs = self._streamed_inputs(name, examples, index)
         labels, original = torch.from_numpy(given.labels[index]), torch.from_numpy(examples.labels[index])
-        is_drawn = torch.from_numpy(given.is_drawn[index] | self.drawn_pixels(name, keys))
+        is_drawn = torch.from_numpy(given.is_drawn[index] | self._drawn(name, keys))
         return Split(inputs, labels, original, is_drawn, labels != original, torch.from_numpy(index).long())
 
     def _inputs(self, name: SplitName, examples: Examples, index: NDArray[np.intp]) -> Tensor:
@@ -502,7 +586,7 @@ class CorruptedImages(pl.LightningDataModule):
         for crops in self._crops(examples, index):
             stop = start + len(crops)
             pixels = torch.from_numpy(crops.astype(np.float32)).div_(255)
-            pixels = self.corrupt_pixels(pixels, self.pixel_pattern(name, keys[start:stop]))
+            pixels = self._corrupted(pixels, self._drawn_pattern(name, keys[start:stop]))
             inputs[start:stop] = self._preprocess(pixels)
             start = stop
         return inputs
@@ -520,7 +604,9 @@ class CorruptedImages(pl.LightningDataModule):
         assert self._files is not None
         part = Files(files.names[index], files.labels[index], files.keys[index])
         view = View(self._files.resize, self.image_shape[1:])
-        return Reader(self._files.root, part, view, lambda keys: self.pixel_pattern(name, keys) if is_corrupted else ())
+        return Reader(
+            self._files.root, part, view, lambda keys: self._drawn_pattern(name, keys) if is_corrupted else ()
+        )
 
     def _crops(self, examples: Examples, index: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
         """Yield the centre crops of the examples at ``index``, in chunks, in ``[0, 255]``."""
@@ -584,7 +670,7 @@ class CorruptedImages(pl.LightningDataModule):
             images = decoded.images.float().div_(255)
             if draws is not None:
                 images = self.augmentation(images, draws)
-            return self._preprocess(self.corrupt_pixels(images, decoded.pattern))
+            return self._preprocess(self._corrupted(images, decoded.pattern))
 
     def _open_stream(self, rank: int = 0, world_size: int = 1, num_processes: int = 1) -> None:
         """Have the training batches of one rank decoded from where it will ask for them.
@@ -613,6 +699,15 @@ class CorruptedImages(pl.LightningDataModule):
         self._uncropped = None if self._uncropped is None else self._uncropped.to(device)
         self._pattern = tuple(drawn.to(device) for drawn in self._pattern)
         self._epoch_draws = None
+
+
+def _told(value: Any) -> str:
+    """Say what a value is: ``float64 (1437,)`` of an array or a tensor, of a tuple what its parts are."""
+    if isinstance(value, tuple):
+        return f"{type(value).__name__}({', '.join(map(_told, value))})"
+    if isinstance(value, np.ndarray | Tensor):
+        return f"{type(value).__name__} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def find_conflicts(inputs: Tensor, labels: Tensor) -> Conflicts:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rethinkgen.checks import check_switch
 from rethinkgen.model.initialization import glorot_uniform
 from rethinkgen.train.classifier import Classifier, check_image_size
 
@@ -25,7 +26,7 @@ class Inception(Classifier):
     """
 
     def __init__(self, *, batch_norm: bool = True, channels_last: bool = True, **keywords: Any) -> None:
-        self.batch_norm = batch_norm
+        self.batch_norm = check_switch("model.batch_norm", batch_norm)
         super().__init__(channels_last=channels_last, **keywords)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

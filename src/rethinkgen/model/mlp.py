@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from rethinkgen.checks import check_whole
+from rethinkgen.machine import available_bytes
 from rethinkgen.model.initialization import glorot_uniform
 from rethinkgen.train.classifier import Classifier
 
@@ -31,6 +32,12 @@ class MLP(Classifier):
         channels, height, width = image_shape
         layers: list[nn.Module] = [nn.Flatten()]
         num_inputs = channels * height * width
+        num_weights = (num_inputs + num_classes + (self.depth - 1) * self.width) * self.width
+        if 4 * num_weights > (free := available_bytes()):
+            raise ValueError(
+                f"model.width={self.width} model.depth={self.depth}: {num_weights:,} weights take "
+                f"{4 * num_weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+            )
         for _ in range(self.depth):
             layers += [nn.Linear(num_inputs, self.width), nn.ReLU(inplace=True), *self.dropout_layers()]
             num_inputs = self.width

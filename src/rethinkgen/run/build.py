@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rethinkgen.blame import blamed
 from rethinkgen.run import own_code
 
 # Of a run's identity, or for what is looked at without torch: by ``rethinkgen.run.identity`` and by a sweep's pool.
@@ -44,6 +45,13 @@ class Place:
     """Whether some arguments are given later, by who calls it; ``None``: as the config's ``_partial_`` says."""
     parts: Place | None = None
     """What its arguments may name; ``None``: the same."""
+    used: str = ""
+    """How it is used, for whoever writes one."""
+
+    @property
+    def asks(self) -> str:
+        """All that it wants of one's own code."""
+        return f"{self.wants}, with {self.used}" if self.used else self.wants
 
 
 def _subclass_of(*names: str) -> Callable[[Any], bool]:
@@ -84,26 +92,33 @@ PLACES = {
     "data.source": Place(
         "a source of images (a class with prepare, load and fingerprint)",
         _is_source,
+        used="prepare() -> None, load() -> Images, fingerprint() -> str or None",
         ours=("rethinkgen.data.source", "rethinkgen.data.streamed_source"),
     ),
     "data.corruption": Place(
         "a corruption (a subclass of CorruptedImages)",
         _subclass_of("rethinkgen.data.module.CorruptedImages"),
+        used="corrupt_labels(labels (N,), keys (N,), num_classes) -> Labels, or pixel_pattern(split, keys (n,)) -> "
+        "tensors (n, ...) and corrupt_pixels(images (n, C, H, W), pattern) -> images",
         ours=("rethinkgen.data.corruption",),
     ),
     "model": Place(
         "a network (a subclass of Classifier)",
         _subclass_of("rethinkgen.train.classifier.Classifier"),
+        used="build(image_shape, num_classes) -> a module that takes images (N, C, H, W) and returns logits "
+        "(N, num_classes)",
         ours=("rethinkgen.model",),
     ),
     "loss": Place(
         "a loss (a class whose objects take logits, labels and indices)",
         _is_loss,
+        used="__call__(logits (n, C), labels (n,), index (n,)) -> float losses (n,)",
         ours=("rethinkgen.train.loss",),
     ),
     "regularizer": Place(
         "a regularizer (a class whose objects take network, logits and labels, a penalty, or batch and network, a mix)",
         _is_part_of_a_step,
+        used="__call__(network, logits (n, C), labels (n,)) -> scalar, or __call__(batch, network) -> batch",
     ),
     "optimizer": Place(
         "an optimizer (a subclass of torch.optim.Optimizer)",
@@ -114,6 +129,7 @@ PLACES = {
     "schedule": Place(
         "a schedule (a function of the step and the number of steps)",
         _is_schedule,
+        used="(step, total_steps) or (step, total_steps, epochs) -> factor on the learning rate",
         ours=("rethinkgen.train.schedule",),
         is_partial=True,
     ),
@@ -165,16 +181,12 @@ def build(config: Any, key: str, /, **keywords: Any) -> Any:
 
 
 def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:
-    target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str):
-        raise ValueError(f"{key}._target_={target!r}: {place.wants} is wanted here.")
+    target = target_of(node, key, place)
     if unknown := [name for name in map(str, node) if name.startswith("_") and name not in SPECIAL]:
         raise ValueError(f"{key}.{unknown[0]}: of keys with a leading underscore only {', '.join(SPECIAL)} are known.")
     if clash := sorted(node.keys() & keywords.keys()):
         raise ValueError(f"{', '.join(clash)} of {target}: not set here, but by keys of their own.")
-    is_partial = node.get("_partial_", bool(place.is_partial))
-    if is_partial not in ((True, False) if place.is_partial is None else (place.is_partial,)):
-        raise ValueError(f"{key}._partial_={is_partial!r}: here it is {str(bool(place.is_partial)).lower()}.")
+    is_partial = check_partial(node, key, place)
     found = _find(target, key, place)
     arguments = {
         str(name): _with_parts_made(value, f"{key}.{name}", place.parts or place)
@@ -186,19 +198,22 @@ def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:
             options = options_of(found)
             raise ValueError(_no_option(f"{key}.{unknown[0]}", arguments[unknown[0]], target, options))
         return functools.partial(found, **arguments)
-    try:
-        return found(**arguments)
-    except TypeError as error:
-        if not _is_about(arguments, error, found):
-            raise
-        unknown = [name for name in arguments if f"unexpected keyword argument {name!r}" in str(error)]
-        if not unknown:
-            raise ValueError(f"{key}: {error}.") from error
-        (name,) = unknown
-        options = [option for option in options_of(found) if (option in keywords) == (name in keywords)]
-        # What is added stands one node above in the config: data.flip, loss.
-        node_of_it = key if name in node else key.rpartition(".")[0]
-        raise ValueError(_no_option(f"{node_of_it}.{name}".lstrip("."), arguments[name], target, options)) from error
+    with blamed(found, key, place.asks):
+        try:
+            return found(**arguments)
+        except TypeError as error:
+            if not _is_about(arguments, error, found):
+                raise
+            unknown = [name for name in arguments if f"unexpected keyword argument {name!r}" in str(error)]
+            if not unknown:
+                raise ValueError(f"{key}: {error}.") from error
+            (name,) = unknown
+            options = [option for option in options_of(found) if (option in keywords) == (name in keywords)]
+            # What is added stands one node above in the config: data.flip, loss.
+            node_of_it = key if name in node else key.rpartition(".")[0]
+            raise ValueError(
+                _no_option(f"{node_of_it}.{name}".lstrip("."), arguments[name], target, options)
+            ) from error
 
 
 def options_of(found: Callable[..., Any]) -> list[str]:
@@ -227,6 +242,30 @@ def _no_option(key: str, value: Any, target: str, options: list[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"Did you mean {node}.{close[0]}={value}?" if close else f"It has {', '.join(options) or 'none'}."
     return f"{key}={value!r}: {target} has no such option. {hint}"
+
+
+def target_of(node: Any, key: str, place: Place) -> str:
+    """Return what a node of the config names.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if not isinstance(target, str):
+        raise ValueError(f"{key}._target_={target!r}: {place.wants} is wanted here.")
+    return target
+
+
+def check_partial(node: dict[str, Any], key: str, place: Place) -> bool:
+    """Return whether some arguments of the object are given later.
+
+    Raises:
+        ValueError: the node says otherwise than its place.
+    """
+    is_partial = node.get("_partial_", bool(place.is_partial))
+    if not isinstance(is_partial, bool) or place.is_partial not in (None, is_partial):
+        raise ValueError(f"{key}._partial_={is_partial!r}: here it is {str(bool(place.is_partial)).lower()}.")
+    return is_partial
 
 
 def _is_about(arguments: dict[str, Any], error: TypeError, found: Callable[..., Any]) -> bool:

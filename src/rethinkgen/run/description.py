@@ -20,7 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rethinkgen.run.build import build
+from rethinkgen.blame import blamed
+from rethinkgen.run import trial
+from rethinkgen.run.build import PLACES, build
+from rethinkgen.run.check import check
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import (
@@ -93,10 +96,11 @@ class Description:
 
 
 def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Sequence[str], sweep: str) -> Description:
-    """Describe the run of a composed config.
+    """Describe the run of a composed config, once ``check`` has looked at it.
 
     Raises:
-        ValueError: a key was left ``???``, is read by nothing, or has a value that no file of the run could hold.
+        ValueError: a key was left ``???``, is read by nothing, or has a value that is not allowed, or that no file of
+            the run could hold.
     """
     resolved = resolved_config(root)
     check_keys_are_read(root, overrides)
@@ -122,6 +126,9 @@ def describe_resolved(
 @functools.lru_cache(maxsize=1)  # Hydra's resolver asks for the folder's name just before the run is told to begin
 def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], sweep: str) -> Description:
     config = normalised(json.loads(resolved))
+    check(config, overrides)
+    if config["debug"]:
+        config = trial.shortened(config)
     data = config["data"]
     found = fingerprint(json.dumps(data["source"], sort_keys=True))
     is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
@@ -182,7 +189,8 @@ def fingerprint(source: str) -> str | None:
 
     ``source`` is its config as JSON: never one that was found in a file, of which nothing is built.
     """
-    found: str | None = _source(source).fingerprint()
+    with blamed(made := _source(source), "data.source", PLACES["data.source"].asks):
+        found: str | None = made.fingerprint()
     return found
 
 
@@ -219,7 +227,7 @@ def digest_of_code(package: str) -> str | None:
     files = [(path.relative_to(place), path) for place in places for path in sorted(place.rglob("*.py"))]
     # Not what editors and notebooks leave beside it under hidden names.
     files = [(name, path) for name, path in files if path.is_file() and not f"/{name}".count("/.")]
-    if not places and spec.origin is not None:
+    if not places and spec.has_location and spec.origin is not None:  # else it is frozen into Python
         files = [(Path(Path(spec.origin).name), Path(spec.origin))]
     digest = hashlib.sha256()
     for name, path in files:
@@ -292,7 +300,16 @@ def _list(folder: Path) -> _Listing:
 # Resolvers. Never use_cache=True: the cache is copied into every job of a sweep, and all would share one folder.
 
 
+def whole(root: DictConfig) -> DictConfig:
+    """Return the whole config in which a resolver is asked: ``--cfg hydra`` resolves Hydra's node without the rest."""
+    if "results_dir" in root or not HydraConfig.initialized():
+        return root
+    parent: Any = HydraConfig.get()._get_parent()  # type: ignore[attr-defined]
+    return parent if OmegaConf.is_dict(parent) else root
+
+
 def _run_slug(*, _root_: DictConfig) -> str:
+    _root_ = whole(_root_)
     hydra = _root_.hydra
     description = describe(_root_, hydra.runtime.choices, typed_overrides(hydra), str(_root_.sweep))
     found = folders_of(description, Path(_sweep_folder(_root_=_root_)))
@@ -305,6 +322,7 @@ def _sweep_folder(*, _root_: DictConfig) -> str:
     Raises:
         ValueError: it cannot be such a folder.
     """
+    _root_ = whole(_root_)
     results, sweep = _root_.results_dir, _root_.sweep
     if not isinstance(sweep, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", sweep):
         raise ValueError(
@@ -312,6 +330,8 @@ def _sweep_folder(*, _root_: DictConfig) -> str:
         )
     if not isinstance(results, str) or not results:
         raise ValueError(f"results_dir={results!r}: the path of a folder is needed.")
+    if _root_.get("debug") in (True, 1):
+        return str(trial.folder() / sweep)
     folder = Path(results).expanduser().absolute() / sweep
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -322,7 +342,9 @@ def _sweep_folder(*, _root_: DictConfig) -> str:
 
 def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_: DictConfig) -> str:
     """Return ``name``, or else the experiment's, with the data's where these were chosen and are not ``own_data``."""
-    # Inside the job Hydra's node is no longer part of the config.
+    # Inside the job Hydra's node is no longer part of the config. In a notebook, compose() keeps none at all.
+    if "hydra" not in _root_ and not HydraConfig.initialized():
+        return name or "runs"
     hydra = _root_.hydra if "hydra" in _root_ else HydraConfig.get()
     choices = hydra.runtime.choices
     if not choices.get("experiment"):
@@ -336,7 +358,8 @@ def _sweep_name(name: str | None = None, own_data: Sequence[str] = (), *, _root_
 
 def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -> Any:
     """``${for_data:0.1,{digits:0.05}}``: 0.05 on digits, 0.1 on any other data."""
-    return exceptions.get(_root_.data.name, default)
+    name = _root_.data.name
+    return exceptions.get(name, default) if isinstance(name, str) else default
 
 
 OmegaConf.register_resolver("run_slug", _run_slug, replace=True)

@@ -13,19 +13,19 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.core.override_parser.types import Sweep
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
-from rethinkgen.checks import check_switch
 from rethinkgen.console import say, say_error, stderr, stdout
 from rethinkgen.errors import (
     DamagedFileError,
@@ -38,7 +38,7 @@ from rethinkgen.errors import (
     reason_of,
     storage_trouble,
 )
-from rethinkgen.run import identity, own_code, precision
+from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import is_sweep, typed, wandb
 from rethinkgen.run.description import Description, describe, folders_of, typed_overrides
@@ -53,7 +53,7 @@ from rethinkgen.run.known_keys import (
     refused_by_hydra,
 )
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
-from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped
+from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
 
 if TYPE_CHECKING:
     from rethinkgen.run.training import Training
@@ -76,12 +76,14 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     arguments = sys.argv
     with typed(arguments):
         try:
-            with own_code.opening(own_code.asked_for(arguments[1:])):
+            with trial.leaving_nothing(), own_code.opening(own_code.asked_for(arguments[1:])):
                 _run_hydra(main, groups)
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))
         except Exception as error:
             cause, better = _origin(error), better_words(error, groups)
+            if str(cause).startswith("Config group override must") or not is_users_mistake(cause):
+                better = better or _wrong_choice(arguments[1:], groups)
             if wants_tracebacks or (better is None and not is_users_mistake(cause)):
                 raise
             say_error(better or f"{cause}{_more(error, groups)}")
@@ -120,12 +122,12 @@ def _left_to_cells(arguments: list[str], message: str, groups: Path) -> list[str
 @contextmanager
 def as_the_user_set_it() -> Iterator[None]:
     """For a while, the environment is without what ``command_line`` put there: for processes that are started."""
-    ours = None if _wants_tracebacks else os.environ.pop("HYDRA_FULL_ERROR", None)
+    names = [trial.VARIABLE] if _wants_tracebacks else [trial.VARIABLE, "HYDRA_FULL_ERROR"]
+    ours = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        if ours is not None:
-            os.environ["HYDRA_FULL_ERROR"] = ours
+        os.environ.update(ours)
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -135,6 +137,26 @@ def _origin(error: BaseException) -> BaseException:
     if isinstance(error.__cause__, OSError) and "configure handler" in str(error):
         return error.__cause__  # of logging: the run's folder cannot be written
     return error
+
+
+def _wrong_choice(arguments: Sequence[str], groups: Path) -> str | None:
+    """Return what to say of a group that is given a number or the like, where Hydra names no group or fails itself."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for argument in arguments:
+        group = argument.partition("=")[0].lstrip("+").replace("/", ".")
+        folder = next((path for path in (groups / group, groups / group.replace(".", "/")) if path.is_dir()), None)
+        if folder is None or "=" not in argument:
+            continue
+        try:
+            value = OverridesParser.create().parse_override(argument).value()
+        except HydraException:
+            continue
+        chosen = value if isinstance(value, list) else [value]
+        if any(not isinstance(choice, str | Sweep) for choice in chosen):
+            there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            return f"{argument}: a choice of this group is needed. There are {there}."
+    return None
 
 
 def _more(error: Exception, groups: Path) -> str:
@@ -158,11 +180,14 @@ def run(config: DictConfig) -> dict[str, Any]:
     folder = RunFolder(hydra.runtime.output_dir)
     if is_follower(config.trainer):
         return follow()
-    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), leading(config.trainer) as ranks:
+    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), ExitStack() as until_the_end:
         own_code.check_opened(config.get("code"))
+        if hydra.job.chdir:
+            config = with_whole_paths(config, Path(hydra.runtime.cwd))
         description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
+        ranks = until_the_end.enter_context(leading(description.config["trainer"]))
         check_regularizers_are_read(config)
-        is_rerun = check_switch("rerun", description.config["rerun"])
+        is_rerun = description.config["rerun"]
         for line in take_up_former(description, folder):
             say(line)
         facts = description.facts()
@@ -180,6 +205,16 @@ def run(config: DictConfig) -> dict[str, Any]:
                 return dict(finished["metrics"])
             check_is_nowhere_else(folder, description)
             return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+
+
+def with_whole_paths(config: DictConfig, start: Path) -> DictConfig:
+    """Return the config with the paths of what is read as from ``start``: ``hydra.job.chdir`` has left that folder."""
+    config = config.copy()
+    for key in ("data.root", "data.source.root", *identity.rules()["files"]):
+        path = OmegaConf.select(config, key)
+        if isinstance(path, str) and path:
+            OmegaConf.update(config, key, str(start / Path(path).expanduser()))
+    return config
 
 
 def follow() -> dict[str, Any]:
@@ -315,6 +350,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     folder.write_status("running", started=now())
     with closing(training):
         result = training.run(give_up=functools.partial(tell_given_up, folder))
+    if description.config["debug"]:
+        tell_trial(result)
+        return dict(result["metrics"])
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.unsent_folder is not None:

@@ -32,6 +32,7 @@ PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "16": "16-
 SWITCHES = (
     "until_fit",
     "rerun",
+    "debug",
     "model.channels_last",
     "model.batch_norm",
     "trainer.sync_batchnorm",

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rethinkgen.errors import Interrupted, RankDiedError, is_of
+from rethinkgen.machine import num_cores, visible_gpus
 from rethinkgen.signals import STOPPING
 
 GATHERING_SECONDS = 600.0
@@ -37,6 +38,8 @@ HANGING_SECONDS = 8.0
 """How long after a signal rank 0 must have stopped, else it hangs; more than ``checkpoint.GRACE_SECONDS``."""
 FINISHING_SECONDS = 30.0
 """How long followers have to end after the last step."""
+MOST_ON_ANY_MACHINE = 16
+"""Ranks that may be tried out on any machine, however few cores it has."""
 
 
 GiveUp = Callable[[BaseException], None]
@@ -336,6 +339,7 @@ def leading(trainer: Mapping[str, Any]) -> Iterator[Ranks]:
         if size == 1:
             yield Ranks()
             return
+        check_size(size)
         ranks = Leader(size=size, local_size=size)
     is_finished = False
     try:
@@ -343,6 +347,20 @@ def leading(trainer: Mapping[str, Any]) -> Iterator[Ranks]:
         is_finished = True
     finally:
         ranks.close(is_finished=is_finished)
+
+
+def check_size(size: int) -> None:
+    """Refuse to start more processes than make sense on this machine.
+
+    Raises:
+        ValueError: it is more.
+    """
+    cores, gpus = num_cores(), len(visible_gpus())
+    if size > (most := max(MOST_ON_ANY_MACHINE, cores, gpus)):
+        raise ValueError(
+            f"trainer.devices={size}: each device is a process, and this machine has {cores} cores and {gpus} GPUs. At "
+            f"most {most} are started."
+        )
 
 
 def wants_gpu(trainer: Mapping[str, Any]) -> bool:

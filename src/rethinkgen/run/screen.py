@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout, steps_to_fit
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
+from rethinkgen.run import trial
 from rethinkgen.run.command import command_here
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
@@ -22,6 +23,17 @@ def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     say(sentence(result))
     if (command := next_command(result)) is not None:
         say_command(*command)
+
+
+def tell_trial(result: dict[str, Any]) -> None:
+    """Say that a trial run went well: its numbers are worth nothing."""
+    metrics = result["metrics"]
+    what = f"{metrics['steps']:,} steps" if takes_steps(result["config"]) else result["reason"]
+    say(
+        f"Trial run: {what}, {result['num_train']:,} training and {result['num_test']:,} test examples, "
+        f"{metrics['num_parameters']:,} parameters. Training, evaluation, checkpoint and result went well; nothing is "
+        "kept. The same command without debug=true is the run."
+    )
 
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -111,6 +123,6 @@ def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
         say(f"Stopped by {reason}. The same command {where}.", to=stderr())
         return
     say_error(reason)
-    if folder.has_begun and folder.path.is_dir():
+    if folder.has_begun and folder.path.is_dir() and not trial.is_on():
         kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
         say(f"{kept}: {folder.path}", to=stderr())

@@ -22,18 +22,27 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
-from rethinkgen.checks import check_between, check_positive, check_switch, check_whole
+from rethinkgen.blame import blamed
 from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer, remove_leftovers
 from rethinkgen.machine import keep_freed_memory
-from rethinkgen.run.build import build
-from rethinkgen.run.declaration import check_declaration, check_regularizers_act, with_fixed
+from rethinkgen.run import trial
+from rethinkgen.run.build import PLACES, build
+from rethinkgen.run.check import key_of
+from rethinkgen.run.declaration import check_regularizers_act, with_fixed
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import declaration
-from rethinkgen.run.known_keys import ACTS_AT
 from rethinkgen.run.metrics_table import MetricsTable
+from rethinkgen.run.probe import (
+    check_accelerator,
+    check_optimizer,
+    check_parts_of_a_step,
+    check_schedule,
+    spelled,
+    telling_lack_of_memory,
+)
 from rethinkgen.run.progress import LiveProgress
 from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
@@ -43,7 +52,7 @@ from rethinkgen.train.checkpoint import (
     Resumable,
     find_checkpoint,
 )
-from rethinkgen.train.classifier import Classifier, MakeOptimizer, num_call_arguments
+from rethinkgen.train.classifier import Classifier, num_call_arguments
 from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.train.evaluation import Evaluation
 
@@ -85,22 +94,22 @@ class Training:
         self.folder = folder
         self.identity = identity
         self.console = console
-        check_declaration(identity["config"])
         self.declared = declaration(identity["config"])
-        check_keys_that_act(config, [key for key in map(_key, identity["overrides"]) if not self.declared.fixes(key)])
         check_regularizers_act(self.declared, identity)
         self._tell_inert_keys(identity)
         config = with_fixed(config, self.declared)
         share = max(1, default_threads() // (1 if self.ranks.has_own_cores else self.ranks.local_size))
-        torch.set_num_threads(share if config.threads is None else check_whole("threads", config.threads, 1))
+        torch.set_num_threads(share if config.threads is None else config.threads)
         keep_freed_memory()
         # Deterministic cuBLAS needs its workspace fixed before CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Nothing reads memory before it is written; filling it first costs convolutions 3 to 6 %.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        pl.seed_everything(check_whole("seed", config.seed, 0), verbose=False)
+        check_accelerator(config.trainer)
+        pl.seed_everything(config.seed, verbose=False)
         self.datamodule = build_datamodule(config.data)
-        check_between("regularizer.weight_decay", config.regularizer.weight_decay, 0, math.inf, below=True)
+        if config.debug:
+            self.datamodule.at_most = trial.num_examples(config.data.batch_size)
         self.model = self._build_model(config)
         self.evaluation = Evaluation(
             every=config.evaluate_every,
@@ -109,10 +118,9 @@ class Training:
             log_every=config.log_every,
             patience=config.regularizer.early_stopping,
         )
-        seconds = check_between("checkpoint_seconds", config.checkpoint_seconds, 0, math.inf)
         self.checkpoint = ExactCheckpoint(
             folder.checkpoints,
-            every_seconds=seconds,
+            every_seconds=config.checkpoint_seconds,
             seed=config.seed,
             is_leading=self.ranks.is_leading,
             run_id=identity["run_id"],
@@ -143,7 +151,7 @@ class Training:
         return model
 
     def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
-        given = [override for override in identity["overrides"] if self.declared.fixes(_key(override))]
+        given = [override for override in identity["overrides"] if self.declared.fixes(key_of(override))]
         if given:
             say(
                 f"No effect on {identity['choices']['model']}, which is {self.declared.how}: {' '.join(given)}",
@@ -152,9 +160,13 @@ class Training:
 
     def prepare(self) -> None:
         """Load and corrupt the data and build the network: whatever is wrong with the config shows here."""
-        with self.ranks.fetching_data():
-            self.datamodule.prepare_data()
-        self.datamodule.setup()
+        with (
+            blamed(self.datamodule.source, "data.source", PLACES["data.source"].asks),
+            blamed(self.datamodule, "data.corruption", PLACES["data.corruption"].asks),
+        ):
+            with self.ranks.fetching_data():
+                self.datamodule.prepare_data()
+            self.datamodule.setup()
         self.datamodule.check_regularizers_act()
         if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
             say(
@@ -168,15 +180,13 @@ class Training:
         self.trainer = self._make_trainer(total_steps)
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
-        self.model.configure_model()
+        with blamed(self.model, "model", PLACES["model"].asks), telling_lack_of_memory():
+            self.model.configure_model()
         self.datamodule.check_shares(self.ranks.size)
         check_dropout_acts(self.model, self.identity)
-        try:
-            optimizer = self.model.configure_optimizers()
-        except TypeError as error:
-            if self.schedule_config is None:
-                raise
-            raise ValueError(f"{_spelled('schedule', self.schedule_config)}: {error}") from error
+        check_parts_of_a_step(self.model)
+        check_schedule(self.model, total_steps, self.schedule_config)
+        optimizer = self.model.configure_optimizers()
         self.model.check_parts(self.datamodule, optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer)
         self.evaluation.setup(self.trainer, self.model, "fit")
 
@@ -195,10 +205,8 @@ class Training:
             # Lightning's own would choose Apple's GPUs too, on which nothing is reproducible to the bit.
             trainer_config.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         plugins: list[Any] = [AtomicCheckpointIO(), StartedRanks(self.ranks)]
-        is_synchronised = check_switch("trainer.sync_batchnorm", trainer_config.pop("sync_batchnorm", True))
+        is_synchronised = trainer_config.pop("sync_batchnorm", True)
         strategy = trainer_config.pop("strategy", "auto")
-        if strategy not in ("auto", "ddp"):
-            raise ValueError(f"trainer.strategy={strategy!r}: auto or ddp is needed.")
         if self.ranks.size > 1:
             strategy = DataParallel()
             if is_synchronised:
@@ -224,7 +232,7 @@ class Training:
                 log_every_n_steps=10**9,
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
-            raise ValueError(f"{_spelled('trainer', self.trainer_config)}: {error}") from error
+            raise ValueError(f"{spelled('trainer', self.trainer_config)}: {error}") from error
         check_trainer(trainer, self.ranks)
         return trainer
 
@@ -369,34 +377,6 @@ def check_dropout_acts(model: Classifier, identity: dict[str, Any]) -> None:
         )
 
 
-def check_keys_that_act(config: DictConfig, given: list[str]) -> None:
-    """Refuse a value that would act unseen by the run's name and choices, or be seen and not act.
-
-    ``given`` are the keys on the command line that act on the model at all.
-
-    Raises:
-        ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
-            optimizer does not read it, or the budget twice.
-    """
-    for name, key in ACTS_AT.items():
-        value = OmegaConf.select(config, key, default=config.regularizer[name])
-        if value != config.regularizer[name]:
-            raise ValueError(
-                f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
-            )
-    if "model.learning_rate" in given and config.optimizer.lr != config.model.learning_rate:
-        raise ValueError(
-            f"model.learning_rate={config.model.learning_rate!r} is not what this optimizer takes: set optimizer.lr "
-            f"(now {config.optimizer.lr!r})."
-        )
-    if {"max_steps", "max_epochs"} <= set(given) and config.max_epochs is not None:
-        raise ValueError(f"max_steps={config.max_steps!r} max_epochs={config.max_epochs!r}: give one of them.")
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").split("=")[0]
-
-
 def check_trainer(trainer: pl.Trainer, ranks: Ranks) -> None:
     """Refuse what Lightning can do and ``Classifier`` cannot.
 
@@ -412,34 +392,11 @@ def check_trainer(trainer: pl.Trainer, ranks: Ranks) -> None:
         raise ValueError(f"trainer.precision={trainer.precision}: 32-true, bf16-mixed or 64-true is needed.")
 
 
-def check_optimizer(make: MakeOptimizer, config: DictConfig) -> None:
-    """Try an optimizer's values on a parameter of its own.
-
-    Raises:
-        ValueError: torch refuses one of its values.
-    """
-    try:
-        make([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{_spelled('optimizer', config)}: {error}") from error
-
-
-def _spelled(group: str, config: DictConfig) -> str:
-    """Return a group's keys and values as one would override them."""
-    return " ".join(f"{group}.{key!s}={value!r}" for key, value in config.items() if not str(key).startswith("_"))
-
-
 def total_budget(budget: dict[str, Any], timetable: Timetable) -> int:
-    """Return the budget in optimizer steps; epochs, where given, are the budget.
-
-    Raises:
-        ValueError: it is not a number above zero, and whole where it is in steps, or there is none.
-    """
-    key = "max_epochs" if budget["max_epochs"] is not None else "max_steps"
-    value = budget[key]
-    if key == "max_steps":
-        return check_whole(key, value, 1)
-    return max(1, timetable.step_at(check_positive(key, value)))
+    """Return the budget in optimizer steps; epochs, where given, are the budget."""
+    if budget["max_epochs"] is None:
+        return int(budget["max_steps"])
+    return max(1, timetable.step_at(budget["max_epochs"]))
 
 
 def device_name(trainer: pl.Trainer) -> str:

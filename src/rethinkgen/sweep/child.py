@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from rethinkgen.console import say
 from rethinkgen.errors import HELD, RunIsHeldError, reason_of
 from rethinkgen.machine import CORES_OF_JOB
-from rethinkgen.run import own_code
+from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import typed
 from rethinkgen.run.entry import note_failure
 from rethinkgen.run.folder import RunFolder
@@ -47,6 +47,8 @@ class Command:
     share: Share
     opened: list[str]
     """Packages of the user's own that the command opened."""
+    trial: str | None
+    """Where the trial runs of the command lie, if these are some."""
 
 
 def run_in_child(command: Command) -> NoReturn:
@@ -61,6 +63,8 @@ def run_in_child(command: Command) -> NoReturn:
     _redirect_output(folder)
     _take_share(command.share)
     sys.argv = command.argv
+    if command.trial is not None:
+        os.environ[trial.VARIABLE] = command.trial
     code = 1
     try:
         # The server may have been started by an earlier command of this process.

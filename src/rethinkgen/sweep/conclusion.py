@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
+from rethinkgen.run import trial
 from rethinkgen.run.command import command_line, python, script_and_configs, wandb
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, read_run
@@ -33,7 +34,9 @@ def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
     outcomes = tell_runs(folders, jobs)
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_left = sum(outcome.state not in ("done", "failed") for outcome in outcomes)
-    if num_failed or num_left:
+    if trial.is_on():
+        say("These were trial runs: no number of theirs is kept. The same command without debug=true makes the runs.")
+    elif num_failed or num_left:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         say_command(f"The same command runs the {which} and nothing else:", command_line(leaving_out="rerun"))
@@ -66,7 +69,8 @@ def tell_runs(
     stdout().print(_table(jobs, outcomes, columns or {}))
     for line in sentences(endings):
         say(line)
-    for folder, summary in zip(folders, summaries.values(), strict=True):
+    written = {} if trial.is_on() else dict(zip(folders, summaries.values(), strict=True))
+    for folder, summary in written.items():
         try:
             say(f"Every choice and number of every run: {shown(folder / summary.write().name)}")
         except OSError as error:

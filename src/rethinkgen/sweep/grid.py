@@ -14,17 +14,19 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.console import say, stdout
 from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
+from rethinkgen.run import trial
 from rethinkgen.run.catalogue import COMMANDS
 from rethinkgen.run.command import noted_command
 from rethinkgen.run.description import Description
 from rethinkgen.run.entry import take_up_former
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
+from rethinkgen.run.identity import check_is_json
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
@@ -44,6 +46,8 @@ def run_grid(
     Raises:
         ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
     """
+    if not cells:
+        raise ValueError("this sweep has no run: one of its keys has no value at all.")
     folder = Path(config.hydra.sweep.dir)
     jobs = find_jobs(hydra_context, config, cells, folder, warm_up=getattr(launcher, "warm_up", None))
     missing = [job for job in jobs if not job.was_done]
@@ -60,11 +64,24 @@ def run_grid(
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
     num_lacking = conclude(sweeps, jobs)
+    if num_lacking:
+        trial.keep()
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
     if num_lacking:
         sys.exit(1)
     return returns
+
+
+def check_settings(config: DictConfig) -> None:
+    """Refuse what is no number of a launcher or a sweeper: Hydra would say that a job has changed it.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    hydra = config.hydra
+    nodes = {key: OmegaConf.to_container(hydra[key], resolve=False) for key in ("launcher", "sweeper")}
+    check_is_json({"hydra": nodes})
 
 
 def chosen_cells(cells: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from rethinkgen.checks import check_whole
-from rethinkgen.machine import available_bytes, num_cores
+from rethinkgen.machine import available_bytes, num_cores, visible_gpus
 from rethinkgen.run.ranks import wants_gpu
 
 BYTES_A_JOB = 2 * 2**30
@@ -98,15 +95,3 @@ def wanted_devices(trainer: DictConfig, num_gpus: int) -> int:
             "and in CUDA_VISIBLE_DEVICES which ones there are to hand out."
         )
     return max(1, int(devices))
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not started."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    asked = subprocess.run(query, capture_output=True, text=True, check=False)
-    return asked.stdout.split() if asked.returncode == 0 else []

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rethinkgen.run.description import whole
+
 
 def tasks_per_node(*, _root_: DictConfig) -> int:
     """Return how many processes of the run there are on a node: one for each device.
@@ -13,7 +15,7 @@ def tasks_per_node(*, _root_: DictConfig) -> int:
     Raises:
         ValueError: ``trainer.devices`` is no number.
     """
-    devices: Any = _root_.trainer.get("devices", 1)
+    devices: Any = whole(_root_).trainer.get("devices", 1)
     if isinstance(devices, ListConfig):
         return len(devices)
     if isinstance(devices, str) and devices.isdigit():
@@ -25,7 +27,7 @@ def tasks_per_node(*, _root_: DictConfig) -> int:
 
 def gpus_per_node(*, _root_: DictConfig) -> int | None:
     """Return how many GPUs the run takes on a node; none where the trainer does not name them."""
-    return tasks_per_node(_root_=_root_) if _root_.trainer.get("accelerator") in ("gpu", "cuda") else None
+    return tasks_per_node(_root_=_root_) if whole(_root_).trainer.get("accelerator") in ("gpu", "cuda") else None
 
 
 OmegaConf.register_resolver("slurm_tasks_per_node", tasks_per_node, replace=True)

@@ -44,7 +44,7 @@ from rethinkgen.run.former_identity import former_identifying
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.ranks import wants_gpu
 from rethinkgen.sweep.conclusion import tell_runs
-from rethinkgen.sweep.grid import launch, note_command, path_of_today
+from rethinkgen.sweep.grid import check_settings, launch, note_command, path_of_today
 from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.planning import Planner
@@ -88,6 +88,7 @@ class Tuning(OptunaSweeperImpl):
         Raises:
             ValueError, hydra.errors.HydraException: something of the command is wrong; nothing was trained.
         """
+        check_settings(self.config)
         self.objective = check_objective(self.objective_name, self.direction)
         check_whole("hydra.sweeper.n_trials", self.n_trials, 1)
         check_between("hydra.sweeper.max_failure_rate", self.max_failure_rate, 0, 1)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rethinkgen.checks import check_between, check_positive
+from rethinkgen.checks import check_between, check_positive, check_switch
 from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
 from rethinkgen.data.timetable import Timetable
@@ -126,7 +126,7 @@ class Classifier(pl.LightningModule, ABC):
         self.gradient_clip = None if gradient_clip is None else check_positive("gradient_clip", gradient_clip)
         self.make_optimizer = optimizer or self._default_optimizer
         self.schedule = schedule
-        self.channels_last = channels_last
+        self.channels_last = check_switch("model.channels_last", channels_last)
         self.steps: list[Step] = []
         """One entry for each optimizer step of the block trained last."""
         self._loss_state: dict[str, Any] | None = None
