@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from conftest import TINY, Command, read_result
+from rethinkgen.run import own_code
+from rethinkgen.run.build import build
 
 CODE = """
 class SmallLogits:
@@ -87,3 +89,18 @@ def test_what_is_none_is_refused_before_training(
         train(*own, "regularizer=[darker]", given)
     assert said in capsys.readouterr().err
     assert not [json.loads(path.read_text()) for path in tmp_path.glob("multirun/*/*/status.json")]
+
+
+def test_nothing_but_a_regularizer_is_built_within_one(
+    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with own_code.opening(["my_regularizers"]):
+        for attack in ({"_target_": "os.mkdir", "path": "canary"}, {"_target_": "torch.nn.Linear", "in_features": 1}):
+            for inside in (attack, [attack], {"deep": [{"er": attack}]}):
+                with pytest.raises(ValueError, match=r"^regularizer\.strength"):
+                    build({"_target_": "my_regularizers.SmallLogits", "strength": inside}, "regularizer")
+        for trick in ({"_args_": [1]}, {"_partial_": True}, {"_execution_whitelist_": ["*"]}):
+            with pytest.raises(ValueError, match=rf"^regularizer\.{next(iter(trick))}"):
+                build({"_target_": "my_regularizers.SmallLogits", "strength": 1, **trick}, "regularizer")
+    assert not (tmp_path / "canary").exists()
