@@ -214,6 +214,11 @@ def _num_train(data: dict[str, Any]) -> int | None:
     return int(count - round(data["validation"] * count))
 
 
+def changed_code(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the packages of the user's own that are not what they were, by their digests."""
+    return sorted(name for name, digest in now.items() if then.get(name) != digest)
+
+
 @functools.cache
 def digest_of_code(package: str) -> str | None:
     """Hash all Python files of a package, or of a module, without importing it; ``None`` where it is not found."""

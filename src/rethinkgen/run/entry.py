@@ -41,7 +41,7 @@ from rethinkgen.errors import (
 from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import is_sweep, typed, wandb
-from rethinkgen.run.description import Description, describe, folders_of, typed_overrides
+from rethinkgen.run.description import Description, changed_code, describe, folders_of, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
@@ -234,9 +234,7 @@ def follow() -> dict[str, Any]:
 def tell_finished(folder: RunFolder, result: dict[str, Any], description: Description) -> None:
     """Show a run that was finished before, and name code of the user's own that has changed since."""
     tell_skipped(folder, result)
-    if changed := sorted(
-        name for name, digest in description.code.items() if result.get("code", {}).get(name) != digest
-    ):
+    if changed := changed_code(result.get("code", {}), description.code):
         line = f"{', '.join(changed)} is not the code that this result was made with."
         say(line, style="yellow")
 
@@ -341,11 +339,16 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         aside = folder.set_aside_result()
         say(f"The earlier result is kept in {aside}.")
     folder.write_config(description.config, description.overrides)
+    begun_with = folder.read_identity().get("code") if folder.checkpoints.is_dir() else None
+    if begun_with is not None and (changed := changed_code(begun_with, description.code)):
+        line = f"{', '.join(changed)} is not the code that this run was begun with. It goes on with the code of now."
+        say(line, style="yellow")
     folder.add_to_identity(
         run_id=description.run_id,
         fingerprint=description.fingerprint,
         contents=description.contents,
         wandb_id=description.run_id,
+        code=description.code,
     )
     folder.write_status("running", started=now())
     with closing(training):

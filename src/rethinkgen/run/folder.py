@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,11 @@ class RunFolder:
         """Return ``identity.json``, or an empty dictionary where there is none that can be read."""
         return read_small(self.identity, IDENTITY)[0]
 
-    def add_to_identity(self, **facts: Any) -> None:
-        """Write down which run this is; what stands there already stays."""
+    def add_to_identity(self, *, code: Mapping[str, str | None] | None = None, **facts: Any) -> None:
+        """Write down which run this is; what stands there stays, but for the ``code`` that trains it."""
         facts = facts | self.read_identity()
+        if code is not None:
+            facts["code"] = dict(code)
         write_atomically(self.identity, json.dumps(facts, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any] | None:

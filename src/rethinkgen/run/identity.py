@@ -127,6 +127,12 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def names_files(config: dict[str, Any]) -> bool:
+    """Whether a key of a config names a file, whose content counts: what it says by itself does not tell the run."""
+    found = (place(config, key) for key in rules()["files"])
+    return any(isinstance(node.get(name), str) for node, name in found)
+
+
 def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(json.dumps(config), parse_float=plain_number)
     declared = declaration(config)

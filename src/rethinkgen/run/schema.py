@@ -82,7 +82,7 @@ STATUS: Schema = OF_A_RUN | {
     "slurm_job": NAME, "step": NUMBER, "epoch": NUMBER, "accuracy": NUMBER, "images_per_second": NUMBER,
 }  # fmt: skip
 """Not the seed: a run may have failed by what was asked for in its place."""
-IDENTITY: Schema = {"run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME}
+IDENTITY: Schema = {"run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES}
 CONFIG: Schema = {
     "seed": COUNT, "max_steps": COUNT, "max_epochs": COUNT, "evaluate_every": COUNT, "fit_threshold": COUNT,
     "data": NODE, "data.source": NODE, "data.corruption": NODE, "data.num_train": COUNT, "data.batch_size": COUNT,

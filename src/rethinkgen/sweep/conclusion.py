@@ -6,7 +6,7 @@ import hashlib
 import shlex
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
-from rethinkgen.run import trial
+from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import command_line, python, script_and_configs, wandb
+from rethinkgen.run.description import changed_code, digest_of_code
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, read_run
 from rethinkgen.run.wandb_offline import OFFLINE, unsent
@@ -56,6 +57,7 @@ def tell_runs(
     summaries = {folder.absolute(): Summary(folder.resolve()) for folder in folders}
     outcomes: list[Outcome] = []
     endings: list[Ending] = []
+    changed: Counter[str] = Counter()
     for job in jobs:
         # Each result is read once, and of thousands no more than a few are kept.
         run = read_run(job.path)
@@ -64,11 +66,15 @@ def tell_runs(
             summary.add(run, settings)
         if run.state == "done" and run.result and not _lacks_accuracies(run.result):
             endings.append(ending_of(run.result, settings))
+        if job.was_done and run.result:
+            changed.update(_changed_since(run.result))
         is_shown = len(endings) <= MOST_ROWS
         outcomes.append(job.fault or Outcome(run.state, run.reason, run.result if is_shown else None))
     stdout().print(_table(jobs, outcomes, columns or {}))
     for line in sentences(endings):
         say(line)
+    for package, number in sorted(changed.items()):
+        say(f"{package} is not the code that {number:,} of these runs were trained with before.", style="yellow")
     written = {} if trial.is_on() else dict(zip(folders, summaries.values(), strict=True))
     for folder, summary in written.items():
         try:
@@ -86,6 +92,12 @@ def tell_runs(
         printed = ", ".join(map(shown, told[:3]))
         say(f"What they printed: {printed}{more}")
     return outcomes
+
+
+def _changed_since(result: Mapping[str, Any]) -> list[str]:
+    """Return the packages that the command opens, of those that a run was trained with, that have changed."""
+    then = {name: digest for name, digest in (result.get("code") or {}).items() if own_code.is_opened(f"{name}.")}
+    return changed_code(then, {name: digest_of_code(name) for name in then})
 
 
 def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[str]]) -> Table:

@@ -25,6 +25,7 @@ from rethinkgen.files import append_line
 from rethinkgen.run import identity
 from rethinkgen.run.catalogue import FILE_NAME, Entry, each_line
 from rethinkgen.run.description import Description
+from rethinkgen.run.identity import names_files
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Known(NamedTuple):
 
     folder: str
     run_id: str | None
-    """Not there in lines of before."""
+    """Not there in lines of before, nor where it does not follow from the line."""
     source: str
     fingerprint: str | None
     line: int
@@ -133,6 +134,8 @@ class Index:
 
     def _keep(self, line: bytes, entry: Entry) -> None:
         source, run_id = sys.intern(str(entry.get("source"))), entry.get("run_id")
+        if names_files(entry.get("config") or {}):
+            run_id = None  # looked for anew each time: the file may have changed
         fingerprint = entry.get("fingerprint")
         self._entries[entry["key"]] = Known(
             str(entry.get("folder")),
