@@ -41,7 +41,9 @@ def test_a_file_that_a_key_names_makes_other_runs_of_all_cells(
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "net_of_mine.py"
     file.write_text(NETWORK)
-    monkeypatch.delitem(sys.modules, "net_of_mine", raising=False)  # another test's
+    # Nothing of another test's.
+    monkeypatch.delitem(sys.modules, "net_of_mine", raising=False)
+    description.look_again()
     return file
 
 
