@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 
+from conftest import ROOT
 from rethinkgen.run import description
 from rethinkgen.run.catalogue import FILE_NAME, latest_entries
 from rethinkgen.run.description import Description, describe
@@ -24,10 +25,11 @@ def conf(tmp_path: Path) -> Path:
 
 
 def described(root: str = "data", *, rerun: bool = False, seed: int = 0, model: str = "mlp") -> Description:
-    source = {"_target_": "rethinkgen.data.source.ImageFolder", "root": root}
-    corruption = {"_target_": "rethinkgen.data.corruption.TrueLabels"}
-    config = {"seed": seed, "data": {"source": source, "corruption": corruption}, "model": {}, "rerun": rerun}
-    return describe(OmegaConf.create(config), {"model": model}, OVERRIDES, "sweep")
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = compose("train", overrides=["model=mlp", f"seed={seed}", f"rerun={rerun}"])
+    config.data.source = {"_target_": "rethinkgen.data.source.ImageFolder", "root": root}
+    config.trainer.accelerator = "cpu"
+    return describe(config, {"model": model}, OVERRIDES, "sweep")
 
 
 def index_of(folder: Path, conf: Path, *arguments: Any, root: str = "data") -> Index:
