@@ -36,6 +36,14 @@ class UnreadableImageError(RethinkgenError, ValueError):
     """A file cannot be decoded; the message names it and says what to do."""
 
 
+class UnsuitableFileError(RethinkgenError, ValueError):
+    """A file of a data set is whole, but not what its name says; the message names it and says what to do."""
+
+
+class WorkersFailedError(RethinkgenError, RuntimeError):
+    """Processes that decode images died or cannot be started."""
+
+
 class RankDiedError(RethinkgenError, RuntimeError):
     """A follower ended before the training did."""
 

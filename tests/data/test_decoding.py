@@ -10,6 +10,7 @@ from PIL import Image
 
 from rethinkgen.data import decoding
 from rethinkgen.data.decoding import decode
+from rethinkgen.errors import WorkersFailedError
 
 
 def write_images(folder: Path, count: int, *, channels: int = 3, size: tuple[int, int] = (5, 4)) -> list[str]:
@@ -76,5 +77,5 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(decoding, "_CHUNK", 1)
     paths = write_images(tmp_path, 16)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(RuntimeError, match=r"exit code 1.*num_workers=1"):
+    with pytest.raises(WorkersFailedError, match=r"exit code 1.*num_workers=1"):
         decode(paths, 2)

@@ -16,7 +16,8 @@ from rethinkgen.data.augmentation import center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block
 from rethinkgen.data.corruption import Gaussian, NoisyInputs, RandomLabels, RandomPixels, ShuffledPixels, TrueLabels
 from rethinkgen.data.draws import balanced_subset
-from rethinkgen.data.module import CorruptedImages, find_conflicts
+from rethinkgen.data.equal_images import find_conflicts
+from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Digits, Examples, Images
 
 AUGMENTATION = {"random_crop": True, "flip": True, "rotation": 20.0}

@@ -2,6 +2,7 @@
 
 Which image gets which of them is decided by numbers handed in, not by torch's generator, so that it is a
 function of (order seed, epoch, example): the same on every rank, in blocks of any length, and after a resume.
+All is computed in the images' own type, whatever torch's default is: Lightning changes that in a step of ``64-true``.
 """
 
 from __future__ import annotations
@@ -111,8 +112,7 @@ def rotate(images: Tensor, angle: Tensor) -> Tensor:
     """Turn each of ``(n, C, H, W)`` counter-clockwise about its centre by its ``angle (n,)`` in radians."""
     _, _, height, width = images.shape
     # Not affine_grid: it multiplies matrices, which autocast and TF32 would do at low precision.
-    y = torch.arange(height, device=images.device) - (height - 1) / 2
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    y, x = (torch.arange(side, device=images.device, dtype=images.dtype) - (side - 1) / 2 for side in (height, width))
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     source_x = cosine * x - sine * y[:, None]
     source_y = sine * x + cosine * y[:, None]
@@ -160,7 +160,8 @@ def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Undo ``_to_hsv``: each channel is value * (1 - saturation * how far its own hue is, limited to 0 to 1)."""
-    sixths = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1)  # red, green and blue at 5, 3 and 1
+    sixths = torch.arange(5, 0, -2, device=hue.device, dtype=hue.dtype)  # red, green and blue at 5, 3 and 1
+    sixths = sixths.view(1, 3, 1, 1)
     distance = (sixths + 6 * hue) % 6
     return value * (1 - saturation * torch.minimum(distance, 4 - distance).clamp(0, 1))
 

@@ -21,11 +21,15 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFile
 
+from rethinkgen.errors import WorkersFailedError
 from rethinkgen.machine import num_cores
 
 _CHUNK = 64
 _GREY = frozenset({"1", "L", "LA"})
+_BITS_PER_SAMPLE = 258
+"""TIFF's tag."""
 _COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"})
 
 
@@ -43,17 +47,47 @@ class _Chunk(NamedTuple):
 
 
 def _pixels(path: str) -> NDArray[np.uint8]:
-    """Read one image: (height, width) if it is grey, else (height, width, 3); transparency is dropped."""
-    from PIL import Image
+    """Read one image: (height, width) if it is grey, else (height, width, 3); transparency is dropped.
 
+    Of several frames the first; as the file has them, whatever orientation a camera noted.
+    """
     with Image.open(path) as image:
+        if image.mode not in _GREY | _COLOUR:
+            raise ValueError(f"mode {image.mode} has more than 8 bits a channel, 8 are needed")
+        if (bits := _stored_bits(image)) > 8:
+            raise ValueError(f"it has {bits} bits a channel, 8 are needed")
         if image.mode in _GREY:
             return np.asarray(image.convert("L"))
-        if image.mode not in _COLOUR:
-            raise ValueError(f"mode {image.mode} has more than 8 bits a channel, 8 are needed")
         if "transparency" in image.info:
             return np.asarray(image.convert("RGBA").convert("RGB"))
         return np.asarray(image.convert("RGB"))
+
+
+def _stored_bits(image: ImageFile.ImageFile) -> int:
+    """Return how many bits a channel has in the file, of which Pillow keeps 8 in its colour modes without a word."""
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+    if image.format == "JPEG2000":
+        return _bits_of_jpeg2000(image)
+    for codec, _, _, arguments in image.tile:
+        rawmode, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+        if codec == "sgi16" or str(rawmode).endswith((";16B", ";16L")):
+            return 16
+        if codec.startswith("ppm"):
+            return int(more[0]).bit_length()
+    return 8
+
+
+def _bits_of_jpeg2000(image: ImageFile.ImageFile) -> int:
+    """Read the SIZ marker, which holds a byte for each component: its sign, and its bits less one."""
+    assert image.fp is not None
+    image.fp.seek(0)
+    beginning = image.fp.read(1 << 16)
+    at = beginning.find(b"\xff\x4f\xff\x51")
+    if at < 0:
+        return 8
+    count = int.from_bytes(beginning[at + 40 : at + 42], "big")
+    return max((size & 0x7F) + 1 for size in beginning[at + 42 : at + 42 + 3 * count : 3])
 
 
 def decode_colour(path: str) -> NDArray[np.uint8]:
@@ -103,8 +137,8 @@ def _decode_elsewhere(paths: Sequence[str], starts: Sequence[int]) -> Iterator[_
         for _ in starts:
             yield _Chunk(*pickle.load(worker.stdout))
     except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-        raise RuntimeError(
-            f"a process that decodes images ended early (exit code {worker.wait()}): it may have been killed "
+        raise WorkersFailedError(
+            f"A process that decodes images ended early (exit code {worker.wait()}): it may have been killed "
             "for want of memory. data.source.num_workers=1 decodes without such processes."
         ) from error
     finally:
@@ -166,7 +200,7 @@ def decode(
     work at once, by default one for each core that this process may use; few images are read right here.
 
     Raises ``ValueError`` for unreadable files (the first five named, with a count) and for images of several
-    sizes, ``RuntimeError`` if a worker process dies.
+    sizes, ``WorkersFailedError`` if a worker process dies.
     """
     assert paths, "no images to decode"
     names = paths if names is None else names

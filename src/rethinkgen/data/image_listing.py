@@ -6,13 +6,16 @@ Nothing here imports torch: a finished run is skipped without it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 
 def folder_at(root: str | Path) -> Path:
@@ -31,11 +34,6 @@ class File(NamedTuple):
     modified: int
 
 
-def describe(paths: Sequence[Path]) -> list[File]:
-    """Look at files that must be there."""
-    return [File(path.name, str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-
-
 def head(path: str | Path, num_bytes: int) -> bytes:
     """Read the beginning of a file; nothing of one that cannot be read."""
     try:
@@ -45,13 +43,13 @@ def head(path: str | Path, num_bytes: int) -> bytes:
         return b""
 
 
-def digest(files: Sequence[File]) -> str:
+def digest(files: Sequence[File], read_head: Callable[[str, int], bytes] = head) -> str:
     """Hash all names and sizes, and up to 64 KiB of at most 64 evenly spaced files: sha256, 64 hex digits."""
     state = hashlib.sha256()
     for file in files:
         state.update(os.fsencode(f"{file.name}\0{file.size}\n"))
     for position in np.unique(np.linspace(0, len(files) - 1, 64).astype(np.int64)) if files else ():
-        state.update(hashlib.sha256(head(files[position].path, 1 << 16)).digest())
+        state.update(hashlib.sha256(read_head(files[position].path, 1 << 16)).digest())
     return state.hexdigest()
 
 
@@ -91,7 +89,7 @@ def list_folder(root: str | Path, *, check: bool = True) -> Listing:
         )
     splits = {split: _list_split(folder, split, check) for split in ("train", str(second))}
     if check:
-        _check_classes(where, splits)
+        _check_classes(where, folder, splits)
     train, test = ([file for files in classes.values() for file in files] for classes in splits.values())
     return Listing(train, test, tuple(splits["train"]))
 
@@ -136,12 +134,23 @@ def _file(entry: os.DirEntry[str], name: str) -> File:
     return File(name, entry.path, status.st_size, status.st_mtime_ns)
 
 
-def _check_classes(where: str, splits: dict[str, dict[str, list[File]]]) -> None:
+def _loose_files(folder: Path) -> list[str]:
+    """Return the names of the files that lie in no folder of a class."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not entry.is_dir() and not _is_clutter(entry.name))
+
+
+def _check_classes(where: str, folder: Path, splits: dict[str, dict[str, list[File]]]) -> None:
     for split, classes in splits.items():
+        loose = _loose_files(folder / split)
+        lie = f"{len(loose)} files lie directly in {split} (the first is {loose[0]!r})" if loose else ""
         if not classes:
             raise ValueError(
-                f"{where}: {split} is empty. It needs one folder a class, with its images: {split}/<class>/*."
+                f"{where}: {lie or f'{split} is empty'}. It needs one folder a class, with its images: "
+                f"{split}/<class>/*."
             )
+        if loose:
+            _log.warning("%s: %s, in no folder of a class: they are left out.", where, lie)
         empty = [name for name, files in classes.items() if not files]
         if empty:
             raise ValueError(f"{where}: no image in {split}/{_some(empty)}. Remove empty folders, or fill them.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,6 +18,7 @@ from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order, micro_batch_sizes
 from rethinkgen.data.draws import balanced_subset, generator
+from rethinkgen.data.equal_images import find_conflicts, find_shared
 from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
 from rethinkgen.data.source import Examples, Images, Source
 from rethinkgen.data.streamed_source import Files, ImageFiles
@@ -93,15 +92,6 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """Return the same on ``device``."""
         return Split(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
-
-
-class Conflicts(NamedTuple):
-    """What equal inputs with different labels cost."""
-
-    num_conflicts: int
-    """Examples whose input is also that of an example with another label"""
-    ceiling: float
-    """Best accuracy that any function of the inputs can have on the labels"""
 
 
 class CorruptedImages(pl.LightningDataModule):
@@ -201,6 +191,8 @@ class CorruptedImages(pl.LightningDataModule):
         self.fit_ceiling: float | None
         """Best training accuracy that equal inputs with other labels allow; ``None`` where not sought."""
         self._some_keys: NDArray[np.uint64]
+        self.notes: list[str] = []
+        """What stands out in the data and is no mistake for certain: each begins with where they lie."""
         self._statistics: ChannelStatistics | None = None
         self._files: ImageFiles | None = None
         self._stream: TrainingStream | None = None
@@ -238,7 +230,9 @@ class CorruptedImages(pl.LightningDataModule):
     # Lightning's hooks.
 
     def prepare_data(self) -> None:
-        """Fetch what is missing; Lightning calls this on one process."""
+        """Fetch what is missing; Lightning calls this on one process, perhaps again when all is set up."""
+        if self.splits:
+            return
         self.source.prepare()
         self._is_prepared = True
 
@@ -426,7 +420,9 @@ class CorruptedImages(pl.LightningDataModule):
             self.image_shape[1:], is_cropped_here, self.flip, self.rotation, self.color_jitter
         )
 
-        training, held_out = map(self._cut, self._choose(train))
+        chosen = self._choose(train)
+        self.notes = [*self._missing_classes(images, chosen[0]), *self._shared_images(images, *chosen)]
+        training, held_out = map(self._cut, chosen)
         images = self._replaced(images)
         train, test, self.class_names = images.train, images.test, images.class_names
         # An error is better now than when training begins.
@@ -436,7 +432,8 @@ class CorruptedImages(pl.LightningDataModule):
         if self.validation:
             splits["validation"] = self._split("validation", train, given, held_out)
         if self.augmentation and isinstance(train, Examples):
-            self._uncropped = torch.from_numpy(train.images[training])
+            is_all = len(training) == len(train)
+            self._uncropped = torch.from_numpy(train.images if is_all else train.images[training])
             self._pattern = self._drawn_pattern("train", train.keys[training])
         self._some_keys = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
@@ -447,7 +444,50 @@ class CorruptedImages(pl.LightningDataModule):
         inputs = splits["train"].inputs
         if not self.augmentation and isinstance(inputs, Tensor):
             self.num_conflicts, self.fit_ceiling = find_conflicts(inputs, splits["train"].labels)
+            if self.num_conflicts:
+                self.notes.append(
+                    f"{self._where()}: {self.num_conflicts:,} training images equal another one that carries a "
+                    f"different label: fit/accuracy cannot exceed {self.fit_ceiling:.4%}."
+                )
         self.splits = splits
+
+    def _where(self) -> str:
+        root = getattr(self.source, "root", None)
+        return "data" if root is None else f"data.root={str(root)!r}"
+
+    def _missing_classes(self, images: Images | ImageFiles, training: NDArray[np.intp]) -> Iterator[str]:
+        """Say which classes nothing can be learnt of, or asked about."""
+        names = images.class_names
+        for split, labels in (("training", images.train.labels[training]), ("test", images.test.labels)):
+            missing = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0).tolist()
+            if missing:
+                which = ", ".join(names[label] for label in missing[:10]) + (", ..." if len(missing) > 10 else "")
+                from_one = " Are labels counted from 1?" if missing == [0] else ""
+                yield (
+                    f"{self._where()}: {len(missing)} of {len(names)} classes have no {split} image ({which}): chance "
+                    f"is not one in {len(names)}.{from_one}"
+                )
+
+    def _shared_images(
+        self, images: Images | ImageFiles, training: NDArray[np.intp], held_out: NDArray[np.intp]
+    ) -> Iterator[str]:
+        """Say which images are no test of what was learnt, since they are trained on; streamed ones are not read."""
+        if not isinstance(images, Images):
+            return
+        train, test = images.train.images, images.test.images
+        for split, others, index in (("validation", train, held_out), ("test", test, np.arange(len(test)))):
+            shared = find_shared(train, training, others, index)
+            if shared:
+                place, twin = shared[0]
+                first = self._name_of("train" if split == "validation" else "test", place)
+                yield (
+                    f"{self._where()}: {len(shared):,} of {len(index):,} {split} images are also trained on (the "
+                    f"first: {first} is {self._name_of('train', twin)}): {split}/accuracy counts them in."
+                )
+
+    def _name_of(self, split: str, position: int) -> str:
+        name_of = getattr(self.source, "name_of", None)
+        return name_of(split, position) if name_of else f"number {position} of {split}"
 
     def check_regularizers_act(self) -> None:
         """Refuse mixing where there is nothing to mix with, and augmentation of images of which nothing is left.
@@ -581,7 +621,7 @@ class CorruptedImages(pl.LightningDataModule):
 
     def _inputs(self, name: SplitName, examples: Examples, index: NDArray[np.intp]) -> Tensor:
         keys = examples.keys[index]
-        inputs = torch.empty(len(index), *self.image_shape)
+        inputs = torch.empty((len(index), *self.image_shape), dtype=torch.float32)
         start = 0
         for crops in self._crops(examples, index):
             stop = start + len(crops)
@@ -658,7 +698,7 @@ class CorruptedImages(pl.LightningDataModule):
         if count <= at_once or decoded.images.device.type != "cpu":
             return self._finished_part(decoded, draws)
         # A few at a time: what lies between the first step and the last stays in the cache.
-        finished = torch.empty((count, *self.image_shape))
+        finished = torch.empty((count, *self.image_shape), dtype=torch.float32)
         for part in (slice(start, start + at_once) for start in range(0, count, at_once)):
             cut = Decoded(decoded.images[part], tuple(drawn[part] for drawn in decoded.pattern))
             finished[part] = self._finished_part(cut, None if draws is None else draws[part])
@@ -708,18 +748,3 @@ def _told(value: Any) -> str:
     if isinstance(value, np.ndarray | Tensor):
         return f"{type(value).__name__} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__
-
-
-def find_conflicts(inputs: Tensor, labels: Tensor) -> Conflicts:
-    """Find rows of ``inputs (N, ...)`` on the CPU that are bitwise equal but whose ``labels (N,)`` differ."""
-    rows = inputs.flatten(1).numpy()
-    # Nearly all images are told apart by some 64 of their values; only the others are compared as a whole.
-    alike: defaultdict[bytes, list[int]] = defaultdict(list)
-    for i, values in enumerate(np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 64)])):
-        alike[values.tobytes()].append(i)
-    equal: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
-    for i in (i for group in alike.values() if len(group) > 1 for i in group):
-        equal[hashlib.blake2b(rows[i], digest_size=16).digest()][int(labels[i])] += 1
-    conflicting = [counts for counts in equal.values() if len(counts) > 1]
-    num_missed = sum(counts.total() - max(counts.values()) for counts in conflicting)
-    return Conflicts(sum(counts.total() for counts in conflicting), 1 - num_missed / len(rows))

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import queue
+import shlex
 import socket
 import sys
 import threading
@@ -29,8 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen import files
-from rethinkgen.data.image_listing import Listing, describe, digest, folder_at, head, labelled, list_folder
+from rethinkgen.data import idx
+from rethinkgen.data.image_listing import File, Listing, digest, folder_at, labelled, list_folder
 from rethinkgen.data.streamed_source import ImageFiles
+from rethinkgen.errors import UnsuitableFileError
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +114,8 @@ class Source(Protocol):
     """What the data module asks of a source; anything that has these three methods is one.
 
     A source that can tell without loading anything how many training examples it has, has ``num_train() -> int | None``
-    too: asking for all of them by number is then the same run as asking for none.
+    too: asking for all of them by number is then the same run as asking for none. One whose images have names has
+    ``name_of(split, position) -> str``, for what is said of single images.
     """
 
     def prepare(self) -> None:
@@ -217,13 +221,23 @@ class _WellKnown:
         # While another process unpacks them, files seem to be there that are not whole.
         if self._is_there() and (not _wait_for_others(lock, f"downloads {self._title}") or self._is_there()):
             return
+        self._refuse_other_names()
         wanted = self._wanted_archives()
         trouble = _no_answer(wanted[0].addresses) if wanted else None
         if trouble is None:
             with _alone(lock, f"downloads {self._title}"):
-                trouble = None if self._is_there() else self._download()
+                if self._is_there():
+                    return
+                self._refuse_to_overwrite()
+                trouble = self._download()
         if trouble is not None:
-            raise ValueError(self._advice(f"cannot be downloaded ({trouble})"))
+            raise ValueError(self._advice(f"cannot be downloaded ({trouble})") if wanted else self._packed(trouble))
+
+    def _refuse_other_names(self) -> None:
+        """Refuse files that are meant to be these, but lie under names that nothing reads."""
+
+    def _refuse_to_overwrite(self) -> None:
+        """Refuse to download over somebody's own data."""
 
     def _is_there(self) -> bool:
         from torchvision.datasets.utils import check_integrity
@@ -247,9 +261,11 @@ class _WellKnown:
         return None
 
     def load(self) -> Images:
-        """Read both splits. Raises ``ValueError`` if files are missing or damaged."""
+        """Read both splits. Raises ``ValueError`` if files are missing, damaged or not what they should be."""
         try:
             (train, test), names = self._read()
+        except UnsuitableFileError as error:  # to put the published files there is no advice for who has others
+            raise UnsuitableFileError(f"{self._where()}: {error}") from error
         except Exception as error:  # a truncated file makes torchvision's readers raise nearly anything
             reason = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
             raise ValueError(self._advice(reason)) from error
@@ -259,20 +275,41 @@ class _WellKnown:
         """Name the data set: torchvision has checked its bytes."""
         return self._name
 
+    def _where(self) -> str:
+        return f"data.root={str(self.root)!r}"
+
     def _advice(self, trouble: str) -> str:
         folder, archives = folder_at(self.root), self._archives()
-        wanted = [f"  {item.path.relative_to(folder)}   from {item.addresses[0]}" for item in archives]
+        other = "   (what is there is another file, cut short or damaged)"
+        wanted = [
+            f"  {item.path.relative_to(folder)}   from {item.addresses[0]}{other if self._is_other(item) else ''}"
+            for item in archives
+        ]
         unpacked = {path for path, _ in self._files()} - {item.path for item in archives}
         if unpacked:
             names = sorted(str(path.relative_to(folder)) for path in unpacked)
             wanted.append(f"or what is in them: {', '.join(names)}")
         return "\n".join(
             [
-                f"data.root={str(self.root)!r}: {self._title} is missing or damaged there and {trouble}. "
+                f"{self._where()}: {self._title} is missing or damaged there and {trouble}. "
                 "Remove what is damaged, then put these into that folder:",
                 *wanted,
                 "or set data.root (or RETHINKGEN_DATA) to where they are. data=digits needs no download.",
             ]
+        )
+
+    def _is_other(self, archive: _Archive) -> bool:
+        """Whether a file lies there under the name of a published one that is not this."""
+        from torchvision.datasets.utils import check_integrity
+
+        return archive.path.is_file() and not check_integrity(archive.path, archive.md5)
+
+    def _packed(self, trouble: str) -> str:
+        """Say what to do with published archives in a folder that cannot be written to."""
+        archives = " ".join(shlex.quote(str(item.path)) for item in self._archives())
+        return (
+            f"{self._where()}: {self._title} is there, but packed, and cannot be unpacked in that folder ({trouble}). "
+            f"Unpack it in one that can be written to, and set data.root to that: tar -xzf {archives} -C FOLDER"
         )
 
     def _files(self) -> list[tuple[Path, str | None]]:
@@ -294,31 +331,34 @@ class _WellKnown:
 class MNIST(_WellKnown):
     """MNIST: (1, 28, 28), 60,000 train and 10,000 test images of 10 digits.
 
-    Files: ``<root>/MNIST/raw/train-images-idx3-ubyte`` and so on, unpacked, or the published ``.gz``.
+    Files: ``<root>/MNIST/raw/train-images-idx3-ubyte`` and so on, or the same as ``.gz``, the published or any others:
+    they are read as they are.
     """
 
     _name = "mnist"
     _title = "MNIST"
     _num_train = 60_000
     _class_names: ClassVar[tuple[str, ...]] = _DIGIT_NAMES
+    _published_shapes: ClassVar[list[tuple[int, ...]]] = [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
     # Of the published files, by ``digest``.
     _published_digest: ClassVar[str] = "16c21c327970b4e077802fee54ab241bd1a4fc792a64d3ce3d940dc64a832fcf"
 
     def fingerprint(self) -> str:
         """Name the data set if the published files are there, or will be after a download.
 
-        torchvision checks the packed files that it downloads, but reads unpacked ones unchecked. So other
+        torchvision checks the packed files that it downloads, but unpacked ones are read unchecked. So other
         files under these names (another data set, a subset, changed labels) get a digest of their own: of the
         sizes, all labels and the first 83 images of each split, which is as much as can be read without
-        delay.
+        delay. It is the same of a file and of its ``.gz``.
         """
-        files = [path for path, _ in self._files()]
-        if not all(path.is_file() for path in files) or self._is_published(files):
+        found = self._found()
+        if None in found:
             return self._name
-        return f"{self._name}-{digest(describe(files))}"
+        described = [idx.describe(path) for path in found if path]
+        return self._name if self._is_published(described) else f"{self._name}-{digest(described, idx.head)}"
 
-    def _is_published(self, files: Sequence[Path]) -> bool:
-        return digest(describe(files)) == self._published_digest
+    def _is_published(self, described: Sequence[File]) -> bool:
+        return digest(described, idx.head) == self._published_digest
 
     def _raw(self) -> Path:
         return folder_at(self.root) / type(self).__name__ / "raw"
@@ -326,6 +366,58 @@ class MNIST(_WellKnown):
     def _files(self) -> list[tuple[Path, str | None]]:
         names = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
         return [(self._raw() / name, None) for name in names]
+
+    def _found(self) -> list[Path | None]:
+        """Return the file that each of those wanted is read from: unpacked, or else packed and whole."""
+        found: list[Path | None] = []
+        for path, _ in self._files():
+            packed = _packed_name(path)
+            is_whole = not path.is_file() and packed.is_file() and idx.shape_of(packed) is not None
+            found.append(path if path.is_file() else packed if is_whole else None)
+        return found
+
+    def _is_there(self) -> bool:
+        return None not in self._found()
+
+    def _missing(self) -> list[Path]:
+        return [path for (path, _), found in zip(self._files(), self._found(), strict=True) if found is None]
+
+    def _refuse_other_names(self) -> None:
+        """Refuse ``train-images.idx3-ubyte``, as Kaggle spells it, and right names in the wrong place."""
+        root = folder_at(self.root)
+        missing = {_letters(path.name): path for path in self._missing()}
+        known = [path for wanted in missing.values() for path in (wanted, _packed_name(wanted))]
+        other = []
+        for folder in (self._raw(), self._raw().parent, root):
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                wanted = missing.get(_letters(path.name.removesuffix(".gz")))
+                if wanted and path not in known and path.is_file():
+                    wanted = _packed_name(wanted) if path.suffix == ".gz" else wanted
+                    other.append(f"  {path.relative_to(root)} is wanted as {wanted.relative_to(root)}")
+        if other:
+            raise ValueError(
+                "\n".join([f"{self._where()}: {self._title}'s files are there under other names:", *other])
+                + "\nRename, move or remove them: nothing is downloaded beside them."
+            )
+
+    def _refuse_to_overwrite(self) -> None:
+        """A download writes all four files, whichever are missing."""
+        here = [path for wanted, _ in self._files() for path in (wanted, _packed_name(wanted)) if path.is_file()]
+        own = ", ".join(path.name for path in here if not self._may_be_replaced(path))
+        if own:
+            missing = ", ".join(path.name for path in self._missing())
+            raise ValueError(
+                f"{self._where()}: of {self._title}'s files in {self._raw()} these are other than the published ones: "
+                f"{own}; and these are missing or unreadable: {missing}. Nothing is downloaded over your own: add what "
+                "is missing, or remove what is there."
+            )
+
+    def _may_be_replaced(self, path: Path) -> bool:
+        """Whether a file is a published one, or the beginning of it, as a download that was cut short leaves it."""
+        begins = idx.head(path, 16)
+        if not begins:
+            return path.stat().st_size == 0 or idx.is_gzip(path)
+        return len(begins) < 16 or idx.stated_shape(begins) in self._published_shapes
 
     def _archives(self) -> list[_Archive]:
         kind = _torchvision(type(self).__name__)
@@ -338,32 +430,62 @@ class MNIST(_WellKnown):
         return _torchvision(type(self).__name__)(folder_at(self.root), train=split == "train", download=download)
 
     def _read(self) -> tuple[list[tuple[NDArray[np.uint8], NDArray[np.int64]]], tuple[str, ...]]:
-        opened = [self._open(split) for split in ("train", "test")]
-        splits = [(split.data.numpy()[:, None], split.targets.numpy().astype(np.int64)) for split in opened]
+        found = self._found()
+        for (path, _), at in zip(self._files(), found, strict=True):
+            if at is None:
+                raise FileNotFoundError(f"there is no {path.name}, packed or not")
+        train_images, train_labels, test_images, test_labels = (path for path in found if path)
+        splits = [self._read_split(train_images, train_labels), self._read_split(test_images, test_labels)]
         return splits, self._class_names
+
+    def _read_split(self, images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        pixels, classes = idx.read(images, 3)[:, None], idx.read(labels, 1).astype(np.int64)
+        if len(pixels) != len(classes):
+            raise UnsuitableFileError(
+                f"{images.name} holds {len(pixels):,} images and {labels.name} {len(classes):,} labels in "
+                f"{self._raw()}: their numbers must agree."
+            )
+        if len(classes) and classes.max() >= len(self._class_names):
+            count = len(self._class_names)
+            from_one = " They seem to be counted from 1: subtract 1." if classes.min() == 1 else ""
+            raise UnsuitableFileError(
+                f"the labels in {self._raw() / labels.name} are {classes.min()} to {classes.max()}: the {count} "
+                f"classes of {self._title} allow 0 to {count - 1}.{from_one} Data of more classes: data=image_folder."
+            )
+        return pixels, classes
+
+
+def _packed_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
+
+
+def _letters(name: str) -> str:
+    """Return what is left of a name where dots, dashes and capitals do not count."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 class FashionMNIST(MNIST):
     """Fashion-MNIST: (1, 28, 28), 60,000 train and 10,000 test images of 10 kinds of clothing.
 
-    Files: ``<root>/FashionMNIST/raw/train-images-idx3-ubyte`` and so on, unpacked, or the published ``.gz``.
+    Files: ``<root>/FashionMNIST/raw/train-images-idx3-ubyte`` and so on, or the same as ``.gz``.
     """
 
     _name = "fashion_mnist"
     _title = "Fashion-MNIST"
     _class_names = _FASHION_NAMES
 
-    def _is_published(self, files: Sequence[Path]) -> bool:
+    def _is_published(self, described: Sequence[File]) -> bool:
         # The project has never had these files at hand to take their digest. The published sizes and first
         # labels tell them from everything but changed pixels, or later labels, in files of the same sizes.
         sizes = [47_040_016, 60_008, 7_840_016, 10_008]
-        if [path.stat().st_size for path in files] != sizes:
+        if [file.size for file in described] != sizes:
             return False
         first_labels = (
             bytes.fromhex("09000003000207020505000905050709"),
             bytes.fromhex("09020101060104060507040507030401"),
         )
-        return all(head(path, 24)[8:] == labels for path, labels in zip(files[1::2], first_labels, strict=True))
+        labels = (described[1], described[3])
+        return all(idx.head(file.path, 24)[8:] == first for file, first in zip(labels, first_labels, strict=True))
 
 
 class CIFAR10(_WellKnown):
@@ -521,7 +643,8 @@ class ImageFolder:
     ``val``).
 
     All images have one size, 8 bits a channel, in any format that Pillow reads; classes are sorted by name,
-    images by class, then file name. Hidden files are left out. One channel if every image is grey, else
+    images by class, then file name. Hidden files are left out. Of an animation the first frame is read, and an
+    orientation that a camera noted is left alone, as torchvision does. One channel if every image is grey, else
     three. They are decoded once, by ``num_workers`` processes (default: one a core), and kept as an array in
     ``<root>/.rethinkgen-cache-*.npz``, which follows every change of a name, size or modification time.
     """
@@ -578,6 +701,10 @@ class ImageFolder:
         except FileNotFoundError:
             return None
 
+    def name_of(self, split: str, position: int) -> str:
+        """Return the file of an image, below the root."""
+        return getattr(list_folder(self.root, check=False), split)[position].name  # type: ignore[no-any-return]
+
     def _decode(self, listing: Listing) -> Images:
         from rethinkgen.data.decoding import decode
 
@@ -616,7 +743,7 @@ def _cache_path(folder: Path, listing: Listing) -> Path:
     Those do not enter the fingerprint (a copy has its own), but they show an edit that leaves all sizes as
     they were.
     """
-    state = hashlib.sha256(b"1\n")  # the version of the cache's layout
+    state = hashlib.sha256(b"2\n")  # the version of the cache: 2 holds no image of more than 8 bits
     for file in (*listing.train, *listing.test):
         state.update(os.fsencode(f"{file.name}\0{file.size}\0{file.modified}\n"))
     return folder / f".rethinkgen-cache-{state.hexdigest()[:12]}.npz"

@@ -8,25 +8,29 @@ position and gets what an undisturbed one would have got.
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.streamed_source import Files
-from rethinkgen.errors import UnreadableImageError
+from rethinkgen.errors import UnreadableImageError, WorkersFailedError
 from rethinkgen.machine import cores_of_run
 from rethinkgen.signals import STOPPING
 
@@ -34,6 +38,8 @@ Pattern = tuple[Tensor, ...]
 CPU = torch.device("cpu")
 BATCHES_AHEAD = 2
 """That each worker holds ready."""
+_ALIGNMENT = 64
+"""Bytes; of what lies in shared memory."""
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl.h: the signal that a process is sent when its parent is gone."""
 
@@ -61,6 +67,40 @@ class Decoded(NamedTuple):
             self.images.to(device, non_blocking=True),
             tuple(drawn.to(device, non_blocking=True) for drawn in self.pattern),
         )
+
+
+class Handed(NamedTuple):
+    """A ``Decoded`` on its way from a worker, in memory that both share and that has no name.
+
+    PyTorch would hand tensors over in ``/dev/shm``, which in a container may hold 64 MB. Its worker then fails in a
+    thread of its own, nothing arrives, and training waits for ever.
+    """
+
+    memory: Any
+    """A descriptor of the memory, to be taken once."""
+    layout: list[tuple[str, tuple[int, ...], int]]
+    """Type, shape and place in memory of the images, and of each part of the pattern."""
+
+    def taken(self) -> Decoded:
+        """Return the tensors, which keep the memory as long as they are there."""
+        try:
+            descriptor = self.memory.detach()
+        except (OSError, EOFError) as error:
+            raise _failed(f"it was gone before it had handed over what it had: {error}") from error
+        try:
+            memory = mmap.mmap(descriptor, 0)
+        finally:
+            os.close(descriptor)
+        images, *pattern = (
+            torch.from_numpy(np.frombuffer(memory, dtype, math.prod(shape), place).reshape(shape))
+            for dtype, shape, place in self.layout
+        )
+        return Decoded(images, tuple(pattern))
+
+    def pin_memory(self) -> Decoded:
+        """Return the same from where a GPU copies at once; PyTorch calls this in a thread of its own."""
+        images, pattern = self.taken()
+        return Decoded(images.pin_memory(), tuple(drawn.pin_memory() for drawn in pattern))
 
 
 class View:
@@ -112,6 +152,8 @@ class Reader(Dataset[Any]):
             name = os.fsdecode(self.names[position])
             try:
                 pixels = decode_colour(os.path.join(self.root, name))
+            except MemoryError:  # no fault of the file's
+                raise
             except Exception as error:  # Pillow's readers raise nearly everything on a damaged file
                 return (
                     f"data.root={self.root!r}: {name} cannot be read ({error or type(error).__name__}). Put the right "
@@ -216,6 +258,7 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
 
     Raises:
         UnreadableImageError: a file cannot be decoded.
+        WorkersFailedError: workers cannot be started.
     """
     with warnings.catch_warnings():
         # Whoever asks for more workers than cores may wait for a disk.
@@ -225,7 +268,7 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
             batch_size=None,
             sampler=requests,
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_handed_over if hasattr(os, "memfd_create") else _as_it_is,
             pin_memory=device.type == "cuda",
             # PyTorch's default on Linux; other ways to start a process import torch in each, and the user's script.
             multiprocessing_context="fork" if num_workers else None,
@@ -234,12 +277,12 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
             # Else every start of workers would draw from torch's generator, and dropout after it would differ.
             generator=torch.Generator(),
         )
-        batches = iter(loader)
+        batches = _started(loader)
     try:
         for batch in batches:
             if isinstance(batch, str):
                 raise UnreadableImageError(batch)
-            yield batch.to(device)
+            yield (batch.taken() if isinstance(batch, Handed) else batch).to(device)
     finally:
         # Ends the workers, which the traceback of what was raised would keep otherwise.
         del batches
@@ -254,8 +297,65 @@ def num_workers_here(asked: int | None, num_processes: int = 1) -> int:
     return max(1, cores_of_run() // num_processes)
 
 
+@contextmanager
+def telling_of_workers() -> Iterator[None]:
+    """Say what to do where a worker dies, or cannot be started.
+
+    PyTorch raises that in whatever the process does at the moment, as it hears of it by a signal.
+
+    Raises:
+        WorkersFailedError: one does.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not _is_of_worker(error):
+            raise
+        raise _failed(str(error).strip().splitlines()[-1]) from error
+
+
+def _failed(reason: str) -> WorkersFailedError:
+    return WorkersFailedError(
+        f"A process that decodes images failed ({reason}), perhaps for want of memory: try fewer of them, such as "
+        "data.source.num_workers=1, or 0 to decode without. In a container, more memory (--memory) may help. The same "
+        "command goes on from the last checkpoint."
+    )
+
+
+def _is_of_worker(error: BaseException) -> bool:
+    # Of its death, or of what it could not do for want of memory; what it did wrong is told as it is.
+    return f"DataLoader worker {'(pid' if isinstance(error, RuntimeError) else 'process'}" in str(error)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _handed_over(batch: Any) -> Any:
+    """Put what a worker has decoded where the process that trains finds it; a message is left as it is."""
+    if get_worker_info() is None or isinstance(batch, str):
+        return batch
+    # Here, not when it is sent: what goes wrong in the thread that sends is heard by nobody.
+    layout = []
+    with os.fdopen(os.memfd_create("rethinkgen"), "wb") as memory:
+        for array in (tensor.numpy() for tensor in (batch.images, *batch.pattern)):
+            memory.seek(-memory.tell() % _ALIGNMENT, os.SEEK_CUR)
+            layout.append((array.dtype.str, array.shape, memory.tell()))
+            memory.write(np.ascontiguousarray(array).data)
+        memory.flush()
+        return Handed(DupFd(memory.fileno()), layout)
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers."""
+    try:
+        return iter(loader)
+    except OSError as error:
+        raise WorkersFailedError(
+            f"No process that decodes images can be started ({error}). data.source.num_workers=0 decodes without. In a "
+            "container /dev/shm may be full, which --shm-size makes larger, or the number of processes limited "
+            "(--pids-limit)."
+        ) from error
 
 
 def _begin_worker(worker: int) -> None:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rethinkgen.blame import blamed
 from rethinkgen.console import say
 from rethinkgen.data.module import CorruptedImages
+from rethinkgen.data.streaming import telling_of_workers
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer, remove_leftovers
 from rethinkgen.machine import keep_freed_memory
@@ -161,6 +162,7 @@ class Training:
     def prepare(self) -> None:
         """Load and corrupt the data and build the network: whatever is wrong with the config shows here."""
         with (
+            telling_of_workers(),
             blamed(self.datamodule.source, "data.source", PLACES["data.source"].asks),
             blamed(self.datamodule, "data.corruption", PLACES["data.corruption"].asks),
         ):
@@ -168,12 +170,8 @@ class Training:
                 self.datamodule.prepare_data()
             self.datamodule.setup()
         self.datamodule.check_regularizers_act()
-        if (ceiling := self.datamodule.fit_ceiling) is not None and ceiling < 1:
-            say(
-                f"{self.datamodule.num_conflicts:,} training images equal another one that carries a different label: "
-                f"fit/accuracy cannot exceed {ceiling:.4%}.",
-                to=self.console,
-            )
+        for note in self.datamodule.notes:
+            say(note, to=self.console)
         timetable = self.datamodule.timetable
         total_steps = total_budget(self.budget, timetable)
         timetable.check(total_steps, self.ranks.size)
@@ -252,7 +250,8 @@ class Training:
             with warnings.catch_warnings():
                 for message in NEEDLESS_WARNINGS:
                     warnings.filterwarnings("ignore", message=message)
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+                with telling_of_workers():
+                    self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
         return self._result() if self.ranks.is_leading else {}
 
     def _take_up(self, found: Resumable | None) -> None:

@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 
 from rethinkgen.checks import check_between
-from rethinkgen.data.module import find_conflicts
+from rethinkgen.data.equal_images import find_conflicts
 from rethinkgen.model.closed_form.closed_form import ClosedForm, Solution
 
 Vector = NDArray[np.float64]
