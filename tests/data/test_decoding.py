@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,76 @@ def test_more_than_eight_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(path)
     with pytest.raises(ValueError, match=r"deep\.png: mode I;16 has more than 8 bits"):
         decode([path])
+
+
+def png(bits: int, colour_type: int, row: bytes) -> bytes:
+    """Return a PNG of two equal rows, by hand: Pillow writes no colours of 16 bits."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 2, bits, colour_type, 0, 0, 0)
+    pixels = zlib.compress(2 * (b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def tiff(bits: int) -> bytes:
+    """Return a TIFF of 2x2 red, green and blue."""
+    size = 2 * 2 * 3 * bits // 8
+    tags = [(256, 1, 2), (257, 1, 2), (258, 3, 200), (259, 1, 1), (262, 1, 2), (273, 1, 300), (277, 1, 3), (278, 1, 2)]
+    entries = b"".join(struct.pack("<HHIHxx", tag, 3, count, value) for tag, count, value in [*tags, (279, 1, size)])
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags) + 1) + entries + bytes(4)
+    return (content.ljust(200, b"\0") + struct.pack("<HHH", bits, bits, bits)).ljust(300, b"\0") + bytes(size)
+
+
+def jpeg2000(bits: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "JPEG2000")
+    content = bytearray(file.getvalue())
+    at = content.find(b"\xff\x4f\xff\x51") + 42  # how many bits each component has, less one
+    content[at : at + 9 : 3] = bytes([bits - 1] * 3)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "content"),
+    [
+        ("colours.png", 16, png(16, 2, bytes(12))),
+        ("grey_and_alpha.png", 16, png(16, 4, bytes(8))),
+        ("alpha.png", 16, png(16, 6, bytes(16))),
+        ("colours.tiff", 16, tiff(16)),
+        ("colours.jp2", 12, jpeg2000(12)),
+        ("colours.ppm", 10, b"P6\n2 2\n1023\n" + bytes(24)),
+        ("words.ppm", 16, b"P3\n1 1\n65535\n1 2 3\n"),
+        ("grey.png", 8, png(8, 0, bytes(2))),
+        ("two_bits.png", 8, png(2, 0, bytes(1))),
+        ("alpha8.png", 8, png(8, 6, bytes(8))),
+        ("colours8.tiff", 8, tiff(8)),
+        ("colours8.jp2", 8, jpeg2000(8)),
+        ("seven.ppm", 7, b"P6\n2 2\n100\n" + bytes(12)),
+    ],
+)
+def test_colours_that_pillow_would_cut_to_eight_bits_are_refused(
+    tmp_path: Path, name: str, bits: int, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if bits <= 8:
+        assert decode([str(path)]).shape[2:] == (2, 2)
+        return
+    with pytest.raises(ValueError, match=rf"{name}: it has {bits} bits a channel, 8 are needed"):
+        decode([str(path)])
+
+
+def test_of_an_animation_the_first_frame_and_no_orientation_is_applied(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held upright
+    frames[1].save(tmp_path / "turned.png", exif=turned)
+    images = decode([str(tmp_path / "moves.gif"), str(tmp_path / "turned.png")])
+    assert images.shape == (2, 3, 2, 3)
+    assert images[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
 def test_several_sizes_are_named_and_counted(tmp_path: Path) -> None:

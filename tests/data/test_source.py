@@ -170,19 +170,22 @@ def test_mnist_is_read_from_unpacked_files(tmp_path: Path, kind: type[MNIST]) ->
 
 
 @pytest.mark.usefixtures("no_network")
-def test_mnist_is_unpacked_from_published_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, _ = write_mnist(tmp_path)
-    raw = tmp_path / "MNIST" / "raw"
-    checksums = []
-    for path in sorted(raw.iterdir()):
-        packed = path.with_name(f"{path.name}.gz")
-        packed.write_bytes(gzip.compress(path.read_bytes()))
-        path.unlink()
-        checksums.append((packed.name, md5(packed)))
+def test_mnist_is_downloaded_and_unpacked_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = write_mnist(tmp_path / "server")
+    files = sorted((tmp_path / "server" / "MNIST" / "raw").iterdir())
+    packed = {f"{path.name}.gz": gzip.compress(path.read_bytes()) for path in files}
+
+    def answer(url: str, path: Path, **keywords: Any) -> None:
+        Path(path).write_bytes(packed[url.rsplit("/", 1)[1]])
+
     data = MNIST(tmp_path)
     with pytest.raises(ValueError, match="the network is down"):
-        data.prepare()  # not the published ones
+        data.prepare()
+    checksums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", checksums)
+    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", answer)
+    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
+    monkeypatch.setattr(source, "_no_answer", lambda addresses: None)
     data.prepare()
     assert np.array_equal(data.load().train.images[:, 0], train)
 
@@ -293,6 +296,27 @@ def test_damaged_cifar_is_unpacked_again_from_its_archive(tmp_path: Path, monkey
         data.load()
     data.prepare()
     assert np.array_equal(data.load().test.images, copy.stacked(["test_batch"]))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_published_archives_that_cannot_be_unpacked_there_are_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = CIFARCopy(tmp_path, monkeypatch, CIFAR10)
+    shutil.rmtree(copy.folder)
+
+    def refuse(*arguments: Any, **keywords: Any) -> None:  # as in a folder that can only be read, which root never has
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", refuse)
+    with pytest.raises(ValueError, match="Read-only file system") as caught:
+        CIFAR10(tmp_path).prepare()
+    assert "is there, but packed" in str(caught.value)
+    assert f"tar -xzf {copy.archive} -C FOLDER" in str(caught.value)
+    assert "missing" not in str(caught.value)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", "0" * 32)
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz   from .* \(what is there is another file"):
+        CIFAR10(tmp_path).prepare()
 
 
 def test_cifar_labels_out_of_range_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,11 +433,12 @@ def write_folder(root: Path, *, per_class: int = 3, second: str = "test", channe
     return root
 
 
-def test_an_image_folder_is_read_in_order(tmp_path: Path) -> None:
+def test_an_image_folder_is_read_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_folder(tmp_path)
     (root / "train" / "cat" / ".DS_Store").write_bytes(b"clutter")
     (root / "train" / "README").write_text("no class")
     images = ImageFolder(root).load()
+    assert "1 files lie directly in train (the first is 'README'), in no folder of a class: they" in caplog.text
     assert images.class_names == CLASSES
     assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     for split, found in (("train", images.train), ("test", images.test)):
@@ -464,6 +489,13 @@ def rename_test_class(root: Path) -> None:
     (root / "test" / "dog").rename(root / "test" / "wolf")
 
 
+def flatten_test(root: Path) -> None:
+    for folder in sorted((root / "test").iterdir()):
+        for path in folder.iterdir():
+            path.rename(root / "test" / f"{folder.name}_{path.name}")
+        folder.rmdir()
+
+
 def nest(root: Path) -> None:
     (root / "train" / "cat" / "more").mkdir()
 
@@ -486,6 +518,7 @@ def resize_one(root: Path) -> None:
         (remove_root, ["there is no folder", "<root>/train/<class>/<image>"]),
         (remove_test, ["there is no folder {root}/test"]),
         (empty_train, ["train is empty", "train/<class>/*"]),
+        (flatten_test, ["6 files lie directly in test (the first is 'cat_0.png')", "test/<class>/*"]),
         (empty_class, ["no image in test/emu"]),
         (remove_dogs, ["one class, cat"]),
         (rename_test_class, ["train and test differ", "only in train: dog", "only in test: wolf"]),
@@ -661,6 +694,7 @@ def download(self):
             note() if "t10k-labels" in path.name else None
             file.write(bytes(int(np.prod(shape))))
 
+import torchvision.datasets  # not while the others wait, on a busy machine for seconds
 source.MNIST._download = download
 source._no_answer = lambda addresses: None
 data = source.MNIST(root)

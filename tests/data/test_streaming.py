@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import signal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ from rethinkgen.data.image_listing import list_folder
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import ImageFolder
 from rethinkgen.data.streamed_source import StreamedFolder
-from rethinkgen.data.streaming import View, crop_seeds, in_parts
-from rethinkgen.errors import UnreadableImageError
+from rethinkgen.data.streaming import Request, View, crop_seeds, decoded, in_parts, telling_of_workers
+from rethinkgen.errors import UnreadableImageError, WorkersFailedError
 from rethinkgen.measure.predict import predict, recalibrated_batch_norm, slices
 from rethinkgen.model.inception import Inception
 
@@ -378,3 +380,108 @@ def test_the_listing_of_the_test_s_folder_is_what_is_there(various: Path) -> Non
     names = [os.fsdecode(name) for name in StreamedFolder(various).load().test.names]
     assert names == [file.name for file in listing.test]
     assert next(islice(names, 0, 1)) == "val/class_0/0.png"
+
+
+# How workers hand over images
+
+
+def test_nothing_goes_through_dev_shm(various: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device")
+
+    # Forked workers have this too. What goes wrong in the thread that sends is heard by nobody, so it must not be used.
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    alone = streamed(GaussianBlend, various, 0, strength=0.5, **RANDOM)
+    helped = streamed(GaussianBlend, various, 2, strength=0.5, **RANDOM)
+    assert_equal_batches(batches(alone), batches(helped))
+    helped.teardown("fit")
+
+
+def test_what_is_handed_over_can_be_written_to_and_outlives_its_worker(various: Path) -> None:
+    data = streamed(GaussianBlend, various, 1, strength=0.5)
+    reader = data.splits["train"].inputs.reader  # type: ignore[union-attr]
+    request = Request(np.arange(3), None)
+    expected = reader[request]
+    (found,) = decoded(reader, iter([request]), 1, torch.device("cpu"))
+    assert not multiprocessing.active_children()
+    assert torch.equal(found.images, expected.images)
+    assert [drawn.dtype for drawn in found.pattern] == [drawn.dtype for drawn in expected.pattern]
+    assert torch.equal(found.pattern[0], expected.pattern[0])
+    found.images[:] = 7
+    assert (found.images == 7).all()
+
+
+def test_no_descriptor_is_left_open(various: Path) -> None:
+    counts = []
+    for _ in range(3):
+        data = streamed(TrueLabels, various, 1, **RANDOM)
+        for epoch in (0, 3):
+            batches(data, epoch)
+        data.teardown("fit")
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[2] <= counts[1], "28 batches a turn"
+
+
+class Failing:
+    """Stands where a ``Reader`` stands, and fails in its worker."""
+
+    def __init__(self, fail: Any) -> None:
+        self.fail = fail
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, request: Any) -> Any:
+        return self.fail()
+
+
+def out_of_memory() -> None:
+    raise MemoryError
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def left() -> None:
+    os._exit(3)
+
+
+def a_mistake() -> None:
+    raise KeyError("of ours")
+
+
+def take_one(reader: Any) -> None:
+    with telling_of_workers():
+        next(decoded(reader, iter([0]), 1, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("fail", [out_of_memory, killed, left])
+def test_a_worker_that_fails_ends_the_run_with_what_to_do(fail: Any) -> None:
+    with pytest.raises(WorkersFailedError, match=r"A process that decodes images failed .*data\.source\.num_workers=1"):
+        take_one(Failing(fail))
+
+
+def test_a_mistake_of_ours_in_a_worker_is_told_as_it_is() -> None:
+    with pytest.raises(KeyError, match="of ours"):
+        take_one(Failing(a_mistake))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # PyTorch's loader, half made
+def test_workers_that_cannot_be_started_are_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_semaphore(*arguments: Any, **keywords: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.context.BaseContext, "Queue", no_semaphore)
+    with pytest.raises(WorkersFailedError, match=r"can be started .*No space.*num_workers=0.*--shm-size"):
+        take_one(Failing(a_mistake))
+
+
+def test_sixteen_bits_are_refused_where_they_are_streamed_too(tmp_path: Path) -> None:
+    root = make_image_folder(tmp_path, num_classes=2)
+    Image.fromarray(np.full((24, 24), 40_000, np.uint16)).save(root / "train" / "class_1" / "3.png")
+    data = streamed(TrueLabels, root, 0, batch_size=16)
+    with pytest.raises(UnreadableImageError, match=r"train/class_1/3\.png cannot be read .*8 bits a channel"):
+        batches(data)
