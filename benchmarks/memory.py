@@ -4,8 +4,8 @@
     python benchmarks/memory.py --train path/to/another/train.py      # the same of another checkout
 
 Each line is one run of a few steps in a process of its own, whose peak (``ru_maxrss``, with what its own children took
-apart) is compared with that of a run on a fiftieth of the images. In units of the images as bytes: they themselves are 1,
-and what the network sees of them, in float32, is 4.
+apart) is compared with that of a run on a fiftieth of the images. In units of the images as bytes: they themselves are
+1, and what the network sees of them, in float32, is 4.
 """
 
 from __future__ import annotations
