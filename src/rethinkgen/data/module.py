@@ -432,8 +432,9 @@ class CorruptedImages(pl.LightningDataModule):
         if self.validation:
             splits["validation"] = self._split("validation", train, given, held_out)
         if self.augmentation and isinstance(train, Examples):
-            is_all = len(training) == len(train)
-            self._uncropped = torch.from_numpy(train.images if is_all else train.images[training])
+            # All of them as they are: a copy would be a second one. Torch warns of what must not be written to.
+            is_whole = len(training) == len(train) and train.images.flags.writeable
+            self._uncropped = torch.from_numpy(train.images if is_whole else train.images[training])
             self._pattern = self._drawn_pattern("train", train.keys[training])
         self._some_keys = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
