@@ -33,7 +33,7 @@ from rethinkgen import files
 from rethinkgen.data import idx
 from rethinkgen.data.image_listing import File, Listing, digest, folder_at, labelled, list_folder
 from rethinkgen.data.streamed_source import ImageFiles
-from rethinkgen.errors import UnsuitableFileError
+from rethinkgen.errors import DamagedFileError, UnsuitableFileError
 
 _log = logging.getLogger(__name__)
 
@@ -609,7 +609,7 @@ def _alone(lock: Path, what: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(files.lock(lock, on_wait=partial(_tell_waiting, lock, what), remove=True))
-        except OSError as error:
+        except (OSError, DamagedFileError) as error:
             _log.debug("No lock %s (%s): other processes may do the same work.", lock, error)
         yield
 
@@ -618,7 +618,7 @@ def _wait_for_others(lock: Path, what: str) -> bool:
     """Return once nobody is ``_alone`` with this lock, and whether somebody was."""
     try:
         return files.wait_until_free(lock, on_wait=partial(_tell_waiting, lock, what))
-    except OSError as error:
+    except (OSError, DamagedFileError) as error:
         _log.debug("No lock %s (%s): other processes may do the same work.", lock, error)
         return False
 
