@@ -24,7 +24,13 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 1.0},
 }
 AUGMENTATIONS["all"] = {name: value for options in AUGMENTATIONS.values() for name, value in options.items()}
-PRECISIONS = {"32-true": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32, "bf16-true": torch.bfloat16}
+PRECISIONS = {
+    "32-true": torch.float32,
+    "64-true": torch.float64,
+    "bf16-mixed": torch.float32,
+    "bf16-true": torch.bfloat16,
+}
+"""Of the network's weights."""
 
 
 def first_batch(kind: type[CorruptedImages], default: torch.dtype, **options: Any) -> torch.Tensor:
