@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import sys
+from pathlib import Path
+
 import pytest
 from rich.console import Console
+from rich.progress import track
 
-from rethinkgen.console import duration, percent, say, say_command, say_error
+from rethinkgen.console import duration, note, percent, say, say_command, say_error, take_any_encoding
 
 
 @pytest.mark.parametrize(
@@ -36,4 +43,73 @@ def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_quiet_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     say("of another rank", to=Console(quiet=True))
+    assert capsys.readouterr() == ("", "")
+
+
+SAID = "epoch 2.5 · ≤ 0:03 left → caf\xe9 – 5 ± 2 \u2713 \udce9"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", SAID.encode("utf-8", "surrogateescape")),
+        ("iso-8859-1", b"epoch 2.5 \xb7 < 0:03 left -> caf\xe9 - 5 \xb1 2 ? \xe9"),
+        ("iso-8859-15", b"epoch 2.5 \xb7 < 0:03 left -> caf\xe9 - 5 \xb1 2 ? \xe9"),
+        ("euc_jp", "epoch 2.5 | < 0:03 left → caf\xe9 - 5 ± 2 ? ".encode("euc_jp") + b"\xe9"),
+        ("ascii", b"epoch 2.5 | < 0:03 left -> cafe - 5 ~ 2 ? \xe9"),
+    ],
+)
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape", "backslashreplace"])
+def test_any_encoding_is_written_in(encoding: str, shown: bytes, errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a file's name that is in no encoding: as its bytes lie on the disk."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    take_any_encoding()
+    for stream in streams:
+        say(SAID, to=Console(file=stream))
+        stream.flush()
+        assert stream.buffer.getvalue() == shown + b"\n"  # type: ignore[attr-defined]
+
+
+def test_bars_and_spinners_are_shown_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    take_any_encoding()
+    console = Console(file=stream, force_terminal=True, width=60, _environ={"TERM": "xterm"})
+    with console.status("starting"):
+        console.print("while it spins")
+    assert list(track(range(3), "a description that is too long to be shown whole", console=console)) == [0, 1, 2]
+    stream.flush()
+    shown = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"100%" in shown
+    assert b"?" not in shown.replace(b"\x1b[?25", b"")
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    """Return what a handler of the root logger writes to, opened as Hydra does under a locale of ASCII."""
+    handler = logging.FileHandler(tmp_path / "train.log", encoding="ascii")
+    logging.getLogger().addHandler(handler)
+    yield tmp_path / "train.log"
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+
+
+def test_a_note_goes_into_the_log_alone_and_in_utf_8(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    take_any_encoding()
+    note("epoch 2.5 · ≤ 0:03 left")
+    logging.getLogger("anybody").warning("[→]")
+    assert log_file.read_text(encoding="utf-8") == "epoch 2.5 · ≤ 0:03 left\n[→]\n"
+    assert "epoch" not in "".join(capsys.readouterr())
+
+
+def test_a_note_that_finds_no_room_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = logging.FileHandler("/dev/full")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    note("what matters less")
+    with contextlib.suppress(OSError):
+        handler.close()
     assert capsys.readouterr() == ("", "")

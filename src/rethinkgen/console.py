@@ -1,16 +1,66 @@
-"""The terminal: where every line goes that a command of this package prints, and how numbers read there."""
+"""The terminal and ``train.log``: where every line of this package goes, and how numbers read there."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import functools
+import io
+import logging
 import os
-from collections.abc import Mapping
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 COLUMNS_OF_A_FILE = 160
+IN_ASCII = {"→": "->", "·": "|", "≤": "<", "≥": ">", "–": "-", "—": "-", "×": "x", "±": "~", "≈": "~", "…": "."}
+"""What stands for a character that a terminal's encoding lacks; of the same width where tables and bars have it."""
+ANY_ENCODING = "rethinkgen.any_encoding"
+"""The name of the error handler below: ``open(path, "w", encoding="utf-8", errors=ANY_ENCODING)``."""
+
+
+def _in_another_way(error: UnicodeError) -> tuple[bytes, int]:
+    """Return what stands for characters that cannot be encoded, as ``codecs.register_error`` says."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return b"".join(map(_bytes_of, error.object[error.start : error.end])), error.end
+
+
+def _bytes_of(character: str) -> bytes:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return bytes([code - 0xDC00])  # of a file's name that is not in the locale's encoding: as it lies on the disk
+    if 0x2800 <= code <= 0x28FF:
+        return b"|/-\\"[code % 4 : code % 4 + 1]  # rich's spinner
+    if found := IN_ASCII.get(character):
+        return found.encode()
+    # A path with ? in place of a letter is still found by a shell.
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore") or b"?"
+
+
+codecs.register_error(ANY_ENCODING, _in_another_way)
+
+
+def take_any_encoding(*, into_files: bool = False) -> None:
+    """Have nothing that is printed or logged from now on fail for the locale's encoding.
+
+    ``into_files``: both streams lead into files of ours, which are UTF-8 under any locale.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if into_files else None, errors=ANY_ENCODING)
+    for handler in _log_files():
+        handler.encoding, handler.errors = "utf-8", ANY_ENCODING
+        if isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors=ANY_ENCODING)
+
+
+def _log_files() -> Iterator[logging.FileHandler]:
+    return (handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler))
 
 
 @functools.cache
@@ -37,6 +87,17 @@ def say(
     Only with ``markup`` are ``[bold]`` and its like more than text; what comes from outside is then escaped.
     """
     (to or stdout()).print(line, style=style, markup=markup, highlight=False, soft_wrap=True, end=end)
+
+
+def note(line: str) -> None:
+    """Write a line into ``train.log``, and nowhere else: whoever sees the terminal sees something better there."""
+    record = logging.LogRecord("rethinkgen", logging.INFO, "", 0, line, None, None)
+    for handler in _log_files():
+        # Where nothing more can be written, the run's own files tell it. ``logging`` would print a traceback a line.
+        with contextlib.suppress(OSError):
+            if handler.stream is not None:
+                handler.stream.write(handler.format(record) + handler.terminator)
+                handler.flush()
 
 
 def say_command(why: str, command: str) -> None:

@@ -51,7 +51,7 @@ def available_bytes() -> int:
 def _left_of_limit(group: Path) -> int | None:
     """Return what a control group's own limit leaves, if it has one (cgroup v2, as a container sees it)."""
     try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return None
     return None if limit == "max" else max(0, int(limit) - int(used))
@@ -59,7 +59,7 @@ def _left_of_limit(group: Path) -> int | None:
 
 def _free_here() -> int:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -91,7 +91,7 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 def multiplies_in_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this machine's processor says that it multiplies in bfloat16; where it says nothing, no."""
     try:
-        lines = cpuinfo.read_text().splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     flags = next((line for line in lines if line.partition(":")[0].strip() in ("flags", "Features")), "")

@@ -163,7 +163,7 @@ def read_claims(file: Traversable) -> list[Claim]:
         ValueError: see ``load_claims``.
     """
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
     _check_keys(file.name, content, required=("paper", "reference", "protocols", "items"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethinkgen.console import say, say_error, stdout
+from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.command import python
@@ -49,6 +49,7 @@ class Request:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met."""
+    take_any_encoding()
     if {"-h", "--help"} & set(arguments):
         say(HELP, end="")
         return 0

@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
-from rethinkgen.console import say, say_error, stderr, stdout
+from rethinkgen.console import note, say, say_error, stderr, stdout, take_any_encoding
 from rethinkgen.errors import (
     DamagedFileError,
     Interrupted,
@@ -69,6 +70,7 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
 
     ``groups`` is the folder of the config groups, whose choices are listed where Hydra does not.
     """
+    take_any_encoding()
     # Hydra would print the traceback of all but its own errors. Whoever sets the variable wants them all.
     global _wants_tracebacks
     wants_tracebacks = _wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
@@ -176,6 +178,7 @@ def _more(error: Exception, groups: Path) -> str:
 
 def run(config: DictConfig) -> dict[str, Any]:
     """Return the metrics of the run that ``config`` describes, training only what is missing of it."""
+    take_any_encoding()  # train.log has been opened since the command began
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
     if is_follower(config.trainer):
@@ -324,6 +327,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
     say(where, markup=True)
+    note(f"{' '.join(['train.py', *description.overrides])}  (process {os.getpid()} on {socket.gethostname()})")
     wait_politely()
     ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):
@@ -476,6 +480,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
 def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:
     """Write ``status.json``; where even that fails, say so and leave the first error in front."""
     details = {"reason": reason}
+    note(f"{state}: {reason}")
     if not folder.path.is_dir():
         return  # somebody has removed it, which the reason says
     if state == "failed":

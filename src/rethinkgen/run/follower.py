@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from rethinkgen.console import take_any_encoding
 from rethinkgen.errors import Interrupted
 from rethinkgen.run import own_code
 from rethinkgen.run.folder import RunFolder
@@ -46,6 +47,7 @@ def main(descriptor: int, rank: int, size: int) -> None:
     for number in STOPPING:
         # A terminal or SLURM sends it to all ranks. Rank 0 obeys; this one does while it trains, where all then agree.
         signal.signal(number, signal.SIG_IGN)
+    take_any_encoding(into_files=True)
     ranks = Follower(rank=rank, size=size, local_rank=rank, local_size=size)
     begin = ranks.connect(socket.socket(fileno=descriptor))
     if begin is None:

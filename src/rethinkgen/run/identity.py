@@ -44,7 +44,7 @@ SWITCHES = (
 @functools.cache
 def rules() -> dict[str, Any]:
     """Return what ``neutral.yaml`` says."""
-    told: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text())
+    told: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("neutral.yaml").read_text(encoding="utf-8"))
     return told
 
 

@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from rethinkgen.console import duration, percent, say
+from rethinkgen.console import duration, note, percent, say
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.25
-LINE_SECONDS = 10.0
+FIRST_LINE_SECONDS = 5.0
+LINE_SECONDS = 30.0
+"""Between two lines, in ``train.log`` and where nobody looks at a terminal."""
 STATUS_SECONDS = 1.0
 WIDE = 130
 """Columns of a terminal that has room for everything; a narrower one is shown less, and no bar."""
@@ -56,8 +58,9 @@ class Throughput:
 class LiveProgress(ProgressBar):
     """Epoch, running loss and accuracy, test accuracy, images/s and time left.
 
-    On a terminal a bar over the whole budget; elsewhere a line every ten seconds. Placed before ``Evaluation`` among
-    the callbacks, so that a block's time is that of its training alone. Also keeps ``status.json`` up to date.
+    On a terminal a bar over the whole budget; elsewhere, and in ``train.log``, a line now and then. Placed before
+    ``Evaluation`` among the callbacks, so that a block's time is that of its training alone. Also keeps ``status.json``
+    up to date.
     """
 
     def __init__(self, folder: RunFolder, evaluation: Evaluation, console: Console) -> None:
@@ -67,7 +70,7 @@ class LiveProgress(ProgressBar):
         self.console = console
         self.throughput = Throughput()
         self._progress: Progress | None = None
-        self._shown_at = self._status_at = self._block_start = 0.0
+        self._shown_at = self._line_due = self._status_at = self._block_start = 0.0
         self._started: tuple[float, int] = (0.0, 0)
         self._status_has_failed = False
 
@@ -78,8 +81,8 @@ class LiveProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where training starts or goes on."""
         self._started = (time.monotonic(), trainer.global_step)
-        self._shown_at = time.monotonic()
-        if self.console.is_terminal:
+        self._line_due = time.monotonic() + FIRST_LINE_SECONDS
+        if self.console.is_interactive:
             one_line = Column(no_wrap=True, overflow="ellipsis")
             bar = [BarColumn(bar_width=20)] if self.console.width >= WIDE else []
             columns = (*bar, TextColumn("{task.description}", table_column=one_line))
@@ -99,7 +102,7 @@ class LiveProgress(ProgressBar):
         if now - self._status_at >= STATUS_SECONDS and not self._status_has_failed:
             self._status_at = now
             self._try_to_write_status(step=0, epoch=share, solving=what)
-        self._show(lambda: f"{what} · {percent(share)} done{left}", share, now)
+        self._show(lambda _: f"{what} · {percent(share)} done{left}", share, now)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -118,18 +121,21 @@ class LiveProgress(ProgressBar):
             self._status_at = now
             self._write_status(trainer)
         if num_images:  # of steps that see no batch there is nothing to tell
-            self._show(lambda: self._text(trainer), trainer.global_step, now)
+            self._show(lambda is_wide: self._text(trainer, is_wide=is_wide), trainer.global_step, now)
 
-    def _show(self, text: Callable[[], str], completed: float, now: float) -> None:
-        due = REFRESH_SECONDS if self._progress else LINE_SECONDS
-        if now - self._shown_at < due:
-            return
-        self._shown_at = now
-        if self._progress:
-            self._progress.update(self._progress.task_ids[0], completed=completed, description=text())
+    def _show(self, text: Callable[[bool], str], completed: float, now: float) -> None:
+        """Show ``text(is_wide)`` wherever that is due."""
+        if self._progress and now - self._shown_at >= REFRESH_SECONDS:
+            self._shown_at = now
+            shown = text(self.console.width >= WIDE)
+            self._progress.update(self._progress.task_ids[0], completed=completed, description=shown)
             self._progress.refresh()
-        else:
-            say(text(), to=self.console, markup=True)
+        if now >= self._line_due and not self.console.quiet:
+            self._line_due = now + LINE_SECONDS
+            line = text(True)
+            note(line)
+            if not self._progress:
+                say(line, to=self.console)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -144,12 +150,11 @@ class LiveProgress(ProgressBar):
             self._progress.stop()
             self._progress = None
 
-    def _text(self, trainer: pl.Trainer) -> str:
+    def _text(self, trainer: pl.Trainer, *, is_wide: bool) -> str:
         step, total = trainer.global_step, self.evaluation.total_steps
         seconds, first_step = self._started
         left = (time.monotonic() - seconds) / (step - first_step) * (total - step)
         evaluated = self.evaluation.evaluated
-        is_wide = not self.console.is_terminal or self.console.width >= WIDE
         parts = [f"epoch {self.evaluation.timetable.epochs(step):.1f}"]
         if is_wide:
             parts.append(f"step {step:,}/{total:,}")

@@ -21,11 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rethinkgen.console import say, stderr
 from rethinkgen.errors import Interrupted, RankDiedError, is_of
 from rethinkgen.machine import num_cores, visible_gpus
 from rethinkgen.signals import STOPPING
@@ -36,6 +37,10 @@ PARTING_SECONDS = 3.0
 """How long rank 0 has to end by itself when a follower died, and how long it looks for who caused an error."""
 HANGING_SECONDS = 8.0
 """How long after a signal rank 0 must have stopped, else it hangs; more than ``checkpoint.GRACE_SECONDS``."""
+SILENT_SECONDS = 5.0
+"""After which the first of SLURM's tasks says for whom it waits."""
+SPEAKING_SECONDS = 60.0
+"""After which it says so again, and the others do too."""
 FINISHING_SECONDS = 30.0
 """How long followers have to end after the last step."""
 MOST_ON_ANY_MACHINE = 16
@@ -143,20 +148,19 @@ class Leader(Ranks):
         """
         host = self.address if self.num_nodes == 1 else ""
         missing = set(range(1, self.size))
-        try:
-            with socket.create_server((host, _meeting_port())) as server:
-                deadline = time.monotonic() + GATHERING_SECONDS
-                while missing:
-                    server.settimeout(max(0.01, deadline - time.monotonic()))
+        waiting = _Waiting(lambda: f"SLURM's {_tasks(missing)}")
+        with socket.create_server((host, _meeting_port())) as server:
+            server.settimeout(0.5)
+            while missing:
+                try:
                     connection, _ = server.accept()
-                    connection.settimeout(None)
-                    rank = json.loads(_read_line(connection))["rank"]
-                    self._connections[rank] = connection
-                    missing.remove(rank)
-        except TimeoutError:
-            raise RankDiedError(
-                f"SLURM's tasks {sorted(missing)} did not start in {GATHERING_SECONDS:.0f} s."
-            ) from None
+                except TimeoutError:
+                    waiting.go_on()
+                    continue
+                connection.settimeout(None)
+                rank = json.loads(_read_line(connection))["rank"]
+                self._connections[rank] = connection
+                missing.remove(rank)
 
     def begin(self, folder: Path, run_identity: dict[str, Any]) -> None:
         """Start the followers, if SLURM has not, and have them begin."""
@@ -294,7 +298,7 @@ class Leader(Ranks):
             return "died without a word: it was killed, or its machine failed"
         code = self._processes[rank].wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        tail = self._logs[rank].read_text(errors="replace").strip().splitlines()[-20:]
+        tail = self._logs[rank].read_text(encoding="utf-8", errors="replace").strip().splitlines()[-20:]
         return "\n".join([f"{how}; the end of {self._logs[rank]}:", *tail] if tail else [how])
 
     def _death(self, seconds: float = 0) -> RankDiedError | None:
@@ -403,7 +407,8 @@ def _slurm_rank(trainer: Mapping[str, Any]) -> int | None:
     if size != num_tasks:
         raise ValueError(
             f"trainer.devices={trainer['devices']} on trainer.num_nodes={trainer.get('num_nodes', 1)}: SLURM started "
-            f"{num_tasks} tasks, one for each device is needed (tasks_per_node and nodes of hydra.launcher)."
+            f"{num_tasks} tasks, one for each device is needed (tasks_per_node and nodes of hydra.launcher). "
+            f"{_why_slurm()}"
         )
     return int(os.environ["SLURM_PROCID"])
 
@@ -437,18 +442,56 @@ def _meeting_port() -> int:
 
 def _meet_rank_zero() -> socket.socket:
     place = _slurm_place()
-    deadline = time.monotonic() + GATHERING_SECONDS
+    waiting = _Waiting(lambda: f"SLURM's task 0 on {place['address']}", silent=SPEAKING_SECONDS)
     while True:
         try:
             connection = socket.create_connection((place["address"], _meeting_port()), timeout=10)
         except OSError as error:
-            if time.monotonic() > deadline:
-                raise RankDiedError(f"rank 0 did not start in {GATHERING_SECONDS:.0f} s ({error}).") from None
+            waiting.go_on(f" ({error})")
             time.sleep(0.1)
             continue
         connection.settimeout(None)
         _send(connection, {"rank": place["rank"]})
         return connection
+
+
+class _Waiting:
+    """A task's wait for others: says for whom, and why it thinks that they will come.
+
+    They never do in a shell that srun opened for several tasks: of those only the first has a terminal.
+    """
+
+    def __init__(self, whom: Callable[[], str], silent: float = SILENT_SECONDS) -> None:
+        self._whom = whom
+        self._began = time.monotonic()
+        self._due = silent
+
+    def go_on(self, error: str = "") -> None:
+        """Say so if it is time to.
+
+        Raises:
+            RankDiedError: they did not come.
+        """
+        seconds = time.monotonic() - self._began
+        if seconds > GATHERING_SECONDS:
+            raise RankDiedError(f"{self._whom()} did not start in {GATHERING_SECONDS:.0f} s{error}. {_why_slurm()}")
+        if seconds >= self._due:
+            self._due += SPEAKING_SECONDS
+            say(f"Waiting for {self._whom()}, {seconds:.0f} s so far{error}. {_why_slurm()}", to=stderr())
+
+
+def _tasks(ranks: Collection[int]) -> str:
+    """``{2, 3}`` -> tasks 2, 3; of many the first."""
+    first = ", ".join(map(str, sorted(ranks)[:8]))
+    return f"task{'s' * (len(ranks) != 1)} {first}" + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+def _why_slurm() -> str:
+    return (
+        f"SLURM_STEP_NUM_TASKS={os.environ['SLURM_STEP_NUM_TASKS']} says that srun started so many tasks. In a shell "
+        "that srun opened (--pty) only the first runs commands: with env -u SLURM_STEP_NUM_TASKS before it, a command "
+        "starts its ranks itself."
+    )
 
 
 def _free_port(host: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rethinkgen.console import percent, say, say_command, say_error, stderr, stdout, steps_to_fit
+from rethinkgen.console import note, percent, say, say_command, say_error, stderr, stdout, steps_to_fit
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run import trial
 from rethinkgen.run.command import command_here
@@ -21,6 +21,7 @@ def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a finished run."""
     stdout().print(_table(result))
     say(sentence(result))
+    note(sentence(result))
     if (command := next_command(result)) is not None:
         say_command(*command)
 
@@ -38,6 +39,7 @@ def tell_trial(result: dict[str, Any]) -> None:
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a run that was already finished, with the date and commit of its numbers."""
+    note(f"Finished before. {sentence(result)}")
     commit = (result.get("commit") or "unknown")[:10]
     name = f"[bold]{escape(folder.path.name)}[/bold]"
     say(

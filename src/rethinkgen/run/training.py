@@ -23,7 +23,7 @@ from pytorch_lightning.loggers.logger import Logger
 from rich.console import Console
 
 from rethinkgen.blame import blamed
-from rethinkgen.console import say
+from rethinkgen.console import note, say
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.streaming import telling_of_workers
 from rethinkgen.data.timetable import Timetable
@@ -259,7 +259,9 @@ class Training:
         self.table.cut_back(-1 if found is None else found.step)
         if found is not None:
             whose = "" if found.names_its_run else ", of before checkpoints said whose they are"
-            say(f"Going on from step {found.step:,} ({found.path.name}{whose}).", to=self.console)
+            line = f"Going on from step {found.step:,} ({found.path.name}{whose})."
+            say(line, to=self.console)
+            note(line)
         for mirror in self.mirrors:
             mirror.start(self.folder.path, self.identity)
         self.checkpoint.begin(0.0 if found is None else found.seconds)
@@ -411,7 +413,7 @@ def device_name(trainer: pl.Trainer) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def commit() -> str | None:

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from rethinkgen.console import say
+from rethinkgen.console import ANY_ENCODING, say
 from rethinkgen.errors import HELD, RunIsHeldError, reason_of
 from rethinkgen.machine import CORES_OF_JOB
 from rethinkgen.run import own_code, trial
@@ -134,8 +134,10 @@ def _redirect_output(folder: RunFolder) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    streams = [
+        os.fdopen(number, "w", buffering=1, closefd=False, encoding="utf-8", errors=ANY_ENCODING) for number in (1, 2)
+    ]
+    sys.stdout, sys.stderr = streams
 
 
 def _take_share(share: Share) -> None:

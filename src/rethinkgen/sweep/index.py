@@ -156,12 +156,12 @@ def _hash(parts: Sequence[str]) -> str:
 
 def _state_of(config_folders: Sequence[Path]) -> str:
     texts = [
-        f"{path.relative_to(folder)}\n{path.read_text()}"
+        f"{path.relative_to(folder)}\n{path.read_text(encoding='utf-8')}"
         for folder in config_folders
         for path in sorted(folder.rglob("*.yaml"))
     ]
     names = sorted({name for text in texts for name in re.findall(r"oc\.env:\s*([A-Za-z0-9_]+)", text)})
     variables = [f"{name}={os.environ.get(name)}" for name in names]
     naming = ("identity.py", "neutral.yaml", "former_identity.py", "description.py")
-    code = [Path(identity.__file__).with_name(name).read_text() for name in naming]
+    code = [Path(identity.__file__).with_name(name).read_text(encoding="utf-8") for name in naming]
     return _hash([importlib.metadata.version("rethinkgen"), *code, *variables, *texts])

@@ -12,7 +12,10 @@ from rethinkgen.machine import available_bytes, num_cores, visible_gpus
 from rethinkgen.run.ranks import wants_gpu
 
 BYTES_A_JOB = 2 * 2**30
-"""What a job on CIFAR-10 takes at its peak (1.7 GB in ``benchmarks/throughput.py``): no more at a time than fit."""
+"""What a job on CIFAR-10 takes at its peak: no more at a time than fit.
+
+1.7 GB in 32-true (``benchmarks/throughput.py``), 1.9 GB for Inception in bf16-mixed.
+"""
 
 
 @dataclass

@@ -8,6 +8,7 @@ issues the command next sees what the one before saw.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from rethinkgen.run.folder import now
 from rethinkgen.run.schema import NAME, TEXTS, fault
 from rethinkgen.signals import handled_by
 from rethinkgen.sweep.jobs import Job, describe_exit
+from rethinkgen.sweep.slurm_limits import NODES, Nodes, key_behind, read_nodes, refusal
 from rethinkgen.sweep.view import Progress
 
 FOLDER = ".slurm"
@@ -41,6 +43,8 @@ ACCOUNTING_SECONDS = 20.0
 """How long accounting may lag behind the queue."""
 FILE_SECONDS = 60.0
 """How long a file that a job wrote may take to be seen here: NFS keeps what it knows of a folder for so long."""
+HOPELESS_SECONDS = 30.0
+"""How long a reason to wait must stand that cannot pass: a cluster may be about to be set up anew."""
 ENDED = {
     "BOOT_FAIL": "its node did not start",
     "CANCELLED": "cancelled",
@@ -66,6 +70,7 @@ class Entry:
     name: str
     state: str
     reason: str
+    partition: str = ""
 
     @property
     def index(self) -> int:
@@ -86,6 +91,8 @@ class Submitted:
     """False where it left the queue before it was seen to start: SLURM forgets a waiting job of an array at once."""
     ended: float | None = None
     """When it was first seen to have ended without a result."""
+    hopeless_since: float | None = None
+    """When it was first seen to wait for what cannot come."""
 
     def wrote(self, status: Mapping[str, Any]) -> bool:
         """Whether ``status.json`` speaks of this job."""
@@ -98,8 +105,9 @@ def queue() -> dict[str, Entry]:
     Raises:
         SlurmError: SLURM does not answer.
     """
-    listed = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
-    entries = (Entry(job_id, name, *rest) for job_id, *rest, name in _fields(listed, 4))
+    asked = "--format=%i|%T|%r|%P|%j"
+    listed = _ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", asked)
+    entries = (Entry(job_id, name, *rest) for job_id, *rest, name in _fields(listed, 5))
     return {entry.job_id: entry for entry in entries}
 
 
@@ -117,6 +125,14 @@ def last_words(job_ids: Collection[str]) -> dict[str, tuple[str, str]] | None:
     return {job_id: (state, code) for job_id, state, code in _fields(listed, 3)}
 
 
+def nodes() -> list[Nodes]:
+    """Return the cluster's nodes, whatever their state; none where ``sinfo`` does not tell."""
+    try:
+        return read_nodes(_ask("sinfo", "--noheader", "--exact", "--all", f"--format={NODES}"))
+    except SlurmError:
+        return []
+
+
 def greatest_array() -> int:
     """Return how many jobs an array may have here."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
@@ -125,12 +141,12 @@ def greatest_array() -> int:
 
 def _ask(*command: str) -> str:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        answer = subprocess.run(command, capture_output=True, check=False, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"SLURM does not answer: {error}") from error
     if answer.returncode != 0:
-        raise SlurmError(f"SLURM does not answer: {answer.stderr.strip() or f'{command[0]} failed'}")
-    return answer.stdout
+        raise SlurmError(f"SLURM does not answer: {os.fsdecode(answer.stderr).strip() or f'{command[0]} failed'}")
+    return os.fsdecode(answer.stdout)
 
 
 def _fields(listed: str, number: int) -> Iterator[list[str]]:
@@ -243,8 +259,10 @@ class SlurmSweep:
                     (self.progress.elsewhere if job.folder.is_held else missing).append(job)
             self.alive += attached
             submitted = []
+            there_are = nodes() if missing else []
             for group, values in _arrays(missing):
                 try:
+                    _refuse_what_no_node_has(group, values, there_are)
                     submitted += self._submit_array(group, values)
                 except SlurmError as refusal:
                     self.refusals.append(refusal)
@@ -316,12 +334,32 @@ class SlurmSweep:
             if state in ENDED:
                 ended.append(one)
         self._settle(ended)
+        self._end_hopeless(entries)
         self._look_elsewhere()
         progress.running = [one for one in self.alive if one.state not in ("PENDING", *ENDED)]
         progress.waiting = deque(one.job for one in self.alive if one.state == "PENDING")
         waiting = [entry for one in self.alive if (entry := entries.get(one.job_id)) and entry.state == "PENDING"]
         why = sorted({entry.reason for entry in waiting} - {"None", "Priority"})
         progress.note = f"SLURM: {', '.join(why)}" if why else ""
+
+    def _end_hopeless(self, entries: Mapping[str, Entry]) -> None:
+        """Take jobs out of the queue that SLURM would let wait for ever: another submission would find them there."""
+        there_are = functools.cache(nodes)
+        hopeless = []
+        for one in self.alive:
+            entry = entries.get(one.job_id)
+            waits_for = entry.reason if entry is not None and entry.state == "PENDING" else ""
+            key = key_behind(waits_for, entry.partition, there_are) if entry is not None else None
+            one.hopeless_since = None if key is None else one.hopeless_since or time.monotonic()
+            if one.hopeless_since is not None and time.monotonic() - one.hopeless_since >= HOPELESS_SECONDS:
+                hopeless.append((one, f"SLURM would never start it ({waits_for}): change {key}"))
+        if not hopeless:
+            return
+        with contextlib.suppress(SlurmError):  # it is tried again at the next look
+            _ask("scancel", *(one.job_id for one, _ in hopeless))
+            for one, reason in hopeless:
+                one.job.fail(f"{reason}. It is no longer in the queue", slurm_job=one.job_id)
+                self._end(one, 1)
 
     def _settle(self, ended: Sequence[Submitted]) -> None:
         """Find out how jobs ended that SLURM runs no more."""
@@ -407,6 +445,18 @@ def _arrays(jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], dict[str, Any]
     for key, group in groups.items():
         for begin in range(0, len(group), size):
             yield group[begin : begin + size], json.loads(key)
+
+
+def _refuse_what_no_node_has(jobs: Sequence[Job], values: Mapping[str, Any], there_are: Sequence[Nodes]) -> None:
+    """Refuse jobs that could never start.
+
+    Raises:
+        SlurmError: no node has what they ask for.
+    """
+    if (reason := refusal(values, there_are)) is not None:
+        for job in jobs:
+            job.fail(reason)
+        raise SlurmError(reason)
 
 
 def _count(submitted: Sequence[Submitted]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from hydra.core.utils import JobReturn
 
+from rethinkgen.console import take_any_encoding
 from rethinkgen.run.entry import slurm_job
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.sweep.child import exit_code
@@ -25,6 +26,7 @@ ASKING_SECONDS = 60
 
 def run_in_task(run: Callable[[], JobReturn], folder: RunFolder) -> None:
     """Run a job; where it does not end well, exit with its code or have it requeued."""
+    take_any_encoding(into_files=True)
     _take_cpus()
     requeue = _Requeue(folder)
     for number in (signal.SIGTERM, requeue.signal):

@@ -65,7 +65,7 @@ def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progre
     console = stdout()
     names = dict(zip(map(id, jobs), labels(jobs), strict=True))
     view = View(names, num_missing, console)
-    if not console.is_terminal:
+    if not console.is_interactive:
         yield view.print_lines
         return
     with Live(console=console, transient=True, auto_refresh=False) as live:
