@@ -181,7 +181,9 @@ def run(config: DictConfig) -> dict[str, Any]:
     take_any_encoding()  # train.log has been opened since the command began
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
-    if is_follower(config.trainer):
+    with telling_failures(folder, is_single=hydra.mode == RunMode.RUN):
+        is_following = is_follower(config.trainer)
+    if is_following:
         return follow()
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN), ExitStack() as until_the_end:
         own_code.check_opened(config.get("code"))

@@ -148,7 +148,7 @@ class Leader(Ranks):
         """
         host = self.address if self.num_nodes == 1 else ""
         missing = set(range(1, self.size))
-        waiting = _Waiting(lambda: f"SLURM's {_tasks(missing)}")
+        waiting = _Waiting(lambda: f"SLURM's {_tasks(missing)}", silent=SILENT_SECONDS)
         with socket.create_server((host, _meeting_port())) as server:
             server.settimeout(0.5)
             while missing:
@@ -461,7 +461,7 @@ class _Waiting:
     They never do in a shell that srun opened for several tasks: of those only the first has a terminal.
     """
 
-    def __init__(self, whom: Callable[[], str], silent: float = SILENT_SECONDS) -> None:
+    def __init__(self, whom: Callable[[], str], silent: float) -> None:
         self._whom = whom
         self._began = time.monotonic()
         self._due = silent

@@ -241,6 +241,6 @@ def _with_progress(cells: Sequence[Any]) -> Iterable[Any]:
     from rich.progress import track
 
     console = stdout()
-    if not console.is_terminal:
+    if not console.is_interactive:
         return cells
     return track(cells, "looking for what is missing", console=console, transient=True)
