@@ -253,6 +253,15 @@ def test_refused_jobs_are_one_line(sweep: Callable[..., Sweep]) -> None:
     assert "Batch job submission failed: Invalid partition" in printed
 
 
+def test_what_no_node_has_is_refused_before_it_is_submitted(sweep: Callable[..., Sweep]) -> None:
+    refused = sweep("seed=0", "max_steps=50", "hydra.launcher.mem_gb=100000")
+    code, printed = refused.run()
+    assert code == 1
+    assert len(printed.splitlines()) == 1
+    assert printed.startswith("Error: hydra.launcher.mem_gb=100000: no node of this cluster has so much memory. ")
+    assert refused.facts() == []
+
+
 def test_run_out_of_time_is_requeued_until_it_ends(out_of_time: tuple[Sweep, subprocess.Popen[bytes]]) -> None:
     sweep, process = out_of_time
     assert process.wait(PATIENCE_SECONDS) == 0, sweep.output.read_text()
