@@ -65,7 +65,7 @@ def take(path: Path) -> bool:
         with contextlib.suppress(FileExistsError):
             # Anybody may look who it is.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(asdict(this_process()), file)
             return True
         if not _is_left_behind(path) or not _remove_left(path):
@@ -160,7 +160,9 @@ def _start_of(pid: int) -> str:
     """Return when a process was started, in ticks; nothing where it is not, or where the system does not tell."""
     try:
         # Its name, in brackets, may have anything in it.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
     except (OSError, ValueError):
         return ""
     return "" if state in "ZX" or len(fields) < 19 else fields[18]

@@ -190,7 +190,12 @@ def _read_by_files(plain: dict[str, Any]) -> set[str]:
     """
     sources = plain.get("hydra", {}).get("runtime", {}).get("config_sources", [])
     folders = [Path(source["path"]) for source in sources if source["schema"] == "file"]
-    return {key for folder in folders for file in folder.rglob("*.yaml") for key in _references(file.read_text(), "")}
+    return {
+        key
+        for folder in folders
+        for file in folder.rglob("*.yaml")
+        for key in _references(file.read_text(encoding="utf-8"), "")
+    }
 
 
 REFERENCE = re.compile(r"\$\{([^${}:]*)(?=([${}:]))")
@@ -340,5 +345,5 @@ def _group_folders(conf: Path) -> list[Path]:
 
 
 def _loaded(file: Path) -> dict[str, Any]:
-    told = yaml.safe_load(file.read_text()) if file.exists() else None
+    told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
     return {str(key): value for key, value in told.items() if key not in ("defaults", "hydra")} if told else {}

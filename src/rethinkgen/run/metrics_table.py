@@ -57,7 +57,7 @@ class MetricsTable(Logger):
     def save(self) -> None:
         """Make the rows so far durable, as a checkpoint is about to count on them."""
         if self.columns:
-            with self.path.open("r+") as file:
+            with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:

@@ -52,7 +52,7 @@ class Sweep:
     def remembered(self) -> str | None:
         """Return why an earlier run could not be logged online, if one could not."""
         try:
-            found: dict[str, Any] = json.loads(self.path.read_text())
+            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             is_ours = {key: found[key] for key in self.whose} == self.whose
             is_fresh = 0 <= time.time() - float(found["time"]) < REMEMBERED_SECONDS
             return str(found["reason"]) if is_ours and is_fresh else None
