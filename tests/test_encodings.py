@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, TINY
+from rethinkgen.files import append_line, write_atomically
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
@@ -59,6 +60,12 @@ def test_no_file_is_opened_in_the_locales_encoding() -> None:
         if isinstance(node, ast.Call) and opens_in_the_locales_encoding(node)
     ]
     assert found == []
+
+
+def test_a_name_in_no_encoding_costs_no_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "whole", "caf\udce9 →")
+    append_line(tmp_path / "whole", "caf\udce9")
+    assert (tmp_path / "whole").read_text(encoding="utf-8") == "caf\\udce9 →\ncaf\\udce9\n"
 
 
 def test_a_run_where_all_is_ascii(tmp_path: Path) -> None:

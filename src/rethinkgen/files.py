@@ -23,6 +23,8 @@ POLL_SECONDS = 0.02
 """Between two attempts to take a lock that is not waited for without end."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
+ODD = "backslashreplace"
+"""What becomes of a file's name that is in no encoding: a text file stays UTF-8."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system says that knows no locks."""
 
@@ -63,7 +65,7 @@ def atomic_writer(path: Path, *, durable: bool = True, keep_previous_as: Path | 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write ``content`` through ``atomic_writer``."""
     with atomic_writer(path, durable=durable) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", ODD) if isinstance(content, str) else content)
 
 
 def append_line(path: Path, line: str, *, create: bool = True) -> None:
@@ -86,7 +88,7 @@ def append_line(path: Path, line: str, *, create: bool = True) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise DamagedFileError(f"{path} cannot be added to: it is no regular file.")
         is_torn = status.st_size > 0 and os.pread(descriptor, 1, status.st_size - 1) != b"\n"
-        content = (b"\n" if is_torn else b"") + f"{line}\n".encode()
+        content = (b"\n" if is_torn else b"") + f"{line}\n".encode("utf-8", ODD)
         with _naming(path, path):
             if os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
