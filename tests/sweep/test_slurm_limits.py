@@ -69,6 +69,7 @@ def test_what_a_node_has_is_not_refused(values: dict[str, Any]) -> None:
         ),
         ({"partition": "main", "cpus_per_task": 4, "tasks_per_node": 5}, "hydra.launcher.cpus_per_task=3 is possible"),
         ({"partition": "main", "cpus_per_task": 1, "tasks_per_node": 17}, "trainer.devices=16 is possible"),
+        ({"nodes": 6}, "this cluster has 5 node(s)"),  # a job is run in one partition
         ({"cpus_per_task": 65}, "no node of this cluster has 65 CPUs"),
         (
             {"partition": "main", "mem_gb": 63},
@@ -100,6 +101,7 @@ def test_the_partition_may_be_the_environments(monkeypatch: pytest.MonkeyPatch) 
     [
         ("PartitionConfig", "hydra.launcher.cpus_per_task"),
         ("BadConstraints", "hydra.launcher.constraint"),
+        ("PartitionNodeLimit", "hydra.launcher.nodes"),
         ("PartitionTimeLimit", "hydra.launcher.timeout_min"),
         ("InvalidAccount", "hydra.launcher.account"),
         ("QOSNotAllowed", "hydra.launcher.qos"),
@@ -125,7 +127,7 @@ def test_what_cannot_pass_by_itself(reason: str, key: str) -> None:
     [
         *("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "JobHeldUser", "Licenses"),
         *("AssocMaxJobsLimit", "AssocGrpCpuLimit", "QOSGrpGRES", "QOSMaxJobsPerUserLimit", "QOSMaxCpuPerUserLimit"),
-        *("MaxCpuPerAccount", "ReqNodeNotAvail", "PartitionDown", "PartitionNodeLimit", "Reservation", ""),
+        *("MaxCpuPerAccount", "ReqNodeNotAvail", "PartitionDown", "Reservation", ""),
     ],
 )
 def test_what_others_end_is_waited_for(reason: str) -> None:
@@ -133,7 +135,7 @@ def test_what_others_end_is_waited_for(reason: str) -> None:
 
 
 def test_a_node_that_is_down_may_come_back() -> None:
-    for reason in ("PartitionConfig", "BadConstraints"):
+    for reason in ("PartitionConfig", "PartitionNodeLimit", "BadConstraints"):
         assert key_behind(reason, "gpu,old", lambda: NODES) is None
         assert key_behind(reason, "gpu", lambda: []) is not None
 

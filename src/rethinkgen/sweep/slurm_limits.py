@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ UP = ("alloc", "comp", "idle", "mix", "plnd", "resv")
 DEPENDS_ON_NODES = {
     "BadConstraints": "hydra.launcher.constraint or partition",
     "PartitionConfig": "hydra.launcher.cpus_per_task, mem_gb, nodes or partition, or trainer.devices",
+    "PartitionNodeLimit": "hydra.launcher.nodes or partition, or trainer.num_nodes",
 }
 """Reasons to wait that nothing but a node that is down now could end, and what to change."""
 NEVER_ENDS = {
@@ -98,8 +100,11 @@ def refusal(values: Mapping[str, Any], nodes: Sequence[Nodes]) -> str | None:
         return f"hydra.launcher.mem_gb={mem_gb}: no node of {where} has so much memory. {most // 1024} is possible."
     if gpus > (most := max(each.gpus for each in there)):
         return f"hydra.launcher.gpus_per_node={gpus} (trainer.devices): no node of {where} has more than {most} GPUs."
-    large = [each for each in there if each.cpus >= cpus and each.megabytes >= mem_gb * 1024 and each.gpus >= gpus]
-    if (num_nodes := values.get("nodes") or 1) > (number := sum(each.number for each in large)):
+    large: Counter[str] = Counter()  # by partition: a job is run in one
+    for each in there:
+        if each.cpus >= cpus and each.megabytes >= mem_gb * 1024 and each.gpus >= gpus:
+            large[each.partition] += each.number
+    if (num_nodes := values.get("nodes") or 1) > (number := max(large.values(), default=0)):
         return (
             f"hydra.launcher.nodes={num_nodes} (trainer.num_nodes): {where} has {number} node(s) with {cpus} CPUs, "
             f"{mem_gb} GB and {gpus} GPUs at once, which cpus_per_task, mem_gb and trainer.devices ask for."
