@@ -39,7 +39,6 @@ def tell_trial(result: dict[str, Any]) -> None:
 
 def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a run that was already finished, with the date and commit of its numbers."""
-    note(f"Finished before. {sentence(result)}")
     commit = (result.get("commit") or "unknown")[:10]
     name = f"[bold]{escape(folder.path.name)}[/bold]"
     say(
