@@ -170,8 +170,8 @@ class Training:
                 self.datamodule.prepare_data()
             self.datamodule.setup()
         self.datamodule.check_regularizers_act()
-        for note in self.datamodule.notes:
-            say(note, to=self.console)
+        for line in self.datamodule.notes:
+            say(line, to=self.console)
         timetable = self.datamodule.timetable
         total_steps = total_budget(self.budget, timetable)
         timetable.check(total_steps, self.ranks.size)
