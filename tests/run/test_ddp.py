@@ -221,9 +221,9 @@ def test_a_rank_that_is_killed_fails_the_run(start: Start, tmp_path: Path) -> No
     [
         (["data.batch_size=0"], "data.batch_size=0: "),
         (["data.num_train=68", "data.batch_size=33", "trainer.devices=3"], "a batch of 2, fewer than the 3 devices"),
-        (["+trainer.strategy=fsdp", "trainer=cpu"], "trainer.strategy='fsdp': auto or ddp"),
+        (["+trainer.strategy=fsdp", "trainer=cpu"], "trainer.strategy='fsdp': one of auto, ddp"),
         (["trainer.num_nodes=2"], "trainer.num_nodes=2: several machines only through SLURM"),
-        (["trainer=ddp"], "trainer.devices=2"),
+        (["trainer=ddp", "trainer.accelerator=tpu"], "trainer.accelerator='tpu'"),
     ],
 )
 def test_what_is_wrong_is_said_briefly_and_leaves_nothing(

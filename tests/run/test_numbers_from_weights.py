@@ -38,6 +38,8 @@ def weights_of_every_step() -> Iterator[list[Weights]]:
 
     def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         groups = optimizer.param_groups
+        if len(groups) == 1:
+            return  # tried on a parameter of its own, before training
         steps.append([value.detach().numpy().copy() for group in groups for value in group["params"]])
 
     handle = register_optimizer_step_post_hook(note)

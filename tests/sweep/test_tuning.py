@@ -411,7 +411,7 @@ def test_a_job_killed_in_the_pool_is_a_failed_trial(start: Start, tmp_path: Path
     command = ["-m", "hydra/sweeper=optuna", "sweep=study", f"results_dir={tmp_path}/runs", *TINY, HELD_OUT]
     command += ["hydra/sweeper/sampler=grid", "max_steps=1,300000", "hydra.launcher.n_jobs=2"]
     launcher = start(*command)
-    wait_until(lambda: len(runs(tmp_path)) == 1 and bool(list(tmp_path.glob("runs/study/*/status.json"))), 90)
+    wait_until(lambda: len(runs(tmp_path)) == 1 and len(list(tmp_path.glob("runs/study/*/status.json"))) == 1, 90)
     (status,) = tmp_path.glob("runs/study/*/status.json")
     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
     launcher.join()

@@ -380,8 +380,8 @@ def check_keys_that_act(config: Mapping[str, Any], given: Sequence[str]) -> None
     regularizers, optimizer, model = root["regularizer"], root["optimizer"], root["model"]
     for name, key in ACTS_AT.items():
         node, option = place(root, key)
-        # A loss of the user's own need not smooth labels.
-        value = node.get(option, regularizers.get(name) if name == "label_smoothing" else None)
+        # What the node lacks, as an optimizer without weight decay, is told as what does not act.
+        value = node.get(option, regularizers.get(name))
         if value != regularizers.get(name):
             raise ValueError(
                 f"{key}={value!r}: set regularizer.{name}={value!r} instead, which is seen and acts there."
