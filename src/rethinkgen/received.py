@@ -7,6 +7,7 @@ nothing but plain types comes of a file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -58,14 +59,24 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:
     file = open_regular(path)
     if file is None:
         return None
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise DamagedFileError(f"{path} cannot be read (its {size:,} bytes are more than {most:,}).")
-        try:
-            return file.read(most)
-        except OSError as error:
-            raise DamagedFileError(f"{path} cannot be read ({_reason(error)}).") from error
+    with file, _bounded(file, path, most):
+        return file.read(most)
+
+
+@contextlib.contextmanager
+def _bounded(file: BinaryIO, path: Path, most: int) -> Iterator[None]:
+    """Read ``file`` within.
+
+    Raises:
+        DamagedFileError: it has more than ``most`` bytes, or cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise DamagedFileError(f"{path} cannot be read (its {size:,} bytes are more than {most:,}).")
+    try:
+        yield
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({_reason(error)}).") from error
 
 
 def _reason(error: OSError) -> str:
@@ -103,14 +114,8 @@ def each_line(path: Path, most: int = MOST_BYTES_OF_TABLE) -> Iterator[bytes]:
     file = open_regular(path)
     if file is None:
         return
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise DamagedFileError(f"{path} cannot be read (its {size:,} bytes are more than {most:,}).")
-        try:
-            yield from (line.rstrip(b"\r\n") for line in file)
-        except OSError as error:
-            raise DamagedFileError(f"{path} cannot be read ({_reason(error)}).") from error
+    with file, _bounded(file, path, most):
+        yield from (line.rstrip(b"\r\n") for line in file)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import TINY, Command
 from rethinkgen.run import description
+from unfinished import power_cut_at
 
 NETWORK = """
 from rethinkgen.model.mlp import MLP
@@ -67,20 +68,9 @@ def test_finished_runs_of_other_code_are_named_once_a_sweep(
 def test_a_run_that_goes_on_with_other_code_says_so(
     train: Command, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rethinkgen.train.evaluation import Evaluation
-
     run = [*TINY, "max_steps=40", "checkpoint_seconds=0", "evaluate_every=1", *OWN]
-    evaluate = Evaluation.evaluate
-
-    def breaks_off(self: Evaluation, trainer: object, module: object) -> dict[str, float]:
-        if trainer.global_step == 40:  # type: ignore[attr-defined]
-            raise RuntimeError("power cut")
-        return evaluate(self, trainer, module)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "evaluate", breaks_off)
-        with pytest.raises(SystemExit):
-            train(*run)
+    with power_cut_at(40, monkeypatch):
+        train(*run)
     network.write_text(NETWORK + "\n# another\n")
     description.look_again()
     capsys.readouterr()

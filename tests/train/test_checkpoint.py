@@ -20,7 +20,7 @@ from rethinkgen.train.checkpoint import (
     load_checkpoint,
     set_generator_states,
 )
-from rethinkgen.train.evaluation import Evaluation
+from unfinished import power_cut_at
 
 RUN = [*TINY, "data.corruption=partial_labels", "regularizer=[dropout,flip]", "max_steps=60", "checkpoint_seconds=0"]
 
@@ -41,17 +41,8 @@ def emptied(content: bytes) -> bytes:
 @pytest.fixture
 def interrupted(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of a run that broke off after its fourth epoch and left two checkpoints."""
-    evaluate = Evaluation.evaluate
-
-    def breaks_off(self: Evaluation, trainer: object, module: object) -> dict[str, float]:
-        if trainer.global_step == 60:  # type: ignore[attr-defined]
-            raise RuntimeError("power cut")
-        return evaluate(self, trainer, module)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "evaluate", breaks_off)
-        with pytest.raises(SystemExit):
-            train(*RUN)
+    with power_cut_at(60, monkeypatch):
+        train(*RUN)
     (folder,) = tmp_path.glob("multirun/runs/*/")
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
     return folder

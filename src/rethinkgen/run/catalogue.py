@@ -52,11 +52,6 @@ def _entries_about(folder: Path, beside: Path) -> dict[str, Entry]:
     return _by_keys(_whole(lines)) if beside.name == folder.name or any(about in line for line in lines) else {}
 
 
-def read_entries(folder: Path) -> dict[str, Entry]:
-    """Return the entries of a folder's own catalogue by their keys, the latest last; what is damaged is left out."""
-    return _by_keys(each_line(folder))
-
-
 def each_line(folder: Path) -> Iterator[tuple[bytes, Entry]]:
     """Yield the lines of a folder's own catalogue and their entries, of which a later one may replace an earlier one.
 

@@ -158,7 +158,7 @@ OF_TORCH: dict[str, Rule] = {
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), SWITCH.or_else(None)),
 }
 """Option of torch's optimizers -> what it must be: torch itself refuses some of what makes no sense, and trains on
-others. Options that are not here are tried on a parameter, see ``rethinkgen.run.training.check_optimizer``."""
+others. Options that are not here are tried on a parameter, see ``rethinkgen.run.probe.check_optimizer``."""
 
 
 def _check_devices(key: str, value: Any, or_else: str = "") -> None:

@@ -119,18 +119,13 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: a file cannot be read.
     """
-    found = {}
-    for key in rules()["files"]:
-        node, name = place(config, key)
-        if isinstance(node.get(name), str):
-            found[key] = _content(key, node[name])
-    return found
+    return {key: _content(key, path) for key, path in named_files(config).items()}
 
 
-def names_files(config: dict[str, Any]) -> bool:
-    """Whether a key of a config names a file, whose content counts: what it says by itself does not tell the run."""
-    found = (place(config, key) for key in rules()["files"])
-    return any(isinstance(node.get(name), str) for node, name in found)
+def named_files(config: dict[str, Any]) -> dict[str, str]:
+    """Return for each key that names a file its path: what such a config says by itself does not tell the run."""
+    found = {key: place(config, key) for key in rules()["files"]}
+    return {key: node[name] for key, (node, name) in found.items() if isinstance(node.get(name), str)}
 
 
 def _what_counts(config: dict[str, Any], contents: Contents | None) -> dict[str, Any]:

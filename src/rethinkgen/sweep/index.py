@@ -25,7 +25,7 @@ from rethinkgen.files import append_line
 from rethinkgen.run import identity
 from rethinkgen.run.catalogue import FILE_NAME, Entry, each_line
 from rethinkgen.run.description import Description
-from rethinkgen.run.identity import names_files
+from rethinkgen.run.identity import named_files
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Index:
 
     def _keep(self, line: bytes, entry: Entry) -> None:
         source, run_id = sys.intern(str(entry.get("source"))), entry.get("run_id")
-        if names_files(entry.get("config") or {}):
+        if named_files(entry.get("config") or {}):
             run_id = None  # looked for anew each time: the file may have changed
         fingerprint = entry.get("fingerprint")
         self._entries[entry["key"]] = Known(
