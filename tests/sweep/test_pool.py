@@ -303,6 +303,30 @@ def test_jobs_outlive_the_server_they_were_forked_from(start: Start, tmp_path: P
     assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2
 
 
+@pytest.mark.parametrize("num_failing", [0, 1, 2])
+def test_a_server_that_is_still_ending_is_replaced_once(monkeypatch: pytest.MonkeyPatch, num_failing: int) -> None:
+    """A killed one closes its files, by which its jobs end, before the system says that it has ended."""
+    failing = [True] * num_failing
+
+    class Process:
+        def start(self) -> None:
+            if failing:
+                failing.pop()
+                raise EOFError("unexpected EOF")
+
+        def join(self) -> None: ...
+
+    monkeypatch.setattr(pool.forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(pool, "make_process", lambda target: Process())
+    server = pool.ForkServer()
+    if num_failing == 2:
+        with pytest.raises(RuntimeError, match="server ended while it imported torch"):
+            wait_until(server.is_ready, 10)
+    else:
+        wait_until(server.is_ready, 10)
+    assert not failing
+
+
 def test_a_job_that_was_stopped_by_somebody_else_leaves_the_sweep_unfinished(start: Start, tmp_path: Path) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0")
     wait_until(lambda: bool(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))), 90)

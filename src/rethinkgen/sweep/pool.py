@@ -225,6 +225,11 @@ class ForkServer:
         wait_politely()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
+        self._begins_left = 2
+        self._begin()
+
+    def _begin(self) -> None:
+        self._begins_left -= 1
         # Until it serves, a Ctrl-C would end it with a traceback.
         with handled_by(signal.SIG_IGN, *stopping()), as_the_user_set_it():
             forkserver.ensure_running()
@@ -245,9 +250,13 @@ class ForkServer:
         """Whether a process will start at once.
 
         Raises:
-            RuntimeError: the server ended.
+            RuntimeError: the server ended, and so did another one in its place.
         """
         if self._first_process.is_alive():
+            return False
+        if self._error is not None and self._begins_left:
+            # One that was killed may not have ended yet when it was asked for: its jobs hear of its end before.
+            self._begin()
             return False
         if self._error is not None:
             raise RuntimeError(
