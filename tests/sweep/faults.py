@@ -193,9 +193,13 @@ def main() -> None:
             arguments.mean_seconds,
         )
         witness.leave()
+        assert done["jobs killed"] + done["launchers killed"] >= arguments.kills, f"too fast for the killer: {done}"
         assert not witness.torn, witness.torn
         assert not witness.replaced, witness.replaced
+        left = [*results.glob("*/*/status.json"), *results.glob("*/*/**/*.tmp*")]
+        assert not left, left
         runs = sorted(peace.glob("*/*/result.json"))
+        assert len(runs) == (1 if arguments.single else 12)
         for run in runs:
             assert_same(outcome(results / run.parent.relative_to(peace)), outcome(run.parent))
         counts = ", ".join(f"{count} {what}" for what, count in done.items())

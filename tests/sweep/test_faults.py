@@ -1,43 +1,14 @@
-"""Whatever is killed, and whenever: the same command, again, ends with the undisturbed sweep's results to the bit."""
+"""Faults of the disk; what a killer does to a sweep is ``faults.py``, which ``.ci/run`` starts."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from conftest import TINY, Command
-from outcomes import assert_same, outcome
-from sweep.faults import GRID, Witness, torment
-
-
-@pytest.mark.timeout(900)  # a sweep of twelve runs, killed and resumed eight times
-@pytest.mark.parametrize("seed", [0])
-def test_a_sweep_under_a_killer_ends_as_if_undisturbed(
-    train: Command, start: Callable[..., BaseProcess], tmp_path: Path, seed: int
-) -> None:
-    grid = [*GRID, "max_steps=2500"]
-    train(*grid)
-    results = tmp_path / "tormented"
-    witness = Witness(results)
-    witness.start()
-    done = torment(lambda: start(*grid, f"results_dir={results}"), results, num_kills=8, seed=seed, mean_seconds=0.8)
-    witness.leave()
-    assert done["jobs killed"] >= 3
-    assert done["launchers killed"] >= 1
-    assert witness.num_read > 100
-    assert not witness.torn
-    assert not witness.replaced
-    undisturbed = list((tmp_path / "multirun").glob("*/*/result.json"))
-    assert len(undisturbed) == 12
-    for result in undisturbed:
-        assert_same(outcome(results / result.parent.relative_to(tmp_path / "multirun")), outcome(result.parent))
-    assert not list(results.glob("*/*/status.json"))
-    assert not list(results.glob("*/*/**/*.tmp*"))
 
 
 def test_a_disk_that_fills_up_fails_runs_and_not_the_sweep(

@@ -242,7 +242,7 @@ def test_two_sweeps_at_a_time_share_the_work_and_train_no_cell_twice(
 
 
 def test_a_run_held_by_another_process_is_waited_for(start: Start, train: Command, tmp_path: Path) -> None:
-    single = [*TINY, "max_steps=20000", f"results_dir={tmp_path}/multirun"]
+    single = [*TINY, "max_steps=8000", f"results_dir={tmp_path}/multirun"]
     other = start(*single, folder=tmp_path)
     while not list(tmp_path.glob("multirun/runs/*/status.json")):
         assert other.is_alive()

@@ -58,6 +58,12 @@ def script_and_configs() -> list[str]:
     return [_typed[0], *(word for option, value in named.items() if value is not None for word in (option, value))]
 
 
+def config_folder() -> Path | None:
+    """Return the folder of configs of one's own that this command names, if it names one."""
+    folder = _parsed(_typed).config_dir
+    return None if folder is None else Path(folder)
+
+
 def command_line(*, leaving_out: str = "", adding: str = "") -> str:
     """Return this command as one would type it again, without one key's override, or with an option."""
     script, *arguments = _typed

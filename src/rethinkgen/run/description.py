@@ -175,10 +175,8 @@ def resolved_config(root: DictConfig) -> dict[str, Any]:
             config[key] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException:
             if missing := OmegaConf.missing_keys(node):
-                names = ", ".join(f"{key}.{name}" for name in sorted(missing))
-                raise ValueError(
-                    f"{names} must be given on the command line, for example {key}.{min(missing)}=..."
-                ) from None
+                names = ", ".join(sorted(missing))
+                raise ValueError(f"{names} must be given on the command line, for example {min(missing)}=...") from None
             raise
     return config
 

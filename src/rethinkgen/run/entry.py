@@ -41,7 +41,8 @@ from rethinkgen.errors import (
 )
 from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
-from rethinkgen.run.command import is_sweep, typed, wandb
+from rethinkgen.run.command import config_folder, is_sweep, typed, wandb
+from rethinkgen.run.config_files import words_on_a_file
 from rethinkgen.run.description import Description, changed_code, describe, folders_of, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
@@ -83,7 +84,8 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))
         except Exception as error:
-            cause, better = _origin(error), better_words(error, groups)
+            cause = _origin(error)
+            better = better_words(error, groups) or words_on_a_file(cause, config_folder())
             if str(cause).startswith("Config group override must") or not is_users_mistake(cause):
                 better = better or _wrong_choice(arguments[1:], groups)
             if wants_tracebacks or (better is None and not is_users_mistake(cause)):
