@@ -23,6 +23,12 @@ SHORT = ["max_steps=2", "threads=1", "logger=none", "data.num_train=256"]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(
+    command: str,
+    train: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     command: str, train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = shlex.split(command)
