@@ -29,8 +29,6 @@ def test_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    command: str, train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     words = shlex.split(command)
     for name, content in OWN_FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
