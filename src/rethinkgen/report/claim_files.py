@@ -151,9 +151,18 @@ def load_claims() -> list[Claim]:
 
 @cache
 def _packaged() -> tuple[Claim, ...]:
+    return tuple(claim for file in _files() for claim in read_claims(file))
+
+
+@cache
+def load_papers() -> list[dict[str, Any]]:
+    """Return all that the files say, unchecked: what they have besides claims."""
+    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files()]
+
+
+def _files() -> list[Traversable]:
     folder = importlib.resources.files("rethinkgen.report") / "published"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return tuple(claim for file in files for claim in read_claims(file))
+    return sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
 
 
 def read_claims(file: Traversable) -> list[Claim]:
@@ -166,7 +175,7 @@ def read_claims(file: Traversable) -> list[Claim]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    _check_keys(file.name, content, required=("paper", "reference", "protocols", "items"))
+    _check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins"))
     claims = list(_claims(file.name, content))
     twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
     if twice:
@@ -176,6 +185,7 @@ def read_claims(file: Traversable) -> list[Claim]:
     return claims
 
 
+PAPER_KEYS = ("paper", "reference", "protocols", "items")
 REQUIRED = ("id", "item", "statement", "source", "certainty", "metric", "runs", "rule", "seeds")
 OPTIONAL = (
     "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "given", "trend",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
-from rethinkgen.report.claim_files import Claim
+from rethinkgen.report.claim_files import DERIVED, Claim
 from rethinkgen.report.numbers import NUM_TEST
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.identity import LEVELS, SEEDS, takes_steps
 from rethinkgen.run.run import NUM_TRAIN, Run
 
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
@@ -17,6 +18,45 @@ MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
 FALLEN = 0.9
 """Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
 
+
+class Facts(NamedTuple):
+    """How a quantity is shown."""
+
+    label: str
+    scale: float = 1.0
+    limits: tuple[float | None, float | None] = (None, None)
+    is_log: bool = False
+    """Where values reach over more than a few times the smallest."""
+
+
+CHOICES = ("data", "data.corruption", "model", "loss", "regularizer", "optimizer", "schedule")
+MEASURED_PREFIXES = ("steps_to", "num_parameters", "rademacher", "parameters_", "generalization")
+STANDARD = ("fit/accuracy", "fit/loss", "test/accuracy", "test/loss", "train/loss", "train/accuracy", "steps_to_fit")
+"""What every run has once it is finished."""
+TOLD: dict[str, Callable[[Run], Any]] = {
+    "sweep": lambda run: run.sweep.name,
+    "takes_steps": lambda run: takes_steps(run.config),
+    "graded": lambda run: any(run.key(f"data.corruption.{key}") is not None for key in LEVELS),
+}
+"""More that a figure chooses its runs by."""
+QUANTITY_KEYS = {
+    **dict.fromkeys(("level", "noise/probability", "noise/realised"), ("data.corruption",)),
+    "num_examples": ("data.num_train",),
+    "steps": ("max_steps", "max_epochs"),
+}
+"""What follows from keys of other names."""
+FACTS = {
+    "fit/accuracy": Facts("accuracy on training set (%)", 100.0, (None, 103)),
+    "train/accuracy": Facts("running training accuracy (%)", 100.0, (None, 103)),
+    "train/loss": Facts("training loss (nats)", limits=(0, None)),
+    "steps_to_fit": Facts("steps to fit", is_log=True),
+    STEPS_TO_NEARLY_FIT: Facts("steps to fit 99 %", is_log=True),
+    "rademacher": Facts("lower bound on the complexity", limits=(0, 1.08)),
+    "level": Facts("level of corruption", limits=(-0.04, 1.04)),
+    "num_examples": Facts("training examples n", is_log=True),
+    "solution/residual": Facts("largest residual", is_log=True),
+    "noise/realised": Facts("wrong labels (%)", 100.0),
+}
 
 MILESTONES = {
     "steps_to_fit": "the run's own threshold",
@@ -71,6 +111,52 @@ def observe(run: Run, metric: str) -> float | None:
     return None if found is None or not math.isfinite(found) else float(found)
 
 
+def value_of(run: Run, quantity: str) -> Any:
+    """Return a choice, a key or a property of a run, or what was measured; regularizers as one text."""
+    if quantity in CHOICES:
+        value = property_of(run, quantity)
+        return "+".join(value) if quantity == "regularizer" else value
+    if quantity == "num_examples":
+        return run.num_examples
+    if "/" in quantity or quantity.startswith(MEASURED_PREFIXES):
+        return observe(run, quantity)
+    return property_of(run, quantity)
+
+
+def keys_of(quantity: str) -> tuple[str, ...]:
+    """Return the keys of the config, each with all below it, that a quantity follows from."""
+    return QUANTITY_KEYS.get(quantity, (quantity,))
+
+
+def known_quantities(runs: Iterable[Run]) -> list[str]:
+    """Return the names of everything that any of the runs has: choices, keys, properties, numbers."""
+    from rethinkgen.run.identity import flatten
+
+    found: dict[str, None] = dict.fromkeys((*CHOICES, "level", "steps", "step", "num_examples", *DERIVED))
+    found |= dict.fromkeys(STANDARD)
+    for run in runs:
+        found |= dict.fromkeys([*run.metrics, *run.curves.columns, *flatten(run.config)])
+    return [name for name in found if not name.endswith(("_target_", "protocol"))]
+
+
+def facts(quantity: str) -> Facts:
+    """Return how a quantity is shown; of shares in percent, of one that nothing is known of its name and no more."""
+    if quantity in FACTS:
+        return FACTS[quantity]
+    what, _, kind = quantity.rpartition("/")
+    if kind.startswith("accuracy") or kind == "error":
+        more = kind.removeprefix("accuracy").replace("_", " ").strip()
+        name = " ".join(
+            filter(None, (what, "error" if kind == "error" else "accuracy", "" if kind == "error" else more))
+        )
+        return Facts(f"{name} (%)", 100.0, (0, 100) if kind == "error" else (None, 103))
+    if kind.startswith("loss"):
+        return Facts(f"{what} loss (nats)", limits=(0, None))
+    if quantity.startswith("steps_to"):
+        return Facts(quantity.replace("_", " "), limits=(None, None), is_log=True)
+    return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
+
+
 def num_test(run: Run) -> int | None:
     """Return how many examples the run's test accuracy is measured on, where that is known."""
     found = (run.result or {}).get("num_test") or NUM_TEST.get(run.data)
@@ -105,6 +191,8 @@ def property_of(run: Run, key: str) -> Any:
         return own.get(key, run.choices.get(key))
     if key == "regularizer":
         return list(run.regularizers)
+    if key in TOLD:
+        return TOLD[key](run)
     if key == "level":
         return run.level
     if key == "steps":
@@ -191,7 +279,11 @@ def _is_one_of(value: Any, wanted: Any, key: str) -> bool:
         return any(sorted(option) == sorted(value) for option in options)
     options = wanted if isinstance(wanted, list) else [wanted]
     # True is no 1 here.
-    return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
+    return any(
+        (value == option and isinstance(value, bool) == isinstance(option, bool))
+        or (isinstance(option, str) and "*" in option and fnmatchcase(str(value), option))
+        for option in options
+    )
 
 
 def _text(value: Any) -> str:

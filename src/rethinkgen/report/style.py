@@ -6,9 +6,13 @@ colour vision tell apart; in grey, and on paper, marker and line do.
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, NamedTuple
+
+import yaml
 
 Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
 
@@ -47,38 +51,19 @@ PALETTE = (
 )
 """In this order for what has no look of its own."""
 
-LOOKS: Mapping[str, Look] = {
-    # Corruptions.
-    "none": PALETTE[0],
-    "random_labels": PALETTE[1],
-    "shuffled_pixels": PALETTE[2],
-    "random_pixels": PALETTE[3],
-    "gaussian": PALETTE[4],
-    "partial_labels": PALETTE[5],
-    "asymmetric_labels": PALETTE[7],
-    "gaussian_blend": PALETTE[6],
-    "noisy_inputs": PALETTE[9],
-    "random_signs": PALETTE[8],
-    # Models.
-    "inception": PALETTE[0],
-    "alexnet": PALETTE[1],
-    "mlp_1x512": PALETTE[2],
-    "mlp_3x512": PALETTE[3],
-    "inception_no_bn": PALETTE[4],
-    "mlp": PALETTE[5],
-    "kernel_gaussian": PALETTE[6],
-    "kernel_linear": PALETTE[7],
-    "random_features": PALETTE[8],
-    "two_layer_relu": PALETTE[9],
-    "inception_v3": PALETTE[0],
-    "resnet50": PALETTE[1],
-}
-"""A corruption or a model looks the same in every figure."""
+
+@cache
+def known_looks() -> dict[str, Look]:
+    """Return name of a corruption or model -> its look, the same in every figure; in the order to list them in."""
+    file = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
+    numbers: dict[str, int] = yaml.safe_load(file.read_text(encoding="utf-8"))["looks"]
+    return {name: PALETTE[number] for name, number in numbers.items()}
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:
     """Give each of a figure's lines its look: its own by its name, and to the others what is left, in their order."""
-    looks = {name: LOOKS[name] for name in names if name in LOOKS}
+    known = known_looks()
+    looks = {name: known[name] for name in names if name in known}
     left = [look for look in PALETTE if look not in looks.values()] or list(PALETTE)
     others = [name for name in names if name not in looks]
     return looks | {name: left[number % len(left)] for number, name in enumerate(others)}

@@ -1,43 +1,52 @@
-"""Every figure that some runs bear on: the paper's, then the general ones."""
+"""Every figure that some runs bear on: those asked for, then the papers', then those of any sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rethinkgen.report.figures import curves, general, input_noise, levels, opening, theory
+import pandas as pd
+
+from rethinkgen.report.commands import command_of
+from rethinkgen.report.figures.declaration import Figure, packaged
+from rethinkgen.report.figures.drawing import draw
+from rethinkgen.report.figures.panels import of_table, panels_of
 from rethinkgen.report.figures.picture import Picture
-from rethinkgen.report.figures.series import by_data
+from rethinkgen.report.figures.settings import by_data
+from rethinkgen.report.figures.words import caption_of
 from rethinkgen.report.names import distinct, stem
+from rethinkgen.report.style import drawing
 from rethinkgen.run.run import Run
 
-__all__ = ["Picture", "pictures"]
-
-MAKERS = (
-    opening.learnt_then_memorised,
-    curves.figure_1a,
-    levels.figure_1b,
-    levels.figure_1c,
-    curves.figure_2a,
-    curves.figure_2b,
-    input_noise.figure_input_noise,
-    theory.theorem_1,
-    theory.rademacher,
-    general.fit_against_test,
-    general.steps_to_fit,
-    general.learning_curves,
-)
+__all__ = ["Picture", "picture", "pictures"]
 
 
-def pictures(runs: Sequence[Run]) -> list[Picture]:
+def pictures(runs: Sequence[Run], own: Sequence[Figure] = ()) -> list[Picture]:
     """Draw the figures that at least some of the runs bear on, in a fixed order; one for each source of images."""
     # Of a run whose files were damaged nobody knows what it was.
-    parts = by_data(run for run in runs if run.config)
+    known = [run for run in runs if run.config]
     found: list[Picture] = []
-    for make in MAKERS:
-        drawn = {data: picture for data, part in parts.items() if (picture := make(part)) is not None}
-        for data, picture in drawn.items():
-            name, title = f"{picture.name}_{data}", f"{picture.title} ({data})"
-            found.append(replace(picture, name=name, title=title) if len(drawn) > 1 else picture)
-    names = distinct(stem(picture.name) for picture in found)
-    return [replace(picture, name=name) for picture, name in zip(found, names, strict=True)]
+    for figure in (*own, *packaged()):
+        across = "data" in (figure.x, figure.series, figure.rows, figure.panels)
+        parts = {"": known} if across else by_data(known)
+        drawn = {data: made for data, part in parts.items() if (made := picture(figure, part)) is not None}
+        for data, made in drawn.items():
+            name, title = f"{made.name}_{data}", f"{made.title} ({data})"
+            found.append(replace(made, name=name, title=title) if len(drawn) > 1 else made)
+    names = distinct(stem(made.name) for made in found)
+    return [replace(made, name=name) for made, name in zip(found, names, strict=True)]
+
+
+def picture(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataFrame] | None = None) -> Picture | None:
+    """Draw a figure over runs, or over one of a measure's ``tables``; nothing where these do not bear on it."""
+    if figure.of != "runs":
+        grid, left_out = (of_table(figure, tables[figure.of]) if tables and figure.of in tables else []), list[str]()
+    else:
+        grid, left_out = panels_of(figure, runs)
+    if not grid:
+        return None
+    with drawing():
+        drawn, data = draw(grid)
+    shown = list(dict.fromkeys(run for row in grid for panel in row for run in panel.runs))
+    caption = caption_of(grid, data, left_out)
+    return Picture(figure.name, figure.title, caption, drawn, data, command_of(shown), figure.leads)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
-from rethinkgen.report.figures.series import mean_curve, statistics
+from rethinkgen.report.figures.panels import mean_curve, statistics
 
 
 def curve(values: Mapping[int, float]) -> pd.DataFrame:

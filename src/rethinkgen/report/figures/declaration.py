@@ -1,0 +1,240 @@
+"""A figure as it is declared: what stands in ``published/<paper>.yaml``, in a user's file or on the command line.
+
+What can be said is one dataclass; docs/figures.md shows it with examples. All is checked before anything is drawn.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
+from rethinkgen.report.quantities import known_quantities
+from rethinkgen.run import own_code
+from rethinkgen.run.run import Run
+
+NEEDED = {
+    "lines": ("x", "y"),
+    "curves": ("y",),
+    "scatter": ("x", "y"),
+    "histogram": ("x",),
+    "heatmap": ("x", "y", "value"),
+    "pictures": ("y",),
+}
+"""Kind of figure -> keys without which it cannot be drawn."""
+MARKS = ("chance", "unfitted", "bound")
+SPREADS = ("seed", "none", "median")
+OURS = "rethinkgen.report.figures.chosen"
+"""Where functions are found that a declaration of ours names."""
+MOST_LINES = 8
+"""In a panel: more cannot be told apart."""
+
+Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure shows; every key may be given anew for a panel of it."""
+
+    name: str
+    title: str = ""
+    kind: str = "lines"
+    of: str = "runs"
+    """``runs``, or a measure's table by its name."""
+    x: str | None = None
+    y: Any = None
+    """A quantity; a list of them: a panel each; a list in that list: several in one panel."""
+    value: str | None = None
+    """What the colours of a heat map are, what stands under a picture; for a marker a run, only in the CSV."""
+    series: str | None = None
+    """What lines are told apart by first; without it, whatever differs."""
+    shape: str | None = None
+    """What markers of a scatter plot are told apart by."""
+    rows: Any = None
+    """A key, ``[key, key where one row would be too full]``, or a list of what each row has instead."""
+    panels: Any = None
+    """A key, ``settings`` (of all but the series), or a list of what each panel has instead."""
+    where: Where = field(default_factory=dict)
+    """Which runs: as in a claim, a key and its value or values, ``*`` for any text; of a list, any."""
+    without: Where = field(default_factory=list)
+    besides: Where = field(default_factory=list)
+    """Runs that stand in an earlier panel, and need not stand here again; nor is there a panel of these alone."""
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    """Key -> how many values, or which, there must be in each line (kind lines) or panel."""
+    pick: str = ""
+    """A function that picks one of the settings."""
+    merge: tuple[str, ...] = ()
+    """Keys that make no difference to what is shown, where training ends with its budget."""
+    relative_to: Mapping[str, Any] | None = None
+    """The x whose value, of the same seed, is 1."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """Quantity -> what is shown where it was hardly ever reached, or not logged."""
+    spread: str = "seed"
+    """``seed``: mean and interval over seeds; ``none``: a marker a run; ``median``: that, and a line of medians."""
+    best: str = ""
+    """A quantity of which the best value so far is shown, too, dashed."""
+    marks: tuple[str, ...] = ()
+    published: str = ""
+    """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
+    log: tuple[str, ...] = ()
+    limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Quantity -> what it is called here."""
+    panel_title: str = ""
+    caption: str = ""
+    """``{log_every}``: that quantity of what is drawn."""
+    leads: bool = False
+    """Whether it is among the pictures that a page begins with."""
+
+    def but(self, **changes: Any) -> Figure:
+        """Return the figure with what a panel of it has instead."""
+        return replace(self, **changes)
+
+    def columns(self) -> list[list[str]]:
+        """Return the quantities of each panel along y."""
+        several = self.y if isinstance(self.y, list) else [self.y]
+        return [each if isinstance(each, list) else [each] for each in several]
+
+
+def read_figure(name: str, node: Any, where: str, *, may_guess: bool = False) -> Figure:
+    """Return a declaration, checked; ``may_guess``: what it does not say can be found out from the runs.
+
+    Raises:
+        ValueError: an unknown key, kind, quantity or function, or what its kind needs is missing.
+    """
+    figure = _checked(Figure(name), node, where)
+    for part in (*_overrides(figure, "rows", where), *_overrides(figure, "panels", where)) or (figure,):
+        missing = [key for key in NEEDED[part.kind] if getattr(part, key) is None]
+        if missing and not (may_guess and part.kind in ("lines", "curves") and part.of == "runs"):
+            raise ValueError(f"{where}: {missing[0]}: is missing; kind={part.kind} needs {_listed(NEEDED[part.kind])}.")
+    return figure if figure.title else figure.but(title=name.replace("_", " "))
+
+
+def _overrides(figure: Figure, key: str, where: str) -> list[Figure]:
+    told = getattr(figure, key)
+    if not isinstance(told, list) or all(isinstance(part, str) for part in told):
+        return []
+    return [_checked(figure.but(**{key: None}), part, f"{where}: {key}") for part in told]
+
+
+def _checked(figure: Figure, node: Any, where: str) -> Figure:
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{where}: {node!r}: key: value pairs are needed, such as {{x: level, y: test/accuracy}}.")
+    allowed = [entry.name for entry in fields(Figure) if entry.name != "name"]
+    for key in node:
+        if key not in allowed:
+            raise ValueError(f"{where}: {key}: no such key.{_meant(key, allowed)} Allowed are {_listed(allowed)}.")
+    told = {key: tuple(value) if key in ("marks", "log", "merge") else value for key, value in node.items()}
+    found = figure.but(**told)
+    for key, value, options in [
+        ("kind", found.kind, tuple(NEEDED)),
+        ("spread", found.spread, SPREADS),
+        *(("marks", mark, MARKS) for mark in found.marks),
+        *(("log", axis, ("x", "y")) for axis in found.log),
+    ]:
+        if value not in options:
+            raise ValueError(
+                f"{where}: {key}={value}: {_meant(value, options).strip()} {_listed(options)} are allowed."
+            )
+    if found.pick:
+        function(found.pick, where)
+    return found
+
+
+def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
+    """Refuse what none of the runs has.
+
+    Raises:
+        ValueError: a key, choice or number is named that no run has; the message says what there is.
+    """
+    known = known_quantities(runs)
+    for part in (figure, *_overrides(figure, "rows", where), *_overrides(figure, "panels", where)):
+        named = [("x", part.x), ("value", part.value), ("series", part.series), ("shape", part.shape)]
+        named += [("y", name) for column in part.columns() for name in column]
+        named += [
+            (key, name) for key in ("rows", "panels") for name in _texts(getattr(part, key)) if name != "settings"
+        ]
+        for key, name in named:
+            if name is not None and name not in known:
+                raise ValueError(
+                    f"{where}: {key}={name}: no run has it.{_meant(name, known)} There are {_listed(known)}."
+                )
+
+
+def _texts(told: Any) -> list[str]:
+    return [told] if isinstance(told, str) else [part for part in told or () if isinstance(part, str)]
+
+
+def function(name: str, where: str = "") -> Callable[..., Any]:
+    """Return the function that a declaration names: one of ours, or of a package that the command itself opened.
+
+    Raises:
+        ValueError: there is none of that name, or its package is not open.
+    """
+    module, _, last = name.rpartition(".")
+    if module and not own_code.is_opened(name):
+        raise ValueError(f"{where}: {name}: its package is not open: {own_code.suggestion(name)} on the command line.")
+    found = getattr(own_code.import_opened(module) if module else importlib.import_module(OURS), last, None)
+    if not callable(found) or last.startswith("_"):
+        raise ValueError(f"{where}: {name}: there is no such function{'' if module else f' in {OURS}'}.")
+    return found  # type: ignore[no-any-return]
+
+
+@cache
+def packaged() -> tuple[Figure, ...]:
+    """Return the figures of the papers, then those of any sweep."""
+    report = importlib.resources.files("rethinkgen.report")
+    papers = sorted((report / "published").iterdir(), key=lambda file: file.name)
+    files = [*(file for file in papers if file.name.endswith(".yaml")), report / "figures" / "any_sweep.yaml"]
+    contents = [(file.name, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
+    return tuple(
+        read_figure(name, node, f"{file}, figure {name}")
+        for file, content in contents
+        for name, node in (content.get("figures") or {}).items()
+    )
+
+
+def asked_for(argument: str, number: int = 1) -> list[Figure]:
+    """Return the figures that ``figure=...`` says: ``{x: ..., y: ...}``, or a YAML file that has ``figures``.
+
+    Raises:
+        ValueError: it is neither, or says what no figure has.
+    """
+    where = f"figure={argument}"
+    if argument.endswith((".yaml", ".yml")):
+        content = read_bytes(Path(argument), MOST_BYTES_OF_TABLE)
+        if content is None:
+            raise ValueError(f"{where}: there is no such file.")
+        told = _loaded(content.decode("utf-8", errors="replace"), where)
+        if not isinstance(told, Mapping) or not isinstance(told.get("figures"), Mapping):
+            raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
+        return [
+            read_figure(str(name), node, f"{where}, {name}", may_guess=True) for name, node in told["figures"].items()
+        ]
+    told = _loaded(argument, where)
+    name = f"figure_{number}" if number > 1 else "figure"
+    return [read_figure(name, told, where, may_guess=True)]
+
+
+def _loaded(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
+
+
+def _meant(value: str, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(value), options, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
