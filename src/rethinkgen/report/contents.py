@@ -12,6 +12,7 @@ from functools import cached_property
 from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, judge, main_table
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
+from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.tables import Table, tables
 from rethinkgen.run.run import Run, damage_of
 
@@ -88,15 +89,15 @@ class Report:
         return shown_commands(command_of(self.runs))
 
 
-def gather(runs: Sequence[Run], command: str) -> Report:
-    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it."""
+def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = ()) -> Report:
+    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it, ``figures`` those of the user's."""
     verdicts = judge(runs)
     return Report(
         runs=runs,
         verdicts=verdicts,
         main_table=main_table(verdicts) if verdicts else None,
         tables=tables(runs),
-        pictures=pictures(runs),
+        pictures=pictures(runs, figures),
         command=without_machine_paths(command),
     )
 

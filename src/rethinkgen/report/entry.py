@@ -15,10 +15,13 @@ from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.command import python
+from rethinkgen.run.own_code import asked_for, opening
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
     from rethinkgen.report.contents import Report
+    from rethinkgen.report.figures.declaration import Figure
+    from rethinkgen.run.run import Run
 
 HELP = """\
 Set runs beside the published numbers: tables, figures and one page, from result files alone.
@@ -31,11 +34,19 @@ is missing is shown as missing, and the same command later writes the report ane
   out=FOLDER      where to (default: report/ in the first sweep's folder). FOLDER/index.html is the page, one file that
                   needs no network; tables/ has CSV, LaTeX and Markdown, figures/ PDF, SVG and the CSV of what is drawn
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
+  figure=FIGURE   a figure of one's own, first on the page: 'figure={x: model.width, y: test/accuracy}', or a YAML file
+                  of several; what it does not say is guessed from what varies. May be given more than once
+  code=PACKAGE    a package of one's own, of which a figure may name a function
 """
 PUBLISHERS = ("wandb",)
 MOST_DAMAGE = 12
 """Damaged files that are named on the terminal."""
-KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
+KEYS = {
+    "out": "a folder",
+    "publish": " or ".join(PUBLISHERS),
+    "figure": "{x: ..., y: ...} or a YAML file",
+    "code": "a package of your own",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Request:
     sweeps: list[Path]
     out: Path
     publish: str | None
+    figures: Sequence[Figure] = ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,6 +65,14 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         say(HELP, end="")
         return 0
+    try:
+        with opening(asked_for(arguments)):
+            return _report(arguments)
+    except ValueError as error:
+        return tell_error(error, USERS_MISTAKE)
+
+
+def _report(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
         request = read_arguments(arguments)
@@ -64,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             from rethinkgen.run.run import read_runs
 
             runs = read_runs(request.sweeps)
+            figures = [_completed(figure, runs) for figure in request.figures]
     except ValueError as error:
         return tell_error(error, USERS_MISTAKE)
     except OSError as error:
@@ -74,7 +95,9 @@ def main(arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
-            report = gather(runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]))
+            report = gather(
+                runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]), figures=figures
+            )
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
@@ -91,6 +114,7 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     """
     sweeps: list[Path] = []
     values: dict[str, str] = {}
+    figures: list[Figure] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         # The name of a folder may hold a "=".
@@ -98,6 +122,11 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             sweeps.append(_folder(argument))
             continue
         _check_key(key, value)
+        if key == "figure":
+            from rethinkgen.report.figures.declaration import declared_in
+
+            figures += declared_in(value)
+            continue
         if key in values:
             raise ValueError(f"{key}= is given twice ({values[key]} and {value}). Give it once.")
         values[key] = value
@@ -113,7 +142,15 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
             "file away."
         )
-    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"))
+    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), figures)
+
+
+def _completed(figure: Figure, runs: Sequence[Run]) -> Figure:
+    from rethinkgen.report.figures.declaration import check_quantities
+    from rethinkgen.report.figures.guess import completed
+
+    check_quantities(figure, runs, f"figure {figure.name}")
+    return completed(figure, runs)
 
 
 def _check_key(key: str, value: str) -> None:

@@ -30,7 +30,7 @@ NEEDED = {
     "pictures": ("y",),
 }
 """Kind of figure -> keys without which it cannot be drawn."""
-MARKS = ("chance", "unfitted", "bound")
+MARKS = ("chance", "unfitted")
 SPREADS = ("seed", "none", "median")
 OURS = "rethinkgen.report.figures.chosen"
 """Where functions are found that a declaration of ours names."""
@@ -141,9 +141,7 @@ def _checked(figure: Figure, node: Any, where: str) -> Figure:
         *(("log", axis, ("x", "y")) for axis in found.log),
     ]:
         if value not in options:
-            raise ValueError(
-                f"{where}: {key}={value}: {_meant(value, options).strip()} {_listed(options)} are allowed."
-            )
+            raise ValueError(f"{where}: {key}={value}: there is none.{_meant(value, options)} Allowed are {_listed(options)}.")
     if found.pick:
         function(found.pick, where)
     return found
@@ -164,8 +162,10 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
         ]
         for key, name in named:
             if name is not None and name not in known:
+                told = [one for one in known if "." not in one or "/" in one]
                 raise ValueError(
-                    f"{where}: {key}={name}: no run has it.{_meant(name, known)} There are {_listed(known)}."
+                    f"{where}: {key}={name}: no run has it.{_meant(name, known)} There are the keys of their config, "
+                    f"such as model.width, and {_listed(told)}."
                 )
 
 
@@ -183,7 +183,7 @@ def function(name: str, where: str = "") -> Callable[..., Any]:
     if module and not own_code.is_opened(name):
         raise ValueError(f"{where}: {name}: its package is not open: {own_code.suggestion(name)} on the command line.")
     found = getattr(own_code.import_opened(module) if module else importlib.import_module(OURS), last, None)
-    if not callable(found) or last.startswith("_"):
+    if not callable(found) or last.startswith("_") or not (module or found.__module__ == OURS):
         raise ValueError(f"{where}: {name}: there is no such function{'' if module else f' in {OURS}'}.")
     return found  # type: ignore[no-any-return]
 
@@ -202,7 +202,7 @@ def packaged() -> tuple[Figure, ...]:
     )
 
 
-def asked_for(argument: str, number: int = 1) -> list[Figure]:
+def declared_in(argument: str) -> list[Figure]:
     """Return the figures that ``figure=...`` says: ``{x: ..., y: ...}``, or a YAML file that has ``figures``.
 
     Raises:
@@ -220,8 +220,7 @@ def asked_for(argument: str, number: int = 1) -> list[Figure]:
             read_figure(str(name), node, f"{where}, {name}", may_guess=True) for name, node in told["figures"].items()
         ]
     told = _loaded(argument, where)
-    name = f"figure_{number}" if number > 1 else "figure"
-    return [read_figure(name, told, where, may_guess=True)]
+    return [read_figure("own_figure", told, where, may_guess=True)]
 
 
 def _loaded(text: str, where: str) -> Any:
