@@ -39,7 +39,20 @@ def test_one_run_is_its_own_mean_without_a_spread() -> None:
     assert table["std"].isna().all()
 
 
-def test_statistics_are_mean_and_sample_deviation() -> None:
-    assert statistics([1.0, 2.0, 6.0]) == pytest.approx({"mean": 3, "std": math.sqrt(7), "n": 3})
-    assert statistics([4.0]) == pytest.approx({"mean": 4, "std": math.nan, "n": 1}, nan_ok=True)
-    assert statistics([]) == pytest.approx({"mean": math.nan, "std": math.nan, "n": 0}, nan_ok=True)
+def test_statistics_are_mean_sample_deviation_and_the_means_interval() -> None:
+    # t(0.975, 2) is 4.3027.
+    half = 4.30265 * math.sqrt(7) / math.sqrt(3)
+    assert statistics([1.0, 2.0, 6.0]) == pytest.approx(
+        {"mean": 3, "std": math.sqrt(7), "low": 3 - half, "high": 3 + half, "n": 3}, rel=1e-5
+    )
+    nothing = {"std": math.nan, "low": math.nan, "high": math.nan}
+    assert statistics([4.0]) == pytest.approx({"mean": 4, **nothing, "n": 1}, nan_ok=True)
+    assert statistics([]) == pytest.approx({"mean": math.nan, **nothing, "n": 0}, nan_ok=True)
+
+
+def test_a_mean_curve_has_the_interval_of_each_mean() -> None:
+    table = mean_curve([curve({10: 1, 20: 5}), curve({10: 2, 20: 5}), curve({10: 6, 20: 5})])
+    assert table is not None
+    expected = statistics([1.0, 2.0, 6.0])
+    assert table["low"].tolist() == pytest.approx([expected["low"], 5])
+    assert table["high"].tolist() == pytest.approx([expected["high"], 5])

@@ -100,7 +100,7 @@ class Figure:
 
     def columns(self) -> list[list[str]]:
         """Return the quantities of each panel along y."""
-        several = self.y if isinstance(self.y, list) else [self.y]
+        several = self.y if isinstance(self.y, list) else [self.x if self.y is None else self.y]
         return [each if isinstance(each, list) else [each] for each in several]
 
 
@@ -141,7 +141,9 @@ def _checked(figure: Figure, node: Any, where: str) -> Figure:
         *(("log", axis, ("x", "y")) for axis in found.log),
     ]:
         if value not in options:
-            raise ValueError(f"{where}: {key}={value}: there is none.{_meant(value, options)} Allowed are {_listed(options)}.")
+            raise ValueError(
+                f"{where}: {key}={value}: there is none.{_meant(value, options)} Allowed are {_listed(options)}."
+            )
     if found.pick:
         function(found.pick, where)
     return found

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rethinkgen.report.figures.declaration import MOST_LINES
 from rethinkgen.report.figures.panels import Panel, published_points, spaced
@@ -76,6 +76,8 @@ def _draw_panel(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> li
         table.assign(line=panel.figure.labels.get(y, y) if has_one_line else line.label, series=y, **panel.names)
         for line, y, table in panel.tables
     ]
+    if panel.figure.kind == "pictures":
+        tables = [table.drop(columns=panel.y) for table in tables]
     if panel.figure.published:
         points = published_points(panel)
         for line, x, value in points:
@@ -115,7 +117,12 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
         x = panel.x
         names = _names(panel) if figure.kind != "histogram" else []
         is_log = (facts(x).is_log or "x" in figure.log) and not names
+        values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
         axes.set_xlabel(figure.labels.get(x, facts(x).label) + (plain_logarithmic(axes) if is_log else ""))
+        values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
+        if figure.kind == "lines" and 0 < len(values) <= MOST_LINES:
+            axes.xaxis.set_major_locator(FixedLocator(values))
+            axes.xaxis.minorticks_off()
         if not is_log and not names:
             axes.set_xlim(*figure.limits.get("x", facts(x).limits if figure.kind == "lines" else (None, None)))
     if panel.title:
@@ -193,8 +200,11 @@ def draw_curves(axes: Axes, panel: Panel, steps: Steps) -> None:
                 marked: dict[str, Any] = {"marker": look.marker, "markevery": (every // 2, every), "markersize": 3.5}
                 axes.plot(x, points["mean"], **style, **marked)
                 if points["n"].max() > 1:
-                    low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-                    axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0, zorder=1)
+                    # Behind the lines, and the axis reaches as far as these: a wide band hides none.
+                    extent = axes.dataLim.frozen()
+                    axes.fill_between(x, *reach(points), color=look.colour, alpha=0.15, linewidth=0, zorder=1)
+                    axes.dataLim.set(extent)
+                    axes.autoscale_view()
                 continue
             axes.plot(x, points["mean"], **style, linewidth=0.8)
             if not str(kind).endswith("done"):
@@ -234,16 +244,27 @@ def draw_points(axes: Axes, x: Any, table: pd.DataFrame, look: Look, *, is_joine
     bound = table["is_bound"].astype(bool)
     if is_joined:
         axes.plot(x, table["mean"], color=look.colour, linestyle=look.dashes, zorder=2)
-    has_spread = table["std"].notna() & ~bound
+    has_spread = table["low"].notna() & ~bound
     if has_spread.any():
         bars: dict[str, Any] = {"fmt": "none", "ecolor": look.colour, "elinewidth": 0.9, "capsize": 2}
-        axes.errorbar(x[has_spread], table["mean"][has_spread], table["std"][has_spread], **bars)
+        means = table["mean"][has_spread]
+        low, high = (end[has_spread] for end in reach(table))
+        axes.errorbar(x[has_spread], means, (means - low, high - means), **bars)
     for is_open in (False, True):
         of_it = ~bound & (table["is_open"].astype(bool) == is_open)
         if of_it.any():
             face = "white" if is_open else look.colour
             axes.plot(x[of_it], table["mean"][of_it], look.marker, color=look.colour, markerfacecolor=face, zorder=3)
     draw_arrows(axes, x[bound], table["mean"][bound], look.colour)
+
+
+def reach(table: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Return from where to where a band or bar is drawn: a 95 % interval, or of two values from one to the other.
+
+    The interval of two is thirteen times as wide, and would hide all else. It is in the CSV.
+    """
+    half = (0.5**0.5 * table["std"]).where(table["n"] == 2, table["high"] - table["mean"])
+    return table["mean"] - half, table["mean"] + half
 
 
 def draw_arrows(axes: Axes, x: Any, y: Any, colour: str) -> None:
@@ -282,9 +303,8 @@ def draw_histogram(axes: Axes, panel: Panel, steps: Steps) -> None:
     """Draw how often values occur, in bins that all lines share."""
     values = [table[panel.x].to_numpy(float) for _, _, table in panel.tables]
     bins = np.histogram_bin_edges(np.concatenate(values), bins="auto")
-    for (line, _, _), of_it in zip(panel.tables, values, strict=True):
-        axes.hist(of_it, bins=bins.tolist(), color=line.look.colour, alpha=0.35)
-        axes.hist(of_it, bins=bins.tolist(), color=line.look.colour, histtype="step", linestyle=line.look.dashes)
+    axes.hist(values, bins=bins.tolist(), color=[line.look.colour for line, _, _ in panel.tables])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("runs" if panel.figure.of == "runs" else "count")
 
 

@@ -27,6 +27,7 @@ from rethinkgen.report.figures.settings import (
     told,
     x_of,
 )
+from rethinkgen.report.numbers import Spread, half_width, interval, summarise
 from rethinkgen.report.quantities import facts, is_kindred, keys_of, matches, property_of, value_of
 from rethinkgen.report.style import Look, looks_of
 from rethinkgen.run.run import Run
@@ -143,7 +144,7 @@ def _lines(figure: Figure, runs: Sequence[Run], earlier: set[Run]) -> tuple[list
     if figure.besides:
         left = [run for run in runs if not (run in earlier and value_of(run, "graded") and _meets(run, figure.besides))]
         runs = [] if earlier and all(_meets(run, figure.besides) for run in left) else left
-    if figure.kind in ("scatter", "heatmap"):
+    if figure.kind in ("scatter", "heatmap", "histogram"):
         return _clouds(figure, finished(runs)), []
     along = keys_of(str(figure.x)) if figure.kind == "lines" else ()
     if figure.kind != "lines" and not _has(runs, figure.needs):
@@ -158,15 +159,13 @@ def _lines(figure: Figure, runs: Sequence[Run], earlier: set[Run]) -> tuple[list
     in_row = tuple(
         key for key in ([figure.rows] if isinstance(figure.rows, str) else figure.rows or ()) if isinstance(key, str)
     )
-    found = lines(groups, *along, *in_row[:1], series=figure.series)
+    found = lines(groups, *along, series=figure.series, told_elsewhere=in_row[:1])
     shown = spaced(found, MOST_LINES) if figure.kind == "curves" else found[:MOST_LINES]
     return shown, [line.label for line in found if line not in shown]
 
 
 def _is_enough(figure: Figure, group: Sequence[Run]) -> bool:
     """Whether there is a line to draw through the runs of a setting."""
-    if figure.kind == "histogram":
-        return bool(finished(group))
     if figure.kind == "curves":
         logged = [name for column in figure.columns() for name in column]
         return any(
@@ -320,7 +319,7 @@ def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     rows = []
     for run in finished(line.runs):
         row: dict[str, Any] = {"run": run.path.name, **{name: told(run, name) for name in named}, "seed": run.seed}
-        for name in filter(None, (figure.x, y if figure.y else None, figure.value)):
+        for name in filter(None, (figure.x, y, figure.value)):
             value = x_of(run, name)
             is_bound = isinstance(value, float) and math.isinf(value)
             number = property_of(run, "steps") if is_bound else value
@@ -331,11 +330,16 @@ def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
 
 
 def statistics(values: Sequence[float]) -> dict[str, float]:
-    """Return mean and sample standard deviation, not a number where there are too few values, and their number."""
+    """Return mean, sample standard deviation, the ends of the mean's 95 % interval, and the number of values.
+
+    Not a number where there are too few values.
+    """
     if not values:
-        return {"mean": math.nan, "std": math.nan, "n": 0}
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return {"mean": float(np.mean(values)), "std": std, "n": len(values)}
+        return {"mean": math.nan, "std": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    summary = summarise(list(values))
+    low, high = interval(summary) or (math.nan, math.nan)
+    std = math.nan if summary.deviation is None else summary.deviation
+    return {"mean": summary.mean, "std": std, "low": low, "high": high, "n": summary.n}
 
 
 def curve(run: Run, column: str) -> pd.DataFrame:
@@ -371,7 +375,7 @@ def curve_table(line: Line, column: str, scale: float, *, running_best: bool = F
 
 
 def mean_curve(curves: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
-    """Return ``step, mean, std, n`` over curves that were logged at the same steps; nothing where they end apart.
+    """Return ``step, mean, std, n, low, high`` over curves logged at the same steps; nothing where they end apart.
 
     A mean over fewer and fewer runs would jump wherever one of them ends.
     """
@@ -379,7 +383,9 @@ def mean_curve(curves: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
         return None
     grouped = pd.concat(curves).groupby("step")["value"]
     table = pd.DataFrame({"mean": grouped.mean(), "std": grouped.std(), "n": grouped.size()})
-    return table[table["n"] == len(curves)].reset_index()
+    table = table[table["n"] == len(curves)].reset_index()
+    half = half_width(Spread(1.0, len(curves) - 1), len(curves)) if len(curves) > 1 else math.nan
+    return table.assign(low=table["mean"] - half * table["std"], high=table["mean"] + half * table["std"])
 
 
 def published_points(panel: Panel) -> list[tuple[Line, Any, float]]:

@@ -66,13 +66,15 @@ def told(run: Run, quantity: str) -> str:
     return text if quantity in DESCRIBED else f"{quantity.rpartition('.')[2]}={text}"
 
 
-def names(groups: Sequence[Sequence[Run]], *but_for: str, series: str | None = None) -> list[str]:
+def names(
+    groups: Sequence[Sequence[Run]], *but_for: str, series: str | None = None, told_elsewhere: Sequence[str] = ()
+) -> list[str]:
     """Return what tells each group from the others: choices that differ, and where these do not, values that do.
 
-    ``but_for``: what the groups' own runs differ in, or what is told elsewhere.
+    ``but_for``: keys that the groups' own runs differ in. ``told_elsewhere``: choices that name the whole row.
     """
     firsts = [group[0] for group in groups]
-    columns = [key for key in dict.fromkeys([series or "data", *DESCRIBED]) if key not in but_for]
+    columns = [key for key in dict.fromkeys([series or "data", *DESCRIBED]) if key not in (*but_for, *told_elsewhere)]
     parts = {key: [told(run, key) for run in firsts] for key in columns}
     varying = [key for key in columns if len(set(parts[key])) > 1]
     one = next((key for key in ("model", "data.corruption") if key in columns), "data")
@@ -95,9 +97,11 @@ def _differing(runs: Sequence[Run], but_for: Sequence[str]) -> list[list[str]]:
     return [[f"{key.rpartition('.')[2]}={run.identity.get(key)}" for key in varying] for run in runs]
 
 
-def lines(groups: Sequence[Sequence[Run]], *but_for: str, series: str | None = None) -> list[Line]:
+def lines(
+    groups: Sequence[Sequence[Run]], *but_for: str, series: str | None = None, told_elsewhere: Sequence[str] = ()
+) -> list[Line]:
     """Name each group by what tells it from the others, and give it the look of its model or corruption."""
-    labels = names(groups, *but_for, series=series)
+    labels = names(groups, *but_for, series=series, told_elsewhere=told_elsewhere)
     firsts = [group[0] for group in groups]
     by = series or "model"
     if series is None and len({run.model for run in firsts}) == 1 and "data.corruption" not in but_for:

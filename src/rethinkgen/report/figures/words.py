@@ -104,7 +104,12 @@ def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> str:
         return sentences("One run each (n = 1), so no spread.", thin, each)
     what = " or ".join({"curves": "bands", "lines": "bars"}[kind] for kind in sorted(kinds))
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return sentences(f"Means and {what} of one sample standard deviation over n = {n} seeds.", thin, each)
+    if counts[-1] == 2:
+        told = f"Means over n = {n} seeds, whose {what} reach from one to the other."
+    else:
+        of_two = "; of two from one to the other" if 2 in counts else ""
+        told = f"Means over n = {n} seeds, with {what} of their 95 % interval (Student's t){of_two}."
+    return sentences(told, thin, each)
 
 
 def unfinished(runs: Iterable[Run]) -> str:

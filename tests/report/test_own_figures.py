@@ -1,0 +1,207 @@
+"""Figures that users declare: what is guessed, what is refused and how, every kind over runs and over a table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_run
+
+from rethinkgen.report.figures import Picture, picture
+from rethinkgen.report.figures.declaration import Figure, check_quantities, declared_in, packaged, read_figure
+from rethinkgen.report.figures.guess import axes_of, completed
+from rethinkgen.run.own_code import opening
+from rethinkgen.run.run import Run
+
+FEW_STEPS = range(1000, 25_001, 6000)
+
+
+def widths(folder: Path, *, seeds: int = 3, kinds: tuple[str, ...] = ("none", "gaussian")) -> list[Run]:
+    return [
+        made_up_run(
+            folder / f"{width}",
+            corruption=kind,
+            model="mine",
+            seed=seed,
+            steps=FEW_STEPS,
+            config={"model": {"_target_": "mine", "protocol": 1, "width": width}},
+            **{"test/accuracy": (0.4 if kind == "none" else 0.2) + 0.1 * number + 0.01 * seed},
+        )
+        for number, width in enumerate((8, 16, 32))
+        for kind in kinds
+        for seed in range(seeds)
+    ]
+
+
+def drawn(declaration: dict[str, Any], runs: list[Run], tables: dict[str, pd.DataFrame] | None = None) -> Picture:
+    figure = read_figure("mine", declaration, "mine", may_guess=True)
+    if figure.of == "runs":
+        check_quantities(figure, runs, "mine")
+        figure = completed(figure, runs)
+    found = picture(figure, runs, tables)
+    assert found is not None
+    return found
+
+
+def test_a_line_says_all_that_it_takes(tmp_path: Path) -> None:
+    (figure,) = declared_in("{x: model.width, y: test/accuracy, series: data.corruption}")
+    made = picture(figure, widths(tmp_path))
+    assert made is not None
+    (axes,) = made.figure.axes
+    assert axes.get_xlabel() == "model.width, logarithmic"
+    assert [axes.get_xaxis().get_ticklocs().tolist()] == [[8, 16, 32]]
+    assert axes.get_ylabel() == "test accuracy (%)"
+    table = made.data[made.data["line"] == "none"]
+    assert table["model.width"].tolist() == [8, 16, 32]
+    assert table["mean"].tolist() == pytest.approx([41, 51, 61])
+    # t(0.975, 2) is 4.3027, the deviation of 40, 41 and 42 is 1.
+    assert (table["high"] - table["mean"]).tolist() == pytest.approx(3 * [4.30265 / 3**0.5], rel=1e-5)
+    assert "n = 3 seeds" in made.caption
+    assert "95 % interval (Student's t)" in made.caption
+
+
+def test_what_is_not_said_is_guessed_from_what_varies(tmp_path: Path) -> None:
+    runs = widths(tmp_path)
+    assert axes_of(runs) == ["model.width", "data.corruption"]
+    made = drawn({}, runs)
+    assert made.title == "Test accuracy against model.width, by data.corruption"
+    assert set(made.data["line"]) == {"none", "gaussian"}
+    only_kinds = [made_up_run(tmp_path / "kinds", corruption=kind, steps=FEW_STEPS) for kind in ("none", "gaussian")]
+    assert drawn({}, only_kinds).data["data.corruption"].tolist() == ["none", "gaussian"]
+    levels = [made_up_run(tmp_path / "levels", corruption="partial_labels", level=level) for level in (0.0, 0.5, 1.0)]
+    assert drawn({}, levels).data["level"].tolist() == [0, 0.5, 1]
+
+
+def test_nothing_to_guess_from_is_told(tmp_path: Path) -> None:
+    runs = [made_up_run(tmp_path, seed=seed) for seed in range(2)]
+    with pytest.raises(ValueError, match="x: is missing, and nothing varies in these runs but their seeds"):
+        drawn({"y": "test/accuracy"}, runs)
+
+
+def test_what_goes_with_the_axis_is_no_other_line(tmp_path: Path) -> None:
+    runs = widths(tmp_path, seeds=1, kinds=("none",))
+    for run in runs:
+        run.config["optimizer"] = {"_target_": "SGD", "lr": 1 / run.key("model.width")}
+    made = drawn({"x": "model.width", "y": "test/accuracy"}, runs)
+    assert made.data["model.width"].tolist() == [8, 16, 32]
+    assert made.data["line"].nunique() == 1
+
+
+def test_nothing_that_was_swept_is_averaged_over(tmp_path: Path) -> None:
+    made = drawn({"x": "model.width", "y": "test/accuracy", "where": {"model": "m*"}}, widths(tmp_path))
+    assert made.data.groupby("line")["n"].unique().map(list).to_dict() == {"none": [3], "gaussian": [3]}
+
+
+@pytest.mark.parametrize(
+    ("declaration", "said"),
+    [
+        ("{colour: red}", "colour: no such key"),
+        ("{seris: model}", "Did you mean series"),
+        ("{kind: line}", "kind=line: there is none. Did you mean lines? Allowed are lines, curves, scatter, histogram"),
+        ("{kind: heatmap, x: level, y: model}", "value: is missing; kind=heatmap needs x, y, value"),
+        ("{kind: scatter, x: level}", "y: is missing; kind=scatter needs x, y"),
+        ("{spread: std}", "spread=std: there is none"),
+        ("{marks: [chanse]}", "marks=chanse: there is none. Did you mean chance"),
+        ("{panels: [{ex: level}]}", "panels: ex: no such key"),
+        ("{pick: nowhere}", "nowhere: there is no such function in rethinkgen.report.figures.chosen"),
+        ("{pick: finished}", "there is no such function"),
+        ("{pick: os.system}", "os.system: its package is not open: code="),
+        ("{x: [}", "not YAML"),
+        ("level", "key: value pairs are needed"),
+        ("none.yaml", "there is no such file"),
+    ],
+)
+def test_a_declaration_at_fault_is_told_by_name(declaration: str, said: str) -> None:
+    with pytest.raises(ValueError, match="figure=") as error:
+        declared_in(declaration)
+    assert said in str(error.value)
+
+
+def test_a_quantity_that_no_run_has_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"y=test/acuracy: no run has it\. Did you mean test/accuracy\?"):
+        drawn({"x": "model.width", "y": "test/acuracy"}, widths(tmp_path))
+    with pytest.raises(ValueError, match=r"rows=model\.widht: no run has it\. Did you mean model\.width\?"):
+        drawn({"kind": "curves", "y": "test/accuracy", "rows": "model.widht"}, widths(tmp_path))
+
+
+def test_every_kind_over_runs(tmp_path: Path) -> None:
+    runs = widths(tmp_path)
+    heat = drawn({"kind": "heatmap", "x": "model.width", "y": "data.corruption", "value": "test/accuracy"}, runs)
+    image = heat.figure.axes[0].images[0].get_array()
+    assert np.asarray(image).tolist() == [pytest.approx([21, 31, 41]), pytest.approx([41, 51, 61])]
+    spread = drawn({"kind": "histogram", "x": "test/accuracy", "series": "data.corruption"}, runs)
+    assert sum(patch.get_height() for patch in spread.figure.axes[0].patches) == len(runs)  # type: ignore[attr-defined]
+    curves = drawn({"kind": "curves", "y": "train/loss", "rows": "data.corruption"}, runs)
+    assert [axes.get_ylabel().partition("\n")[0] for axes in curves.figure.axes] == ["none", "gaussian"]
+    assert set(curves.data["line"]) == {"width=8", "width=16", "width=32"}
+    clouds = drawn({"kind": "scatter", "x": "train/loss", "y": "test/accuracy"}, with_loss(runs))
+    assert len(clouds.data) == len(runs)
+
+
+def with_loss(runs: list[Run]) -> list[Run]:
+    for run in runs:
+        run.metrics["train/loss"] = 1.0 - run.metrics["test/accuracy"]
+    return runs
+
+
+def test_every_kind_over_a_measures_table() -> None:
+    layers = pd.DataFrame(
+        {"layer": [1, 1, 2, 2], "step": [1, 2, 1, 2], "error": [1.0, 3.0, 2.0, 6.0], "half": ["a", "b", "a", "b"]}
+    )
+    made = drawn({"of": "layers", "x": "layer", "y": "error"}, [], {"layers": layers})
+    assert made.data["mean"].tolist() == [2, 4]
+    made = drawn({"of": "layers", "kind": "curves", "y": "error", "series": "half"}, [], {"layers": layers})
+    assert made.data.set_index("line")["mean"].to_dict() == {"a": 1.5, "b": 4.5}
+    made = drawn({"of": "layers", "kind": "scatter", "x": "layer", "y": "error"}, [], {"layers": layers})
+    assert len(made.data) == 4
+    made = drawn({"of": "layers", "kind": "histogram", "x": "error"}, [], {"layers": layers})
+    assert sum(patch.get_height() for patch in made.figure.axes[0].patches) == 4  # type: ignore[attr-defined]
+    made = drawn(
+        {"of": "layers", "kind": "heatmap", "x": "step", "y": "layer", "value": "error"}, [], {"layers": layers}
+    )
+    assert np.asarray(made.figure.axes[0].images[0].get_array()).tolist() == [[1, 3], [2, 6]]
+    shown = pd.DataFrame({"image": [np.full((4, 4), shade) for shade in (0.0, 0.5, 1.0)], "score": [0.1, 0.2, 0.3]})
+    made = drawn({"of": "worst", "kind": "pictures", "y": "image", "value": "score"}, [], {"worst": shown})
+    titles = [axes.get_title() for axes in made.figure.axes[0].child_axes]
+    assert titles == ["0.1", "0.2", "0.3"]
+    assert made.data.columns.tolist() == ["score", "line", "series"]
+
+
+def test_a_column_that_a_table_lacks_is_told() -> None:
+    with pytest.raises(ValueError, match=r"eror: no column of layers\. There are layer, error"):
+        drawn({"of": "layers", "x": "layer", "y": "eror"}, [], {"layers": pd.DataFrame({"layer": [1], "error": [1.0]})})
+
+
+def test_a_function_of_ones_own_picks_where_the_command_opens_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_figures_code.py").write_text("def widest(groups):\n    return groups[-1]\n")
+    monkeypatch.chdir(tmp_path)
+    runs = widths(tmp_path)
+    declaration = {"kind": "curves", "y": "test/accuracy", "pick": "my_figures_code.widest"}
+    with pytest.raises(ValueError, match="code=my_figures_code on the command line"):
+        drawn(declaration, runs)
+    with opening(["my_figures_code"]):
+        made = drawn(declaration, runs)
+        assert made.data["line"].nunique() == 1
+    sys.modules.pop("my_figures_code")
+
+
+def test_a_file_has_several_figures(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("figures:\n  one: {x: level, y: test/error}\n  two: {kind: curves, y: train/loss, leads: true}\n")
+    assert [(figure.name, figure.leads) for figure in declared_in(str(path))] == [("one", False), ("two", True)]
+    path.write_text("one: {x: level}\n")
+    with pytest.raises(ValueError, match="figures: is missing"):
+        declared_in(str(path))
+
+
+def test_declarations_of_ours_are_complete() -> None:
+    names = [figure.name for figure in packaged()]
+    assert len(names) == len(set(names)) == 12
+    assert [figure.name for figure in packaged() if figure.leads] == ["learnt_then_memorised"]
+    assert all(isinstance(figure, Figure) and figure.title for figure in packaged())
