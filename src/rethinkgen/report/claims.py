@@ -24,7 +24,7 @@ from rethinkgen.report.quantities import (
     tell_apart,
 )
 from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
-from rethinkgen.report.tables import Table
+from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import chosen_strengths, is_tuned, untuned
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run, State

@@ -103,6 +103,8 @@ def observe(run: Run, metric: str) -> float | None:
         found = _steps_to_fall(run)
     elif metric == "parameters_beyond_2n+d":
         found = _parameters_beyond(run)
+    elif metric == "2n+d":
+        found = _less(metrics.get("num_parameters"), _parameters_beyond(run))
     else:
         found = metrics.get(metric)
         if found is None and metric.startswith("steps_to"):

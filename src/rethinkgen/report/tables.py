@@ -1,416 +1,294 @@
-"""Tables: ours beside the published numbers, and the grid of a sweep of one's own, in HTML, LaTeX and Markdown."""
+"""Which tables there are: those that a paper's file declares, and the grid of all other runs."""
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from rethinkgen.report.claim_files import Claim, load_claims
+from rethinkgen.report.claim_files import Claim, load_claims, load_papers
+from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
-from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, tell_apart
+from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, property_of, tell_apart
+from rethinkgen.report.table import SOLVED, Cell, Table
 from rethinkgen.run.identity import SEEDS, takes_steps
 from rethinkgen.run.run import Run
 
-PAPER = "Zhang et al. 2017"
-Cell = str | float | None
-MISSING = ("missing", "waiting", "running", "interrupted", "failed")
-"""What a cell says in place of a number that is not there yet."""
-SOLVED = "solved"
-"""In place of the steps of what was not trained."""
+__all__ = ["Table", "tables"]
+
 AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
-MOST_CHARACTERS, LINE = 32, 78
-"""On a printed page: longer texts are broken, and a table of longer lines is shrunk to the width of the text."""
-MOST_ROWS_OF_A_PAGE = 40
-MOST_CHARACTERS_ABREAST, SHARE_OF_TEXTS = 22, 0.88
-"""On several pages: longer texts do not make a column wider; what is left of the width is the space between columns."""
-WORDS = (DASH, *MISSING, SOLVED, "not fitted", "not reached", "all")
-NUMBER = re.compile(
-    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?( \[[-\d,. e+]+\])?x?( (%|points|parameters|steps))?"
-    r"( \(\d+\))?"
-)
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "×": r"$\times$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
+OF_CLAIMS: dict[str, dict[str, Any]] = {
+    "what": {"statement": True},
+    "setting": {"setting": True},
+    "published": {"published": True, "certainty": True},
+    "ours": {"ours": True},
+    "difference": {"difference": True},
+    "n": {"runs": True},
 }
+"""Columns of a table of claims that declares none."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A table as a paper's file declares it: a row for each claim and setting, or for each setting of some runs."""
+
+    name: str
+    title: str
+    note: str = ""
+    items: Sequence[str] = ()
+    """Whose claims make the rows."""
+    claims: str = "*"
+    """Ids of those that do."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Which runs, where no claims make the rows."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What choices are called here."""
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: OF_CLAIMS)
+    """Head -> what stands below: ``told``, ``has``, ``published``, ``ours``, ``difference``, ``binomial``, ``runs``."""
+    always: Sequence[str] = ()
+    """Keys that a setting is called by, whether they differ or not."""
+    rows_to_come: str = "always"
+    """Whether rows that were not run are shown: ``always``, or ``on its data``."""
+    across_data: bool = False
+    has_spread: bool = True
+    in_grids: bool = False
+    """Whether its runs stand in the grid of their sweep, too."""
+
+    @property
+    def varies_size(self) -> bool:
+        """Whether the number of examples is what its rows differ in."""
+        return any(spec.get("told") == "data.num_train" for spec in self.columns.values())
+
+
+@cache
+def declared() -> tuple[Declared, ...]:
+    """Return the tables of the papers.
+
+    Raises:
+        ValueError: a declaration has a key that no table has, or a column of no kind.
+    """
+    found = []
+    for paper in load_papers():
+        for name, node in (paper.get("tables") or {}).items():
+            where, known = f"{paper['paper']}, table {name}", [entry.name for entry in fields(Declared)]
+            if unknown := [key for key in node if key not in known]:
+                raise ValueError(f"{where}: {unknown[0]}: no such key; allowed are {', '.join(known)}.")
+            table = Declared(name=name, **node)
+            for head, spec in table.columns.items():
+                if next(iter(spec)) not in CELLS:
+                    raise ValueError(f"{where}: {head}: {spec}: it begins with none of {', '.join(CELLS)}.")
+            found.append(table)
+    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """A table as one reads it, and the numbers behind it."""
+class Row:
+    """What a row is about: runs that differ in their seeds alone, and the claim they bear on."""
 
-    name: str
-    """Stem of its files."""
-    title: str
-    note: str
-    """How to read it."""
-    columns: list[str]
-    rows: list[list[Cell]]
-    """Texts, ready to be printed; a dash where there is nothing."""
-    csv: pd.DataFrame = field(repr=False)
-    """The numbers, unrounded, a row for each row of the table or for each number in it."""
+    table: Declared
+    group: Sequence[Run]
+    setting: str
+    claim: Claim | None = None
 
-    def to_html(self) -> str:
-        """Return ``<table>`` with a caption; the first cell of a row is its header.
+    def told(self, quantity: str) -> Any:
+        """Return a choice or key of its runs; where there are none yet, of its claim."""
+        if self.claim is not None and quantity in self.claim.runs:
+            return self.claim.runs[quantity]
+        return property_of(self.group[0], quantity) if self.group else None
 
-        Classes for a style sheet: ``num`` (of a column of numbers, its head too), ``missing`` (no number yet: a dash or
-        a state) and ``verdict-`` with the verdict (``verdict-same-trend``). The note is ``p.note`` in the caption.
-        """
-        kinds = ["num" if self._is_numeric(place) else "" for place in range(len(self.columns))]
-        heads = zip(self.columns, kinds, strict=True)
-        head = "".join(f'<th scope="col"{_classes(kind)}>{html.escape(column)}</th>' for column, kind in heads)
-        body = "\n".join(f"<tr>{self._html_row(row, kinds)}</tr>" for row in self.rows)
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        caption = f"<caption><strong>{html.escape(self.title)}</strong>{note}</caption>"
-        return (
-            f'<table id="table-{html.escape(self.name)}">\n{caption}\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody>\n</table>"
+    def claim_of(self, spec: Mapping[str, Any]) -> Claim | None:
+        """Return the claim that a cell is about: the row's, one whose id ends otherwise, or one by its id."""
+        name = spec.get("claim")
+        if name is None or self.claim is None:
+            return self.claim
+        wanted = (
+            self.claim.id.rpartition(".")[0] + name if name.startswith(".") else name.format(model=self.told("model"))
+        )
+        return next((claim for claim in load_claims() if claim.id == wanted), None)
+
+    def measured(self, spec: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the metric and the unit of a cell."""
+        claim = self.claim_of(spec)
+        named = next(iter(spec.values()))
+        metric = named if isinstance(named, str) else claim.metric if claim else ""
+        is_share = "accuracy" in metric or "error" in metric
+        return metric, claim.unit if claim and spec.get("unit") is None else str(
+            spec.get("unit", "%" if is_share else "")
         )
 
-    def _html_row(self, row: Sequence[Cell], kinds: Sequence[str]) -> str:
-        texts = [_text(cell) for cell in row]
-        cells = [f'<th scope="row">{html.escape(texts[0])}</th>']
-        for column, kind, text in zip(self.columns[1:], kinds[1:], texts[1:], strict=True):
-            if column == "verdict":
-                kind = f"verdict-{text.partition(' (')[0].replace(' ', '-')}"
-            cells.append(f"<td{_classes(kind, 'missing' if text in WORDS else '')}>{html.escape(text)}</td>")
-        return "".join(cells)
+    def is_left_blank(self, spec: Mapping[str, Any]) -> bool:
+        """Whether a cell is about runs with a regularizer only, and these have it not."""
+        return "only_with" in spec and spec["only_with"] not in (self.told("regularizer") or ())
 
-    def to_latex(self) -> str:
-        r"""Return a ``table`` environment with caption and label ``tab:<name>``; of many rows, a ``longtable``.
 
-        It needs ``\usepackage{booktabs}``; where the table is as wide as the text ``\usepackage{graphicx}``, where it
-        is longer than a page ``\usepackage{longtable,array}``.
-        """
-        if len(self.rows) > MOST_ROWS_OF_A_PAGE:
-            return self._to_longtable()
-        alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
-        head = " & ".join(map(self._latex_head, range(len(self.columns)))) + r" \\"
-        rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
-        is_wide = sum(min(self._longest(place), MOST_CHARACTERS) + 2 for place in range(len(self.columns))) > LINE
-        tabular = [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        body = [r"\resizebox{\textwidth}{!}{%", *tabular[:-1], tabular[-1] + "}"] if is_wide else tabular
-        start = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{self._latex_caption()}}}",
-            rf"\label{{tab:{self.name}}}",
-            r"\footnotesize",
-        ]
-        return "\n".join([*start, *body, r"\end{table}", ""])
+def _told_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+    value = row.told(spec["told"])
+    text = row.table.names.get(str(value), shown(value) if isinstance(value, int) else str(value))
+    text = spec.get("none", DASH) if value is None else text
+    return f"{text} ({row.setting})" if spec.get("setting") and row.setting else text
 
-    def _to_longtable(self) -> str:
-        """Return a table over several pages, whose columns of texts share the width by how long these are."""
-        places = range(len(self.columns))
-        lengths = [min(self._longest(place), MOST_CHARACTERS_ABREAST) for place in places]
-        kinds = [
-            "r"
-            if self._is_numeric(place)
-            else rf">{{\raggedright\arraybackslash}}p{{{SHARE_OF_TEXTS * lengths[place] / sum(lengths):.3f}\textwidth}}"
-            for place in places
-        ]
-        head = " & ".join(map(_latex, self.columns)) + r" \\"
-        rows = [" & ".join(_breakable(_latex(_text(cell))) for cell in row) + r" \\[2pt]" for row in self.rows]
-        return "\n".join(
-            [
-                r"{\scriptsize",
-                r"\setlength{\tabcolsep}{3pt}",
-                rf"\begin{{longtable}}{{{''.join(kinds)}}}",
-                rf"\caption{{{self._latex_caption()}}}\label{{tab:{self.name}}}\\",
-                *(r"\toprule", head, r"\midrule", r"\endhead"),
-                *(r"\bottomrule", r"\endfoot"),
-                *rows,
-                r"\end{longtable}",
-                "}",
-                "",
-            ]
-        )
 
-    def _latex_caption(self) -> str:
-        return f"{_latex(self.title)}. {_latex(self.note)}".strip()
+def _has_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+    return "yes" if spec["has"] in row.told("regularizer") else "no"
 
-    def _latex_head(self, place: int) -> str:
-        """Break a head that is longer than all that stands below it."""
-        first, space, rest = self.columns[place].partition(" ")
-        if space and all(len(_text(row[place])) < len(self.columns[place]) for row in self.rows):
-            return rf"\shortstack{{{_latex(first)}\\{_latex(rest)}}}"
-        return _latex(self.columns[place])
 
-    def _latex_alignment(self, place: int) -> str:
-        if self._is_numeric(place):
-            return "r"
-        return r"p{0.35\textwidth}" if self._longest(place) > MOST_CHARACTERS else "l"
+def _published_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+    claim = row.claim_of(spec)
+    if claim is None:
+        return DASH
+    mark = f" ({claim.certainty})" if spec.get("certainty") and claim.certainty != "verified" else ""
+    if claim.value is None:
+        return claim.published + mark
+    if claim.unit == "%":
+        return f"{claim.value:.2f}{'' if spec.get('bare') else ' %'}{mark}"
+    return (shown(claim.value) if spec.get("bare") else f"{claim.value:g}") + mark
 
-    def _longest(self, place: int) -> int:
-        return max(len(text) for text in (self.columns[place], *(_text(row[place]) for row in self.rows)))
 
-    def to_markdown(self) -> str:
-        """Return a table for a README or an issue."""
-        lines = [" | ".join(_markdown(column) for column in self.columns)]
-        lines.append(" | ".join("--:" if self._is_numeric(place) else "---" for place in range(len(self.columns))))
-        lines += [" | ".join(_markdown(_text(cell)) for cell in row) for row in self.rows]
-        return "".join(f"| {line} |\n" for line in lines)
+def _ours_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+    if row.is_left_blank(spec):
+        return DASH
+    text = _cell(_summary(row, spec), row.group, row.measured(spec)[1], plain=bool(spec.get("plain")))
+    return text.removesuffix(" %") if spec.get("bare") else text
 
-    def _is_numeric(self, place: int) -> bool:
-        texts = [_text(row[place]) for row in self.rows]
-        told = [text for text in texts if text not in WORDS]
-        return bool(told) and all(NUMBER.fullmatch(text) for text in told)
+
+def _summary(row: Row, spec: Mapping[str, Any]) -> Summary | None:
+    metric, unit = row.measured(spec)
+    worst = (min if "smallest" in metric else max) if spec.get("worst") else None
+    return _of(row.group, metric, unit, extreme=worst)
+
+
+def _difference_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+    claim = row.claim_of(spec)
+    assert claim is not None
+    return _difference(_summary(row, spec), claim, row.group)
+
+
+CELLS: dict[str, Callable[[Row, Mapping[str, Any]], Cell]] = {
+    "statement": lambda row, _: row.claim.statement if row.claim else DASH,
+    "setting": lambda row, _: row.setting or DASH,
+    "told": _told_cell,
+    "has": _has_cell,
+    "published": _published_cell,
+    "ours": _ours_cell,
+    "difference": _difference_cell,
+    "binomial": lambda row, spec: _binomial(_summary(row, spec), row.group),
+    "runs": lambda row, _: _repetitions(row.group),
+}
+"""Kind of column -> what stands in it."""
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the tables of the paper that any run bears on, for each data set, then the grid of all other runs."""
+    """Return the tables of the papers that any run bears on, for each data set, then the grid of all other runs."""
     found: list[Table] = []
     used: set[str] = set()
-    for make in (_table_1, _table_2, _table_3, _table_4, _theorem_1, _rademacher):
-        # Table 3 is of two data sets.
-        for part in _by_data(runs) if make is not _table_3 else [list(runs)]:
-            table, of_it = make(part)
-            if table is not None:
-                found.append(table)
-                used |= {run.run_id for run in of_it}
+    compared: set[str] = set()
+    for table in declared():
+        for part in [list(runs)] if table.across_data else _by_data(runs):
+            rows = _rows_of_claims(table, part) if table.items else _rows_of_runs(table, part)
+            if rows:
+                found.append(_made(table, rows))
+                ids = {run.run_id for row in rows for run in row.group}
+                used |= ids
+                compared |= ids if table.in_grids else set()
     gridded = {run.sweep for run in runs if run.run_id not in used}
     # What was asked for beside models of a grid is compared with them there.
-    used -= {run.run_id for run in runs if run.model == "two_layer_relu" and run.sweep in gridded}
+    used -= {run.run_id for run in runs if run.run_id in compared and run.sweep in gridded}
     rest = [run for run in runs if run.run_id not in used]
     elsewhere = [run for run in runs if run.run_id in used]
     grids = [table for part in _by_data(rest, sizes_apart=True) for table in _grids(part, elsewhere)]
     return _named_apart([*found, *grids])
 
 
-Made = tuple[Table | None, list[Run]]
-
-
-def _table_1(runs: Sequence[Run]) -> Made:
-    """All 19 rows in the paper's order, those not run too; on other data or a subset, those that were asked for."""
-    claims = {claim.id: claim for claim in load_claims() if claim.item == "Table 1"}
-    rows: list[list[Cell]] = []
-    raw: list[dict[str, Any]] = []
-    used: list[Run] = []
-    trains = [name for name in claims if name.endswith(".train")]
-    is_whole = _is_of_its_data(claims[trains[0]], runs) and runs[0].key("data.num_train") is None
-    for name in trains:
-        train, test = claims[name], claims[name.removesuffix("train") + "test"]
-        settings = _groups(runs, train) or ([[]] if is_whole else [])
-        for number, group in enumerate(settings):
-            used += group
-            label = f" ({text})" if (text := _apart(settings)[number]) else ""
-            fit, accuracy = _of(group, "fit/accuracy"), _of(group, "test/accuracy")
-            crops = "random_crop" in _regularizers(train)
-            running = _of(group, "train/accuracy_epoch") if crops else None
-            count = claims.get(f"table_1.{train.runs['model']}.parameters")
-            rows.append(
-                [
-                    f"{_MODELS[train.runs['model']]}{label}",
-                    shown(count.value) if count else DASH,
-                    "yes" if crops else "no",
-                    "yes" if "weight_decay" in _regularizers(train) else "no",
-                    "random" if train.runs["data.corruption"] == "random_labels" else "true",
-                    f"{train.value:.2f}",
-                    _bare(_cell(fit, group)),
-                    _bare(_cell(running, group)) if crops else DASH,
-                    f"{test.value:.2f}",
-                    _bare(_cell(accuracy, group)),
-                    _difference(accuracy, test, group),
-                    _binomial(accuracy, group),
-                    _repetitions(group),
-                ]
-            )
-            shared = {"row": name.removesuffix(".train"), "setting": label.strip(" ()")}
-            raw += [
-                _raw(shared, "fit/accuracy", fit, train, group),
-                _raw(shared, "test/accuracy", accuracy, test, group),
-            ]
-            if running:
-                raw.append(_raw(shared, "train/accuracy_epoch", running, train, group))
-    columns = ["model", "parameters", "random crop", "weight decay", "labels", "train, published"]
-    columns += ["train, ours", "running", "test, published", "test, ours", "difference", "binomial error", "n"]
-    note = (
-        "Accuracies in percent; published ones are of CIFAR-10. Train, ours: the final network on the whole training "
-        "set, without augmentation; running: on the crops that it saw, over the last epoch. Binomial error: of one "
-        f"test accuracy, from the test set's size. {_spread_of(used)}"
-    )
-    if not _is_worth_a_table(runs, [claims[name] for name in trains]):
-        return None, []
-    return Table("table_1", f"{PAPER}, Table 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
-
-
-def _table_2(runs: Sequence[Run]) -> Made:
-    note = (
-        "Published: one run. Best along training: the highest test accuracy of any evaluation, a peek at the test set."
-    )
-    return _claim_table("table_2", "Table 2", "Table 2", runs, note)
-
-
-def _table_3(runs: Sequence[Run]) -> Made:
-    note = (
-        "Kernel equation (3), solved exactly. Norm: of the solution in the kernel's space; that the paper means this "
-        "one is our reading."
-    )
-    return _claim_table("table_3", "Table 3 and Section 5", ("Table 3", "Section 5"), runs, note)
-
-
-def _table_4(runs: Sequence[Run]) -> Made:
-    note = (
-        "Training accuracy on random labels, CIFAR-10. With weight decay that of the final network; the coefficient is "
-        "not published, so each that was run has its row. With crops, flips and rotations the running accuracy over "
-        "the last epoch, in which every image is new."
-    )
-    return _claim_table("table_4", "Table 4", "Table 4", runs, note, always=("regularizer.weight_decay",))
-
-
-def _claim_table(
-    name: str, title: str, items: str | tuple[str, ...], runs: Sequence[Run], note: str, always: Sequence[str] = ()
-) -> Made:
-    """A row for each published number of an item, for each setting that was run."""
-    items = (items,) if isinstance(items, str) else items
-    claims = [claim for claim in load_claims() if claim.item in items and not claim.settings and not claim.across]
-    rows: list[list[Cell]] = []
-    raw: list[dict[str, Any]] = []
-    used: list[Run] = []
-    for claim in claims:
-        settings = sorted(_groups(runs, claim), key=lambda group: [group[0].key(key) or 0 for key in always]) or [[]]
-        for group, apart in zip(settings, _apart(settings), strict=True):
-            used += group
-            summary = _of(group, claim.metric, claim.unit)
-            told = [
-                apart,
-                *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in always if group and group[0].key(key)),
-            ]
-            label = " ".join(dict.fromkeys(filter(None, told)))
-            published = f"{claim.value:g}" if claim.value is not None else claim.published
-            if claim.unit == "%" and claim.value is not None:
-                published = f"{claim.value:.2f} %"
-            mark = "" if claim.certainty == "verified" else f" ({claim.certainty})"
-            rows.append(
-                [
-                    claim.statement,
-                    label or DASH,
-                    published + mark,
-                    _cell(summary, group, claim.unit),
-                    _difference(summary, claim, group),
-                    _repetitions(group),
-                ]
-            )
-            raw.append(_raw({"row": claim.id, "setting": label}, claim.metric, summary, claim, group))
+def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
+    """Return a row for each claim and each setting that was run; none where the runs are worth no table."""
+    claims = [
+        claim
+        for claim in load_claims()
+        if claim.item in table.items and fnmatchcase(claim.id, table.claims) and not claim.settings and not claim.across
+    ]
     if not _is_worth_a_table(runs, claims):
-        return None, []
-    columns = ["what", "setting", "published", "ours", "difference", "n"]
-    note = f"{note} {_spread_of(used)}"
-    return Table(name, f"{PAPER}, {title}: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+        return []
+    is_whole = _is_of_its_data(claims[0], runs) and runs[0].key("data.num_train") is None
+    to_come: list[list[Run]] = [[]] if table.rows_to_come == "always" or is_whole else []
+    found = []
+    for claim in claims:
+        settings = sorted(_groups(runs, claim), key=lambda group: [group[0].key(key) or 0 for key in table.always])
+        for group, apart in zip(settings or to_come, _apart(settings) or [""], strict=False):
+            keys = [key for key in table.always if group and group[0].key(key)]
+            named = [apart, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
+            found.append(Row(table, group, " ".join(dict.fromkeys(filter(None, named))), claim))
+    return found
 
 
-def _theorem_1(runs: Sequence[Run]) -> Made:
-    """What the construction has and does, for each number of examples."""
-    used = [run for run in runs if run.model == "two_layer_relu"]
-    if not used:
-        return None, []
-    done = [run for run in used if run.state == "done"]
-    extra = sorted({key for run in done for key in run.metrics if key.startswith("solution/")})
-    rows: list[list[Cell]] = []
-    raw: list[dict[str, Any]] = []
-    groups = _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 0)
-    for group, apart in zip(groups, _apart(groups, ("data.num_train", "data.corruption")), strict=True):
-        run = group[0]
-        beyond = _of(group, "parameters_beyond_2n+d", "")
-        fit = _of(group, "fit/accuracy")
-        parameters = _of(group, "num_parameters", "")
-        expected = DASH if beyond is None or parameters is None else shown(parameters.mean - beyond.mean)
-        worst = [_of(group, key, "", extreme=min if "smallest" in key else max) for key in extra]
-        rows.append(
-            [
-                f"{run.corruption} ({apart})" if apart else run.corruption,
-                shown(run.key("data.num_train")),
-                expected,
-                _cell(parameters, group, "", plain=True),
-                _cell(fit, group, "%", plain=True),
-                *(_cell(value, group, "", plain=True) for value in worst),
-                _repetitions(group),
-            ]
+def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
+    """Return a row for each setting of the runs that a table is about, by the number of examples."""
+    wanted = [run for run in runs if matches(run, table.where)]
+    groups = _by_setting(wanted, sorted_by=lambda run: run.key("data.num_train") or math.inf)
+    told = [str(spec["told"]) for spec in table.columns.values() if "told" in spec]
+    keys = [key for key in told if key != "model"]
+    apart = _apart_of_models(groups, keys) if "model" in told else _apart(groups, keys)
+    return [Row(table, group, text) for group, text in zip(groups, apart, strict=True)]
+
+
+def _made(table: Declared, rows: Sequence[Row]) -> Table:
+    used = [run for row in rows for run in row.group]
+    columns: dict[str, Mapping[str, Any]] = {}
+    for head, spec in table.columns.items():
+        pattern = str(spec.get("ours", ""))
+        metrics = (
+            sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
+            if "*" in pattern
+            else []
         )
-        raw.append(
-            {"data": run.data, "corruption": run.corruption, "setting": apart, "num_train": run.key("data.num_train")}
-            | {"num_parameters": parameters and parameters.mean, "beyond_2n+d": beyond and beyond.mean}
-            | {"fit/accuracy": fit and fit.mean / 100, "n": fit.n if fit else 0}
-            | {key: value and value.mean for key, value in zip(extra, worst, strict=True)}
+        columns |= (
+            {name.partition("/")[2]: {**spec, "ours": name} for name in metrics} if "*" in pattern else {head: spec}
         )
-    columns = ["labels", "examples", "2n + d", "weights", "fitted", *(key.partition("/")[2] for key in extra), "n"]
-    note = (
-        "A network of width n with 2n + d weights, built and not trained. Of several seeds the mean; of the "
-        "solution's numbers the worst."
-    )
-    return Table("theorem_1", f"{PAPER}, Theorem 1: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+    cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
+    raw = [line for row in rows for line in (_long(row, columns) if row.claim else [_wide(row, columns)])]
+    note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note
+    return Table(table.name, f"{table.title}: {_what(used)}", note, list(columns), cells, pd.DataFrame(raw))
 
 
-def _rademacher(runs: Sequence[Run]) -> Made:
-    """The lower bound on the empirical Rademacher complexity, for each number of examples."""
-    used = [run for run in runs if run.corruption == "random_signs"]
-    if not used:
-        return None, []
-    rows: list[list[Cell]] = []
-    raw: list[dict[str, Any]] = []
-    groups = _by_setting(used, sorted_by=lambda run: run.key("data.num_train") or 10**9)
-    for group, apart in zip(groups, _apart_of_models(groups, ("data.num_train",)), strict=True):
-        run, bound, accuracy = group[0], _of(group, "rademacher", ""), _of(group, "test/accuracy")
-        name = f"{run.model} ({apart})" if apart else run.model
-        size = shown(run.key("data.num_train")) if run.key("data.num_train") else "all"
-        draws = _repetitions(group)
-        rows.append([name, size, _cell(bound, group, ""), _cell(accuracy, group), draws])
-        ends = bound and interval(bound)
-        told = {"model": run.model, "setting": apart, "num_train": run.key("data.num_train")}
-        told |= {
-            "lower_bound": bound and bound.mean,
-            "deviation": bound and bound.deviation,
-            "interval_low": ends and ends[0],
-            "interval_high": ends and ends[1],
-            "draws": bound.n if bound else 0,
-        }
-        raw.append(told | {"test/accuracy": accuracy and accuracy.mean / 100})
-    columns = ["model", "examples", "lower bound", "test (chance 50)", "draws"]
-    note = (
-        "Mean of 2 * fit/accuracy - 1 over draws of random signs: what training "
-        "found, and so a lower bound on the supremum in the empirical Rademacher complexity, which is at most 1. "
-        f"{_spread_of(used)}"
-    )
-    return Table("rademacher", f"Rademacher complexity: {_what(used)}", note, columns, rows, pd.DataFrame(raw)), used
+def _long(row: Row, columns: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the numbers behind a row, a line for each, beside the published ones."""
+    assert row.claim is not None
+    shared = {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
+    found = []
+    for spec in sorted(columns.values(), key=lambda spec: "only_with" in spec):
+        claim = row.claim_of(spec)
+        if "ours" not in spec or claim is None or row.is_left_blank(spec):
+            continue
+        if "only_with" not in spec or _summary(row, spec):
+            found.append(_raw(shared, row.measured(spec)[0], _summary(row, spec), claim, row.group))
+    return found
 
 
-_MODELS = {
-    "inception": "Inception",
-    "inception_no_bn": "Inception w/o BatchNorm",
-    "alexnet": "AlexNet",
-    "mlp_3x512": "MLP 3x512",
-    "mlp_1x512": "MLP 1x512",
-}
+def _wide(row: Row, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the numbers behind a row in one line: a column for each, with the interval of a mean."""
+    told = {str(spec["told"]): row.told(spec["told"]) for spec in columns.values() if "told" in spec}
+    line = {"data": row.group[0].data, **told, "setting": row.setting}
+    for spec in columns.values():
+        if "ours" in spec:
+            metric, unit = row.measured(spec)
+            summary, scale = _summary(row, spec), 100.0 if unit == "%" else 1.0
+            line[metric] = summary and summary.mean / scale
+            if not spec.get("plain"):
+                ends = (summary and interval(summary)) or (None, None)
+                line[f"{metric} deviation"] = summary and summary.deviation and summary.deviation / scale
+                line |= {
+                    f"{metric} interval {name}": end and end / scale
+                    for name, end in zip(("low", "high"), ends, strict=True)
+                }
+    return line | {"n": sum(run.state == "done" for run in row.group)}
+
+
 _QUANTITIES = {"fit": ("fit/accuracy", "%"), "test": ("test/accuracy", "%"), "steps to fit": ("steps_to_fit", "")}
 
 
@@ -529,19 +407,15 @@ def _rests(settings: Sequence[Sequence[Run]]) -> list[tuple[int, str]]:
 
 def _told(group: Sequence[Run]) -> tuple[str, str]:
     """Return the first cells of a setting's row: its corruption and its regularizers."""
-    return _corruption(group[0]), "+".join(group[0].regularizers) or "none"
-
-
-def _corruption(run: Run) -> str:
-    values = [f"{run.level:g}"] if run.level is not None and run.corruption not in ("none", "random_labels") else []
-    return " ".join([run.corruption, *values])
+    return corruption_name(group[0]), "+".join(group[0].regularizers) or "none"
 
 
 def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
-    """Part runs by data set and by how many examples are trained on, unless that is what the paper's runs vary."""
+    """Part runs by data set and by how many examples are trained on, unless that is what a table's rows differ in."""
     parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
+    of_sizes = [] if sizes_apart else [table.where for table in declared() if table.varies_size]
     for run in runs:
-        varies_size = not sizes_apart and (run.corruption == "random_signs" or run.model == "two_layer_relu")
+        varies_size = any(matches(run, where) for where in of_sizes)
         parts[(run.data, None if varies_size else run.key("data.num_train"))].append(run)
     return list(parts.values())
 
@@ -618,10 +492,6 @@ def _state(group: Sequence[Run]) -> str:
     return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
 
 
-def _bare(text: str) -> str:
-    return text.removesuffix(" %")
-
-
 def _difference(summary: Summary | None, claim: Claim, group: Sequence[Run]) -> str:
     """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
     if summary is None or claim.value is None or summary.mean == float("inf") or not _is_of_its_data(claim, group):
@@ -673,10 +543,6 @@ def _is_worth_a_table(runs: Sequence[Run], claims: Sequence[Claim]) -> bool:
     return is_on_its_data or 2 * sum(map(bool, bearing)) >= len(claims)
 
 
-def _regularizers(claim: Claim) -> list[str]:
-    return list(claim.runs["regularizer"])
-
-
 def _what(runs: Sequence[Run]) -> str:
     """Say what the runs were trained on and for how long."""
     data = ", ".join(dict.fromkeys(run.data for run in runs))
@@ -693,26 +559,3 @@ def _named_apart(found: Sequence[Table]) -> list[Table]:
     """Give tables of one name, of several data sets, names of their own; the first keeps it."""
     names = distinct(stem(table.name) for table in found)
     return [replace(table, name=name) for table, name in zip(found, names, strict=True)]
-
-
-def _classes(*names: str) -> str:
-    told = " ".join(filter(None, names))
-    return f' class="{told}"' if told else ""
-
-
-def _text(cell: Cell) -> str:
-    return DASH if cell is None else shown(cell) if isinstance(cell, float) else cell
-
-
-def _latex(text: str) -> str:
-    # An empty line would end a paragraph, and with it the table.
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-def _breakable(text: str) -> str:
-    """Let LaTeX break commands and lists of choices where a reader would."""
-    return re.sub(r"([/=+])", r"\1\\allowbreak{}", text)
-
-
-def _markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -100,7 +100,7 @@ class Figure:
 
     def columns(self) -> list[list[str]]:
         """Return the quantities of each panel along y."""
-        several = self.y if isinstance(self.y, list) else [self.x if self.y is None else self.y]
+        several: list[Any] = self.y if isinstance(self.y, list) else [self.x if self.y is None else self.y]
         return [each if isinstance(each, list) else [each] for each in several]
 
 
