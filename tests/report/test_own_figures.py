@@ -101,11 +101,14 @@ def test_nothing_that_was_swept_is_averaged_over(tmp_path: Path) -> None:
     [
         ("{colour: red}", "colour: no such key"),
         ("{seris: model}", "Did you mean series"),
-        ("{kind: line}", "kind=line: there is none. Did you mean lines? Allowed are lines, curves, scatter, histogram"),
+        (
+            "{kind: line}",
+            "'heatmap', 'pictures' is needed. Did you mean lines?",
+        ),
         ("{kind: heatmap, x: level, y: model}", "value: is missing; kind=heatmap needs x, y, value"),
         ("{kind: scatter, x: level}", "y: is missing; kind=scatter needs x, y"),
-        ("{spread: std}", "spread=std: there is none"),
-        ("{marks: [chanse]}", "marks=chanse: there is none. Did you mean chance"),
+        ("{spread: std}", "spread='std': one of 'seed', 'none', 'median' is needed"),
+        ("{marks: [chanse]}", "marks='chanse': one of 'chance', 'unfitted' is needed. Did you mean chance?"),
         ("{panels: [{ex: level}]}", "panels: ex: no such key"),
         ("{pick: nowhere}", "nowhere: there is no such function in rethinkgen.report.figures.chosen"),
         ("{pick: finished}", "there is no such function"),

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 import yaml
 
+from rethinkgen.report.declared import check_choice, check_keys, check_number
 from rethinkgen.report.rules import RULES, parameters
 from rethinkgen.run.identity import SEEDS
 
@@ -83,7 +84,7 @@ class Tuning:
     """Strengths that are compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One published number or statement, and what decides whether it is reproduced."""
 
@@ -91,40 +92,41 @@ class Claim:
     item: str
     """The table, figure or section."""
     statement: str
-    value: float | None
-    """As published, in ``unit``; nothing for a statement without a number."""
-    published: str
-    """The same as a text."""
-    unit: str
     source: str
     certainty: Certainty
-    command: str
     metric: str
     runs: Selector
-    settings: Mapping[str, Selector]
-    """Name -> what tells a setting apart, where the rule compares several."""
-    across: Mapping[str, Any] | None
-    """Where settings are the values of one key: ``key``, how many are needed ``at_least``, which ``including``."""
-    vary: Sequence[str]
-    """Keys, and all below them, that may differ between the settings that are compared."""
-    protocol: Mapping[str, Any]
-    given: Mapping[str, float]
-    """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
-    leaves_open: Sequence[str]
-    """Keys, and all below them, of which the paper says nothing."""
-    depends_on: Sequence[str] | None
-    """Keys, and all below them, that the claim can depend on at all, where these are not all."""
-    tuned: Tuning | None
     rule: Rule
-    trend: Rule | None
-    """What must hold at least for "same trend"."""
     seeds: int
     """Repetitions that a verdict needs."""
-    repeated_by: str
+    value: float | None = None
+    """As published, in ``unit``; nothing for a statement without a number."""
+    published: str = ""
+    """The same as a text."""
+    unit: str = "%"
+    command: str = ""
+    """That makes its runs; in the file by the ``experiment``, too."""
+    settings: Mapping[str, Selector] = field(default_factory=dict)
+    """Name -> what tells a setting apart, where the rule compares several."""
+    across: Mapping[str, Any] | None = None
+    """Where settings are the values of one key: ``key``, how many are needed ``at_least``, which ``including``."""
+    vary: Sequence[str] = ()
+    """Keys, and all below them, that may differ between the settings that are compared."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
+    leaves_open: Sequence[str] = ()
+    """Keys, and all below them, of which the paper says nothing."""
+    depends_on: Sequence[str] | None = None
+    """Keys, and all below them, that the claim can depend on at all, where these are not all."""
+    tuned: Tuning | None = None
+    trend: Rule | None = None
+    """What must hold at least for "same trend"."""
+    repeated_by: str = "seed"
     """The seed that tells repetitions apart: runs that differ in another alone are one."""
-    is_exact: bool
-    """Whether no seed changes the number: then one run tells."""
-    pool: str
+    is_exact: bool = False
+    """Whether no seed changes the number: then one run tells. In the file ``exact``."""
+    pool: str = ""
     """Claims of the same are judged by the deviation over the seeds of all of them."""
 
     @property
@@ -175,7 +177,7 @@ def read_claims(file: Traversable) -> list[Claim]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    _check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins"))
+    check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins"))
     claims = list(_claims(file.name, content))
     twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
     if twice:
@@ -186,11 +188,12 @@ def read_claims(file: Traversable) -> list[Claim]:
 
 
 PAPER_KEYS = ("paper", "reference", "protocols", "items")
-REQUIRED = ("id", "item", "statement", "source", "certainty", "metric", "runs", "rule", "seeds")
+REQUIRED = tuple(entry.name for entry in fields(Claim) if entry.default is MISSING and entry.default_factory is MISSING)
 OPTIONAL = (
-    "value", "unit", "published", "experiment", "command", "settings", "across", "vary", "protocol", "given", "trend",
-    "leaves_open", "depends_on", "tuned", "repeated_by", "exact", "pool",
-)  # fmt: skip
+    *(entry.name for entry in fields(Claim) if entry.name not in (*REQUIRED, "is_exact")),
+    "exact",
+    "experiment",
+)
 
 
 def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
@@ -202,71 +205,49 @@ def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
 
 def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim:
     where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
-    _check_keys(where, node, REQUIRED, OPTIONAL)
-    value, unit = node.get("value"), node.get("unit", "%")
-    _check_choice(where, "certainty", node["certainty"], CERTAINTIES)
-    _check_choice(where, "unit", unit, UNITS)
-    _check_number(where, "value", value, is_optional=True)
+    check_keys(where, node, REQUIRED, OPTIONAL)
+    settings, across = node.get("settings", {}), node.get("across")
+    check_choice(where, "certainty", node["certainty"], CERTAINTIES)
+    check_choice(where, "unit", node.get("unit", "%"), UNITS)
+    check_choice(where, "repeated_by", node.get("repeated_by", "seed"), SEEDS)
+    for key, number in {**node.get("given", {}), "value": node.get("value") or 0}.items():
+        check_number(where if key == "value" else f"{where}: given", key, number)
     if not isinstance(node["seeds"], int) or node["seeds"] < 1:
         raise ValueError(f"{where}: seeds={node['seeds']!r}: a whole number from 1 on is needed.")
-    if (
-        "/" not in str(node["metric"])
-        and node["metric"] not in DERIVED
-        and not str(node["metric"]).startswith(("steps", "num_"))
-    ):
-        raise ValueError(f"{where}: metric={node['metric']!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
+    metric = str(node["metric"])
+    if "/" not in metric and metric not in DERIVED and not metric.startswith(("steps", "num_")):
+        raise ValueError(f"{where}: metric={metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
     if "experiment" not in node and "command" not in node:
         raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
-    if node.get("repeated_by", "seed") not in SEEDS:
-        raise ValueError(f"{where}: repeated_by={node['repeated_by']!r}: one of {', '.join(SEEDS)} is needed.")
+    if across is not None:
+        check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
     protocol, left_open = _protocol(where, content["protocols"], node.get("protocol", ()))
-    rules = {key: _rule(f"{where}: {key}", node[key], value) for key in ("rule", "trend") if node.get(key)}
-    settings, across = node.get("settings", {}), node.get("across")
+    rules = {key: _rule(f"{where}: {key}", node[key], node.get("value")) for key in ("rule", "trend") if node.get(key)}
     for rule in rules.values():
         _check_settings(where, rule, settings, across)
-    for key, bound in node.get("given", {}).items():
-        _check_number(f"{where}: given", key, bound)
-    if across is not None:
-        _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
-    return Claim(
-        id=node["id"],
-        item=node["item"],
-        statement=node["statement"],
-        value=value,
-        published=str(node.get("published", "")),
-        unit=unit,
-        source=node["source"],
-        certainty=node["certainty"],
-        command=node.get("command") or f"python train.py -m +experiment={node['experiment']}",
-        metric=node["metric"],
-        runs=_selector(where, "runs", node["runs"]),
-        given=node.get("given", {}),
-        settings={str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
-        across=across,
-        vary=tuple(node.get("vary", ())),
-        protocol=protocol,
-        leaves_open=(*left_open, *node.get("leaves_open", ())),
-        depends_on=node.get("depends_on"),
-        tuned=_tuning(where, node["tuned"], settings) if "tuned" in node else None,
-        rule=rules["rule"],
-        trend=rules.get("trend"),
-        seeds=node["seeds"],
-        repeated_by=node.get("repeated_by", "seed"),
-        is_exact=bool(node.get("exact")),
-        pool=str(node.get("pool", "")),
-    )
+    made: dict[str, Any] = {
+        "command": node.get("command") or f"python train.py -m +experiment={node['experiment']}",
+        "runs": _selector(where, "runs", node["runs"]),
+        "settings": {str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
+        "protocol": protocol,
+        "leaves_open": (*left_open, *node.get("leaves_open", ())),
+        "tuned": _tuning(where, node["tuned"], settings) if "tuned" in node else None,
+        "is_exact": bool(node.get("exact")),
+    }
+    as_they_stand = {key: told for key, told in node.items() if key not in ("exact", "experiment")}
+    return Claim(**as_they_stand | made | rules)
 
 
 def _rule(where: str, node: Any, value: float | None) -> Rule:
-    _check_keys(where, node, ("kind", "because"), allow_others=True)
+    check_keys(where, node, ("kind", "because"), allow_others=True)
     kind = node["kind"]
-    _check_choice(where, "kind", kind, RULES)
+    check_choice(where, "kind", kind, RULES)
     given = {key: content for key, content in node.items() if key not in ("kind", "because")}
     known = parameters(RULES[kind])
-    _check_keys(f"{where} {kind}", given, [key for key, is_needed in known.items() if is_needed], list(known))
+    check_keys(f"{where} {kind}", given, [key for key, is_needed in known.items() if is_needed], list(known))
     for key, content in given.items():
         if key != "groups":
-            _check_number(where, key, content)
+            check_number(where, key, content)
     if kind in ("within", "lead_over_chance") and value is None:
         raise ValueError(f"{where}: kind={kind!r} compares with the published value; give the claim a value.")
     return Rule(kind, given, str(node["because"]))
@@ -295,8 +276,8 @@ def _selector(where: str, key: str, node: Any) -> dict[str, Any]:
 
 
 def _tuning(where: str, node: Any, settings: Mapping[str, Any]) -> Tuning:
-    _check_keys(f"{where}: tuned", node, ("setting", "key", "held_out", "by", "acts_on", "fits", "at_least"))
-    _check_choice(f"{where}: tuned", "setting", node["setting"], settings)
+    check_keys(f"{where}: tuned", node, ("setting", "key", "held_out", "by", "acts_on", "fits", "at_least"))
+    check_choice(f"{where}: tuned", "setting", node["setting"], settings)
     return Tuning(**{**node, "held_out": _selector(f"{where}: tuned", "held_out", node["held_out"])})
 
 
@@ -316,28 +297,3 @@ def _protocol(
         if isinstance(allowed, dict) and (len(allowed) != 1 or next(iter(allowed)) not in BOUNDS):
             raise ValueError(f"{where}: protocol: {key}={allowed!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
     return merged, tuple(key for key in left_open if key not in merged)
-
-
-def _check_keys(
-    where: str, node: Any, required: Sequence[str], optional: Sequence[str] = (), *, allow_others: bool = False
-) -> None:
-    if not isinstance(node, dict):
-        raise ValueError(f"{where}: {node!r}: key: value pairs are needed.")
-    if missing := [key for key in required if key not in node]:
-        raise ValueError(f"{where}: {missing[0]}: is missing.")
-    unknown = [str(key) for key in node if key not in (*required, *optional)]
-    if unknown and not allow_others:
-        allowed = ", ".join((*required, *optional)) or "none"
-        raise ValueError(f"{where}: {unknown[0]}: no such key; allowed are {allowed}.")
-
-
-def _check_choice(where: str, key: str, value: Any, allowed: Iterable[str]) -> None:
-    if value not in tuple(allowed):
-        raise ValueError(f"{where}: {key}={value!r}: one of {', '.join(map(repr, allowed))} is needed.")
-
-
-def _check_number(where: str, key: str, value: Any, *, is_optional: bool = False) -> None:
-    if value is None and is_optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where}: {key}={value!r}: a number is needed.")

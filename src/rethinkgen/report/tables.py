@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from rethinkgen.report.claim_files import Claim, load_claims, load_papers
+from rethinkgen.report.declared import check_choice, check_keys
 from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
@@ -77,13 +78,11 @@ def declared() -> tuple[Declared, ...]:
     found = []
     for paper in load_papers():
         for name, node in (paper.get("tables") or {}).items():
-            where, known = f"{paper['paper']}, table {name}", [entry.name for entry in fields(Declared)]
-            if unknown := [key for key in node if key not in known]:
-                raise ValueError(f"{where}: {unknown[0]}: no such key; allowed are {', '.join(known)}.")
+            where = f"{paper['paper']}, table {name}"
+            check_keys(where, node, ("title",), [entry.name for entry in fields(Declared)[2:]])
             table = Declared(name=name, **node)
             for head, spec in table.columns.items():
-                if next(iter(spec)) not in CELLS:
-                    raise ValueError(f"{where}: {head}: {spec}: it begins with none of {', '.join(CELLS)}.")
+                check_choice(where, f"columns: {head}", next(iter(spec)), CELLS)
             found.append(table)
     return tuple(found)
 

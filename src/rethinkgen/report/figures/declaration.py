@@ -5,7 +5,6 @@ What can be said is one dataclass; docs/figures.md shows it with examples. All i
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
+from rethinkgen.report.declared import check_choice, check_keys, meant
 from rethinkgen.report.quantities import known_quantities
 from rethinkgen.run import own_code
 from rethinkgen.run.run import Run
@@ -104,6 +104,9 @@ class Figure:
         return [each if isinstance(each, list) else [each] for each in several]
 
 
+KEYS = tuple(entry.name for entry in fields(Figure) if entry.name != "name")
+
+
 def read_figure(name: str, node: Any, where: str, *, may_guess: bool = False) -> Figure:
     """Return a declaration, checked; ``may_guess``: what it does not say can be found out from the runs.
 
@@ -114,7 +117,9 @@ def read_figure(name: str, node: Any, where: str, *, may_guess: bool = False) ->
     for part in (*_overrides(figure, "rows", where), *_overrides(figure, "panels", where)) or (figure,):
         missing = [key for key in NEEDED[part.kind] if getattr(part, key) is None]
         if missing and not (may_guess and part.kind in ("lines", "curves") and part.of == "runs"):
-            raise ValueError(f"{where}: {missing[0]}: is missing; kind={part.kind} needs {_listed(NEEDED[part.kind])}.")
+            raise ValueError(
+                f"{where}: {missing[0]}: is missing; kind={part.kind} needs {', '.join(NEEDED[part.kind])}."
+            )
     return figure if figure.title else figure.but(title=name.replace("_", " "))
 
 
@@ -126,24 +131,15 @@ def _overrides(figure: Figure, key: str, where: str) -> list[Figure]:
 
 
 def _checked(figure: Figure, node: Any, where: str) -> Figure:
-    if not isinstance(node, Mapping):
-        raise ValueError(f"{where}: {node!r}: key: value pairs are needed, such as {{x: level, y: test/accuracy}}.")
-    allowed = [entry.name for entry in fields(Figure) if entry.name != "name"]
-    for key in node:
-        if key not in allowed:
-            raise ValueError(f"{where}: {key}: no such key.{_meant(key, allowed)} Allowed are {_listed(allowed)}.")
+    check_keys(where, node, (), KEYS)
     told = {key: tuple(value) if key in ("marks", "log", "merge") else value for key, value in node.items()}
     found = figure.but(**told)
-    for key, value, options in [
-        ("kind", found.kind, tuple(NEEDED)),
-        ("spread", found.spread, SPREADS),
-        *(("marks", mark, MARKS) for mark in found.marks),
-        *(("log", axis, ("x", "y")) for axis in found.log),
-    ]:
-        if value not in options:
-            raise ValueError(
-                f"{where}: {key}={value}: there is none.{_meant(value, options)} Allowed are {_listed(options)}."
-            )
+    check_choice(where, "kind", found.kind, NEEDED)
+    check_choice(where, "spread", found.spread, SPREADS)
+    for mark in found.marks:
+        check_choice(where, "marks", mark, MARKS)
+    for axis in found.log:
+        check_choice(where, "log", axis, ("x", "y"))
     if found.pick:
         function(found.pick, where)
     return found
@@ -166,8 +162,8 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
             if name is not None and name not in known:
                 told = [one for one in known if "." not in one or "/" in one]
                 raise ValueError(
-                    f"{where}: {key}={name}: no run has it.{_meant(name, known)} There are the keys of their config, "
-                    f"such as model.width, and {_listed(told)}."
+                    f"{where}: {key}={name}: no run has it.{meant(name, known)} There are the keys of their config, "
+                    f"such as model.width, and {', '.join(told)}."
                 )
 
 
@@ -230,12 +226,3 @@ def _loaded(text: str, where: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
-
-
-def _meant(value: str, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(value), options, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
