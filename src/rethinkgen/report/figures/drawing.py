@@ -17,7 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from rethinkgen.report.figures.declaration import MOST_LINES
 from rethinkgen.report.figures.panels import Panel, published_points, spaced
-from rethinkgen.report.figures.settings import Line
+from rethinkgen.report.figures.settings import Line, x_of
+from rethinkgen.report.figures.settings import place as place_of
 from rethinkgen.report.figures.words import filled
 from rethinkgen.report.quantities import chance, facts
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Dashes, Look
@@ -31,8 +32,8 @@ NARROW = 3.0
 """An axis whose end is less than so many times its beginning stays linear: a logarithmic one would have one label."""
 SINGLE, SEVERAL, IN_ROWS = 3.2, 2.6, 2.2
 """Inches that a panel is high: a single one, one of several side by side, one of several rows."""
-NARROWEST, PAGE = 5.6, 7.8
-"""Inches that a single panel and a figure of several are wide."""
+NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
+"""Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
 LEGEND_LINE = 0.18
 """Inches that a line of a legend takes."""
 CHANCE_LINE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2))}
@@ -52,15 +53,25 @@ OPEN = {"unfitted": ("fit below 99 %", "o"), "published": ("published", "D")}
 def draw(grid: Sequence[Sequence[Panel]]) -> tuple[Drawing, pd.DataFrame]:
     """Draw panels, a list for each row; return the drawing, and a row for each point in it, in the axes' units."""
     columns = max(map(len, grid))
-    has_legends_below = len(grid) == 1 and columns > 1 and not _has_one_legend(grid)
+    has_one_legend = _has_one_legend(grid)
+    has_legends_below = len(grid) == 1 and columns > 1 and not has_one_legend
     height = (SINGLE if columns == 1 or has_legends_below else SEVERAL) if len(grid) == 1 else IN_ROWS * len(grid)
-    drawing = Drawing(figsize=(NARROWEST if columns == 1 else PAGE, height), layout="constrained")
+    width = NARROWEST if columns == 1 else PAGE
+    if len(grid) > 1 and not has_one_legend:
+        width = BESIDE * columns + max(_legend_width(_labels(entries_of(panel))) for row in grid for panel in row)
+    drawing = Drawing(figsize=(width, height), layout="constrained")
     axes = drawing.subplots(len(grid), columns, squeeze=False)
     steps = _steps_of_rows(grid)
     tables = []
     for row, places, axis in zip(grid, axes, steps, strict=True):
         for panel, place in zip(row, places, strict=False):
-            tables += [table for table in _draw_panel(place, panel, axis, is_first=panel is row[0]) if len(table)]
+            tables += [
+                table
+                for table in _draw_panel(
+                    place, panel, axis, is_first=panel is row[0], is_last=row is grid[-1] or len(set(steps)) > 1
+                )
+                if len(table)
+            ]
         for place in places[len(row) :]:
             place.remove()
     _share(grid, axes)
@@ -68,7 +79,7 @@ def draw(grid: Sequence[Sequence[Panel]]) -> tuple[Drawing, pd.DataFrame]:
     return drawing, pd.concat(tables, ignore_index=True)
 
 
-def _draw_panel(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> list[pd.DataFrame]:
+def _draw_panel(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool, is_last: bool) -> list[pd.DataFrame]:
     """Draw into one pair of axes; return what was drawn."""
     KINDS[panel.figure.kind](axes, panel, steps)
     has_one_line = len(panel.lines) == 1 and len(panel.y) > 1
@@ -90,6 +101,8 @@ def _draw_panel(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> li
         for height in chances(panel):
             axes.axhline(height, zorder=1, **CHANCE_LINE)
     _label(axes, panel, steps, is_first=is_first)
+    if panel.figure.kind == "curves" and not is_last:
+        axes.set_xlabel("")
     return tables
 
 
@@ -110,6 +123,8 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
         label += plain_logarithmic(axes, vertical=True) if is_log else ""
         if not is_log or figure.limits:
             axes.set_ylim(_below(axes) if low is None and facts(y).scale == 100 else low, high)
+            if high is None and low is not None:
+                axes.set_ylim(top=1.05 * axes.dataLim.y1)
         axes.set_ylabel(f"{panel.row}\n{label}" if panel.row and is_first else label)
     if figure.kind == "curves":
         steps.label_axis(axes, is_log="x" in figure.log, first=min(table["step"].min() for _, _, table in panel.tables))
@@ -289,9 +304,12 @@ def draw_scatter(axes: Axes, panel: Panel, steps: Steps) -> None:
         _name_axis(axes, names)
 
 
-def _names(panel: Panel) -> list[str]:
-    """Return the names that stand along x, in their order; none where it is of numbers."""
-    return list(dict.fromkeys(x for _, _, table in panel.tables for x in table[panel.x] if isinstance(x, str)))
+def _names(panel: Panel, quantity: str = "") -> list[str]:
+    """Return the names that stand along x, or another axis, in their order; none where it is of numbers."""
+    quantity = quantity or panel.x
+    found = dict.fromkeys(x for _, _, table in panel.tables for x in table[quantity] if isinstance(x, str))
+    ordered = dict.fromkeys(x_of(run, quantity) for run in sorted(panel.runs, key=place_of))
+    return sorted(found, key=list(ordered).index) if set(found) <= set(ordered) else list(found)
 
 
 def _name_axis(axes: Axes, names: Sequence[str]) -> None:
@@ -313,6 +331,7 @@ def draw_heatmap(axes: Axes, panel: Panel, steps: Steps) -> None:
     figure, y = panel.figure, panel.y[0]
     table = pd.concat([part for _, _, part in panel.tables])
     means = table.pivot_table(index=y, columns=panel.x, values=figure.value, aggfunc="mean", sort=True)
+    means = means.reindex(index=_names(panel, y) or means.index, columns=_names(panel) or means.columns)
     image = axes.imshow(means.to_numpy(), aspect="auto", cmap="viridis", origin="lower")
     axes.grid(visible=False)
     axes.set_xticks(range(len(means.columns)), map(_short, means.columns), rotation=30, ha="right")
@@ -378,7 +397,7 @@ def plain_logarithmic(axes: Axes, *, vertical: bool = False, is_free: bool = Tru
     labels = locator.tick_values(low, high)
     if is_free:
         begin, end = labels[labels <= low].max(initial=labels[0]), labels[labels >= high].min(initial=labels[-1])
-        (axes.set_ylim if vertical else axes.set_xlim)(0.93 * begin, 1.08 * end)
+        (axes.set_ylim if vertical else axes.set_xlim)(0.9 * begin, 1.1 * end)
     axis.set_major_locator(locator)
     axis.set_major_formatter(numbers)
     axis.set_minor_formatter(NullFormatter())

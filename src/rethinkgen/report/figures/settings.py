@@ -93,7 +93,11 @@ def _differing(runs: Sequence[Run], but_for: Sequence[str]) -> list[list[str]]:
     keys = [
         key for key in dict.fromkeys(key for run in runs for key in run.identity) if not f"{key}.".startswith(left_out)
     ]
-    varying = [key for key in keys if len({str(run.identity.get(key)) for run in runs}) > 1]
+    telling: dict[tuple[str, ...], str] = {}
+    for key in keys:
+        # The same value under two keys, as a regularizer's and its user's, is told once.
+        telling.setdefault(tuple(str(run.identity.get(key)) for run in runs), key)
+    varying = [key for values, key in telling.items() if len(set(values)) > 1]
     return [[f"{key.rpartition('.')[2]}={run.identity.get(key)}" for key in varying] for run in runs]
 
 
