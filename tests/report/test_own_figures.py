@@ -135,7 +135,7 @@ def test_every_kind_over_runs(tmp_path: Path) -> None:
     runs = widths(tmp_path)
     heat = drawn({"kind": "heatmap", "x": "model.width", "y": "data.corruption", "value": "test/accuracy"}, runs)
     image = heat.figure.axes[0].images[0].get_array()
-    assert np.asarray(image).tolist() == [pytest.approx([21, 31, 41]), pytest.approx([41, 51, 61])]
+    assert np.asarray(image).tolist() == [pytest.approx([41, 51, 61]), pytest.approx([21, 31, 41])]
     spread = drawn({"kind": "histogram", "x": "test/accuracy", "series": "data.corruption"}, runs)
     assert sum(patch.get_height() for patch in spread.figure.axes[0].patches) == len(runs)  # type: ignore[attr-defined]
     curves = drawn({"kind": "curves", "y": "train/loss", "rows": "data.corruption"}, runs)

@@ -105,6 +105,10 @@ def test_a_sweep_that_still_runs(sweep: Path, capsys: pytest.CaptureFixture[str]
         (["multirun/small", "out="], ["out= has no value: a folder is needed"]),
         (["multirun/small", "out=a", "out=b"], ["out= is given twice (a and b)"]),
         (["multirun/small", "out=multirun/small/commands.txt"], ["commands.txt is a file"]),
+        (["multirun/small", "figure={x: modle}"], ["figure own_figure: x=modle: no run has it. Did you mean model?"]),
+        (["multirun/small", "figure={kind: pie}"], ["figure={kind: pie}: kind='pie': one of 'lines'"]),
+        (["multirun/small", "figure="], ["figure= has no value: {x: ..., y: ...} or a YAML file is needed"]),
+        (["multirun/small", "published=mine.yaml"], ["published=mine.yaml: there is no such file"]),
         (["multirun/small", "--out", "x"], ["--out: there is no such option", "--help"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -150,6 +154,42 @@ def test_a_report_of_ours_is_replaced(sweep: Path) -> None:
     page.write_bytes(page.read_bytes() + b"<!-- caf\xe9 -->")
     assert main([str(sweep), "out=docs"]) == 0
     assert b"caf\xe9" not in page.read_bytes()
+
+
+OWN_PAPER = """
+paper: mine
+reference: Me, in my notebook
+protocols: {mine: {data: digits, leaves_open: [data, model, max_steps, until_fit, evaluate_every, threads]}}
+items:
+  - item: Table 1
+    source: my notebook
+    certainty: verified
+    command: python train.py
+    metric: test/accuracy
+    seeds: 1
+    protocol: mine
+    claims:
+      - id: mine.one
+        statement: it learns
+        value: 50
+        runs: {data: digits}
+        rule: {kind: within, tolerance: 50, because: anything will do}
+tables: {mine: {title: My table, items: [Table 1], claims: mine.*}}
+figures: {mine: {kind: curves, y: test/accuracy, title: My curves}}
+"""
+
+
+def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(OWN_PAPER)
+    figure = "figure={kind: scatter, x: fit/accuracy, y: test/accuracy, title: My scatter}"
+    assert main([str(sweep), "published=mine.yaml", figure, "out=own"]) == 0, capsys.readouterr().err
+    page = Path("own/index.html").read_text()
+    assert all(title in page for title in ("My scatter", "My curves", "My table", "it learns"))
+    assert len(Path("own/figures/own_figure.csv").read_text().splitlines()) == 5
+    Path("mine.yaml").write_text(OWN_PAPER.replace("kind: within", "kind: withn"))
+    assert main([str(sweep), "published=mine.yaml", "out=other"]) == 2
+    assert "mine.yaml, claim mine.one: rule: kind='withn'" in capsys.readouterr().err
+    assert not Path("other").exists()
 
 
 def test_a_run_that_cannot_be_read_is_one_failed_row(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

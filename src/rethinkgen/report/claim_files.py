@@ -9,14 +9,18 @@ neutral. An item is a table, a figure or a passage; what its claims have in comm
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import check_choice, check_keys, check_number
 from rethinkgen.report.rules import RULES, parameters
 from rethinkgen.run.identity import SEEDS
@@ -148,26 +152,55 @@ def load_claims() -> list[Claim]:
     Raises:
         ValueError: a file says something that cannot be; the message names file, claim and key.
     """
-    return list(_packaged())
+    return list(_claims_of(own_papers()))
 
 
 @cache
-def _packaged() -> tuple[Claim, ...]:
-    return tuple(claim for file in _files() for claim in read_claims(file))
+def _claims_of(own: tuple[OwnPaper, ...]) -> tuple[Claim, ...]:
+    return tuple(claim for file in _files(own) for claim in read_claims(file))
 
 
-@cache
 def load_papers() -> list[dict[str, Any]]:
     """Return all that the files say, unchecked: what they have besides claims."""
-    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files()]
+    return _papers_of(own_papers())
 
 
-def _files() -> list[Traversable]:
+@cache
+def _papers_of(own: tuple[OwnPaper, ...]) -> list[dict[str, Any]]:
+    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files(own)]
+
+
+def _files(own: tuple[OwnPaper, ...]) -> list[OwnPaper | Traversable]:
     folder = importlib.resources.files("rethinkgen.report") / "published"
-    return sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    ours = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return [*own, *ours]
 
 
-def read_claims(file: Traversable) -> list[Claim]:
+def own_papers() -> tuple[OwnPaper, ...]:
+    """Return the files of the user's own that are read before ours."""
+    return _OWN.get()
+
+
+@contextmanager
+def with_papers(paths: Sequence[Path]) -> Iterator[None]:
+    """Read for a while claims, figures and tables of files of the user's own, too.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    opened = []
+    for path in paths:
+        if (content := read_bytes(path, MOST_BYTES_OF_TABLE)) is None:
+            raise ValueError(f"published={path}: there is no such file.")
+        opened.append(OwnPaper(path.name, content.decode("utf-8", errors="replace")))
+    before = _OWN.set((*_OWN.get(), *opened))
+    try:
+        yield
+    finally:
+        _OWN.reset(before)
+
+
+def read_claims(file: OwnPaper | Traversable) -> list[Claim]:
     """Read one file of claims.
 
     Raises:
@@ -187,6 +220,19 @@ def read_claims(file: Traversable) -> list[Claim]:
     return claims
 
 
+@dataclass(frozen=True)
+class OwnPaper:
+    """A file of the user's own, as it was when it was opened."""
+
+    name: str
+    text: str
+
+    def read_text(self, encoding: str) -> str:
+        """Return what stood in it."""
+        return self.text
+
+
+_OWN: ContextVar[tuple[OwnPaper, ...]] = ContextVar("papers of the user's own", default=())
 PAPER_KEYS = ("paper", "reference", "protocols", "items")
 REQUIRED = tuple(entry.name for entry in fields(Claim) if entry.default is MISSING and entry.default_factory is MISSING)
 OPTIONAL = (

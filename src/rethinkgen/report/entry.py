@@ -36,6 +36,7 @@ is missing is shown as missing, and the same command later writes the report ane
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
   figure=FIGURE   a figure of one's own, first on the page: 'figure={x: model.width, y: test/accuracy}', or a YAML file
                   of several; what it does not say is guessed from what varies. May be given more than once
+  published=FILE  claims, tables and figures of a paper of one's own, a YAML file as those in report/published/
   code=PACKAGE    a package of one's own, of which a figure may name a function
 """
 PUBLISHERS = ("wandb",)
@@ -45,6 +46,7 @@ KEYS = {
     "out": "a folder",
     "publish": " or ".join(PUBLISHERS),
     "figure": "{x: ..., y: ...} or a YAML file",
+    "published": "a YAML file of a paper of your own",
     "code": "a package of your own",
 }
 
@@ -57,6 +59,7 @@ class Request:
     out: Path
     publish: str | None
     figures: Sequence[Figure] = ()
+    papers: Sequence[Path] = ()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,15 +70,20 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         with opening(asked_for(arguments)):
-            return _report(arguments)
+            request = read_arguments(arguments)
+            from rethinkgen.report.claim_files import with_papers
+
+            with with_papers(request.papers):
+                return _report(request, arguments)
     except ValueError as error:
         return tell_error(error, USERS_MISTAKE)
 
 
-def _report(arguments: Sequence[str]) -> int:
+def _report(request: Request, arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
-        request = read_arguments(arguments)
+        if request.papers:
+            _check_papers()
         if request.publish == "wandb":
             from rethinkgen.report.wandb_report import check_can_publish
 
@@ -136,13 +144,24 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
+    papers = [Path(values["published"])] if "published" in values else []
     check_is_own(out, is_chosen="out" in values)
     if is_foreign(out / "index.html"):
         raise ValueError(
             f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
             "file away."
         )
-    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), figures)
+    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), figures, papers)
+
+
+def _check_papers() -> None:
+    """Read all that papers of the user's own declare, before any run is read."""
+    from rethinkgen.report.claim_files import load_claims
+    from rethinkgen.report.figures.declaration import packaged
+    from rethinkgen.report.tables import declared
+
+    for read in (load_claims, packaged, declared):
+        read()
 
 
 def _completed(figure: Figure, runs: Sequence[Run]) -> Figure:

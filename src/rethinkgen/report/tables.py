@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from rethinkgen.report.claim_files import Claim, load_claims, load_papers
+from rethinkgen.report.claim_files import Claim, OwnPaper, load_claims, load_papers, own_papers
 from rethinkgen.report.declared import check_choice, check_keys
 from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
@@ -68,13 +68,17 @@ class Declared:
         return any(spec.get("told") == "data.num_train" for spec in self.columns.values())
 
 
-@cache
 def declared() -> tuple[Declared, ...]:
     """Return the tables of the papers.
 
     Raises:
         ValueError: a declaration has a key that no table has, or a column of no kind.
     """
+    return _tables_of(own_papers())
+
+
+@cache
+def _tables_of(_: tuple[OwnPaper, ...]) -> tuple[Declared, ...]:
     found = []
     for paper in load_papers():
         for name, node in (paper.get("tables") or {}).items():

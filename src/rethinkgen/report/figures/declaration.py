@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
+from rethinkgen.report.claim_files import OwnPaper, load_papers, own_papers
 from rethinkgen.report.declared import check_choice, check_keys, meant
 from rethinkgen.report.quantities import known_quantities
 from rethinkgen.run import own_code
@@ -186,16 +187,22 @@ def function(name: str, where: str = "") -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-@cache
 def packaged() -> tuple[Figure, ...]:
-    """Return the figures of the papers, then those of any sweep."""
-    report = importlib.resources.files("rethinkgen.report")
-    papers = sorted((report / "published").iterdir(), key=lambda file: file.name)
-    files = [*(file for file in papers if file.name.endswith(".yaml")), report / "figures" / "any_sweep.yaml"]
-    contents = [(file.name, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
+    """Return the figures of the papers, then those of any sweep.
+
+    Raises:
+        ValueError: see ``read_figure``.
+    """
+    return _figures_of(own_papers())
+
+
+@cache
+def _figures_of(_: tuple[OwnPaper, ...]) -> tuple[Figure, ...]:
+    any_sweep = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
+    contents = [*load_papers(), {"paper": "any_sweep", **yaml.safe_load(any_sweep.read_text(encoding="utf-8"))}]
     return tuple(
-        read_figure(name, node, f"{file}, figure {name}")
-        for file, content in contents
+        read_figure(name, node, f"{content['paper']}, figure {name}")
+        for content in contents
         for name, node in (content.get("figures") or {}).items()
     )
 
