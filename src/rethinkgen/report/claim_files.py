@@ -3,7 +3,9 @@
 A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
 the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``; and
 under ``leaves_open`` the keys of which the paper says nothing. A key that neither protocol nor claim names must be
-neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them.
+neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them. ``figures`` and
+``tables`` say what is drawn and tabulated (docs/figures.md), ``stand_ins`` what is to be said of data that are not quite
+the paper's, ``one_axis`` which corruptions are one under several names at the levels 0 and 1.
 """
 
 from __future__ import annotations
@@ -210,7 +212,7 @@ def read_claims(file: OwnPaper | Traversable) -> list[Claim]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins"))
+    check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins", "one_axis"))
     claims = list(_claims(file.name, content))
     twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
     if twice:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rethinkgen.measure.thresholds import NEARLY_FITTED
-from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims
+from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims, load_papers
 from rethinkgen.report.numbers import DASH, Spread, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import (
     MILESTONES,
@@ -56,7 +56,6 @@ MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
 UNFINISHED: tuple[State, ...] = ("running", "waiting", "missing", "interrupted")
 """What may still become a result by itself or by the same command."""
-LABEL_CORRUPTIONS = ("none", "partial_labels", "random_labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,7 +315,8 @@ def _cells(claim: Claim, runs: Iterable[Run]) -> list[Cell]:
 
 def _identity(run: Run) -> tuple[str, ...]:
     """Return the same for repetitions of a run, and for true or random labels under each of their names."""
-    if run.corruption in LABEL_CORRUPTIONS and run.level in (0.0, 1.0):
+    one_axis = [name for paper in load_papers() for name in paper.get("one_axis", ())]
+    if run.corruption in one_axis and run.level in (0.0, 1.0):
         return run.setting(*SEEDS, "data.corruption"), f"{run.level:g}"
     return (run.setting(*SEEDS),)
 

@@ -13,6 +13,7 @@ from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, ju
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
+from rethinkgen.report.figures.settings import is_graded
 from rethinkgen.report.tables import Table, tables
 from rethinkgen.run.run import Run, damage_of
 
@@ -166,7 +167,7 @@ def _corruptions(runs: Sequence[Run]) -> list[str]:
     levels: dict[str, set[float]] = {}
     for run in runs:
         levels.setdefault(run.corruption, set())
-        if run.level is not None and run.corruption not in ("none", "random_labels"):
+        if run.level is not None and is_graded(run):
             levels[run.corruption].add(run.level)
     return [
         f"{corruption} ({', '.join(f'{level:g}' for level in sorted(found))})" if found else corruption

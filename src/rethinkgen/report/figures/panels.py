@@ -46,8 +46,6 @@ class Panel:
     figure: Figure
     y: list[str]
     lines: list[Line]
-    hidden: list[str] = field(default_factory=list)
-    """Names of the lines there is no room for."""
     title: str = ""
     row: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -79,9 +77,7 @@ def panels_of(figure: Figure, runs: Sequence[Run]) -> tuple[list[list[Panel]], l
             called = {**row, **{"panel" if key == "settings" else key: text for key, text in title.items()}}
             in_panel = _without_one_vertical_line(in_panel, shown)
             of_row_, of_panel_ = ("\n+ ".join(filter(None, told.values())) for told in (row, title))
-            cells += [
-                Panel(in_panel, y, shown, hidden, of_panel_, of_row_, called) for y in in_panel.columns() if shown
-            ]
+            cells += [Panel(in_panel, y, shown, of_panel_, of_row_, called) for y in in_panel.columns() if shown]
         grid += [cells] if cells else []
     if isinstance(figure.panels, str) and len(grid) == 1:
         columns = min(3, len(grid[0][:MOST_PANELS]))
