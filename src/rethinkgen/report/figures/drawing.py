@@ -58,7 +58,9 @@ def draw(grid: Sequence[Sequence[Panel]]) -> tuple[Drawing, pd.DataFrame]:
     height = (SINGLE if columns == 1 or has_legends_below else SEVERAL) if len(grid) == 1 else IN_ROWS * len(grid)
     width = NARROWEST if columns == 1 else PAGE
     if len(grid) > 1 and not has_one_legend:
-        width = BESIDE * columns + max(_legend_width(_labels(entries_of(panel))) for row in grid for panel in row)
+        width = max(BESIDE * columns, NARROWEST - 1.2) + max(
+            _legend_width(_labels(entries_of(panel))) for row in grid for panel in row
+        )
     drawing = Drawing(figsize=(width, height), layout="constrained")
     axes = drawing.subplots(len(grid), columns, squeeze=False)
     steps = _steps_of_rows(grid)
@@ -116,7 +118,7 @@ def chances(panel: Panel) -> list[float]:
 def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
     """Name the axes, with units and scale, and let them reach as far as their quantities do."""
     figure, y = panel.figure, panel.y[0] if panel.y else ""
-    label = figure.labels.get(y if len(panel.y) == 1 else "y", facts(y).label if len(panel.y) == 1 else "")
+    label = _label_of_y(panel)
     low, high = figure.limits.get("y", facts(y).limits)
     if figure.kind in ("lines", "curves", "scatter"):
         is_log = (facts(y).is_log and not figure.relative_to) or "y" in figure.log
@@ -142,6 +144,17 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
             axes.set_xlim(*figure.limits.get("x", facts(x).limits if figure.kind == "lines" else (None, None)))
     if panel.title:
         axes.set_title(filled(panel.title, panel))
+
+
+def _label_of_y(panel: Panel) -> str:
+    """Return what the vertical axis is called: its quantity, of several their unit."""
+    figure, y = panel.figure, panel.y[0] if panel.y else ""
+    if len(panel.y) > 1:
+        return figure.labels.get("y", "%" if all(facts(name).scale == 100 for name in panel.y) else "")
+    if figure.relative_to and y not in figure.labels:
+        ((x, one),) = figure.relative_to.items()
+        return f"{facts(y).label.partition(' (')[0]} ({facts(x).label} {one:g}: 1)"
+    return figure.labels.get(y, facts(y).label)
 
 
 def _below(axes: Axes) -> float:
@@ -394,7 +407,7 @@ def plain_logarithmic(axes: Axes, *, vertical: bool = False, is_free: bool = Tru
     # A decade has room for more labels the fewer there are; the axis ends at labels, whatever lies between.
     steps = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     locator = LogLocator(subs=steps)
-    labels = locator.tick_values(low, high)
+    labels = locator.tick_values(low / 10, 10 * high)
     if is_free:
         begin, end = labels[labels <= low].max(initial=labels[0]), labels[labels >= high].min(initial=labels[-1])
         (axes.set_ylim if vertical else axes.set_xlim)(0.9 * begin, 1.1 * end)
@@ -435,8 +448,12 @@ def _legends(drawing: Drawing, grid: Sequence[Sequence[Panel]], axes: Any) -> No
 
 def _has_one_legend(grid: Sequence[Sequence[Panel]]) -> bool:
     """Whether what stands in the first panel explains all others, but for what marks mean."""
-    first, *others = [set(_labels(entries_of(panel))) for row in grid for panel in row]
-    return all(labels <= first | SHARED for labels in others)
+    first, *others = [
+        {str(entry.get_label()): (entry.get_color(), entry.get_marker()) for entry in entries_of(panel)}
+        for row in grid
+        for panel in row
+    ]
+    return all(first.get(name) == look or name in SHARED for other in others for name, look in other.items())
 
 
 SHARED = {"chance", "not all fitted: at least this", *(text for text, _ in OPEN.values())}
@@ -499,6 +516,9 @@ def _line_entries(panel: Panel) -> list[Line2D]:
         )
         for line in panel.lines
     ]
+    if len(panel.y) > 1:
+        styles = zip(panel.y, (SOLID, DASHED), strict=False)
+        found += [Line2D([], [], color=GREY, linestyle=dashes, label=facts(y).label) for y, dashes in styles]
     if figure.best:
         found.append(
             Line2D(

@@ -32,7 +32,7 @@ from rethinkgen.report.quantities import facts, is_kindred, keys_of, matches, pr
 from rethinkgen.report.style import Look, looks_of
 from rethinkgen.run.run import Run
 
-MOST_PANELS = 6
+MOST_PANELS, MOST_ABREAST = 6, 3
 ALIKE = 1.0
 """Percent that runs must differ by along x to be told apart there."""
 MOST_KINDS = 12
@@ -66,29 +66,39 @@ class Panel:
 
 def panels_of(figure: Figure, runs: Sequence[Run]) -> tuple[list[list[Panel]], list[str]]:
     """Return the panels, a list for each row, with the numbers that are drawn in them; and what is left out."""
+    wanted = [run for run in runs if is_wanted(run, figure)]
     grid: list[list[Panel]] = []
     left_out: list[str] = []
-    for in_row, of_row, row in _split(figure, "rows", [run for run in runs if is_wanted(run, figure)]):
-        cells: list[Panel] = []
-        for in_panel, of_panel, title in _split(in_row, "panels", of_row):
-            earlier = {run for panel in cells for run in panel.runs}
-            shown, hidden = _lines(in_panel, of_panel, earlier)
-            left_out += hidden
-            called = {**row, **{"panel" if key == "settings" else key: text for key, text in title.items()}}
-            in_panel = _without_one_vertical_line(in_panel, shown)
-            of_row_, of_panel_ = ("\n+ ".join(filter(None, told.values())) for told in (row, title))
-            cells += [Panel(in_panel, y, shown, of_panel_, of_row_, called) for y in in_panel.columns() if shown]
-        grid += [cells] if cells else []
+    for in_row, of_row, names_of_row in _split(figure, "rows", wanted):
+        row, hidden = _row(in_row, of_row, names_of_row)
+        grid += [row] if row else []
+        left_out += hidden
     if isinstance(figure.panels, str) and len(grid) == 1:
-        columns = min(3, len(grid[0][:MOST_PANELS]))
-        left_out += [panel.title for panel in grid[0][MOST_PANELS:]]
-        grid = [grid[0][first : first + columns] for first in range(0, len(grid[0][:MOST_PANELS]), columns)]
-    left_out += [panel.row for row in grid[MOST_PANELS:] for panel in row[:1]]
-    _use_what_there_is(grid[:MOST_PANELS])
-    for panel in (panel for row in grid[:MOST_PANELS] for panel in row):
+        (row,) = grid
+        columns = min(MOST_ABREAST, len(row))
+        left_out += [panel.title for panel in row[MOST_PANELS:]]
+        grid = [row[first : first + columns] for first in range(0, len(row[:MOST_PANELS]), columns)]
+    left_out += [row[0].row for row in grid[MOST_PANELS:]]
+    grid = grid[:MOST_PANELS]
+    _use_what_there_is(grid)
+    for panel in (panel for row in grid for panel in row):
         left_out += _measure(panel)
-    rows = [[panel for panel in row if panel.tables] for row in grid[:MOST_PANELS]]
+    rows = [[panel for panel in row if panel.tables] for row in grid]
     return [row for row in rows if row], list(dict.fromkeys(left_out))
+
+
+def _row(figure: Figure, runs: Sequence[Run], names_of_row: Mapping[str, str]) -> tuple[list[Panel], list[str]]:
+    """Return the panels of a row, with their lines; and the names of lines there is no room for."""
+    row: list[Panel] = []
+    left_out: list[str] = []
+    for in_panel, of_panel, names_of_panel in _split(figure, "panels", runs):
+        shown, hidden = _lines(in_panel, of_panel, earlier={run for panel in row for run in panel.runs})
+        left_out += hidden
+        in_panel = _without_one_vertical_line(in_panel, shown)
+        title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_panel, names_of_row))
+        called = {**names_of_row, **{key.replace("settings", "panel"): text for key, text in names_of_panel.items()}}
+        row += [Panel(in_panel, y, shown, title, name, called) for y in in_panel.columns() if shown]
+    return row, left_out
 
 
 def is_wanted(run: Run, figure: Figure) -> bool:
