@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from rethinkgen.report.rules import RULES, parameters
+from rethinkgen.run.command import train_command
 from rethinkgen.run.identity import SEEDS
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
@@ -227,7 +228,7 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         unit=unit,
         source=node["source"],
         certainty=node["certainty"],
-        command=node.get("command") or f"python train.py -m +experiment={node['experiment']}",
+        command=node.get("command") or train_command([f"+experiment={node['experiment']}"]),
         metric=node["metric"],
         runs=_selector(where, "runs", node["runs"]),
         given=node.get("given", {}),

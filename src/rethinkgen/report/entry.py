@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import check_is_own, is_foreign
-from rethinkgen.run.command import python
+from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 HELP = """\
 Set runs beside the published numbers: tables, figures and one page, from result files alone.
 
-  python report.py SWEEP [SWEEP ...] [key=value ...]
+  PROGRAM SWEEP [SWEEP ...] [key=value ...]
 
 A SWEEP is the folder of a sweep, such as multirun/zhang2017-table_1, or of a single run. It may still be running: what
 is missing is shown as missing, and the same command later writes the report anew.
@@ -47,12 +46,20 @@ class Request:
     publish: str | None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met."""
+def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> int:
+    """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met.
+
+    ``program`` is what was called: a script, or the console command and its verb.
+    """
     take_any_encoding()
-    if {"-h", "--help"} & set(arguments):
-        say(HELP, end="")
-        return 0
+    with typed(program, arguments):
+        if {"-h", "--help"} & set(arguments):
+            say(HELP.replace("PROGRAM", shlex.join(noted_program())), end="")
+            return 0
+        return _report(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
         request = read_arguments(arguments)
@@ -74,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
-            report = gather(runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]))
+            report = gather(runs, command=shlex.join([*noted_program("report"), *map(_as_typed, arguments)]))
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
@@ -102,7 +109,7 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             raise ValueError(f"{key}= is given twice ({values[key]} and {value}). Give it once.")
         values[key] = value
     if not sweeps:
-        example = shlex.join([*python(), sys.argv[0], "multirun/NAME"])
+        example = command_line(adding="multirun/NAME")
         raise ValueError(f"which runs? Give the folder of a sweep: {example}.{_sweeps_there()}")
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
