@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+ROOT = Path(__file__).parents[1]
 
 
 def install(folder: Path) -> Path:
@@ -21,10 +21,8 @@ def install(folder: Path) -> Path:
     versions.write_text(_uv("pip", "freeze", "--python", sys.executable, "--exclude-editable"))
     _uv("venv", "--clear", "--python", sys.executable, str(programs.parent))
     # Linked, not copied, from uv's cache; Python compiles what is imported.
-    _uv(
-        "pip", "install", "--link-mode", "hardlink", "--python", str(programs / "python"), "--constraints",
-        str(versions), f"{wheel}[slurm]",
-    )  # fmt: skip
+    where = ["--link-mode", "hardlink", "--python", str(programs / "python")]
+    _uv("pip", "install", *where, "--constraints", str(versions), f"{wheel}[slurm]")
     (folder / "done").touch()
     return programs
 
@@ -40,3 +38,15 @@ def variables(programs: Path) -> dict[str, str]:
     ours = ("PYTHON", "UV_", "VIRTUAL_ENV", "PYTEST", "COV", "RETHINKGEN", "OMP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"PATH": f"{programs}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+def plant_modules(folder: Path) -> Path:
+    """Leave modules such as may lie in a folder that one was sent; return the file that comes of importing one.
+
+    None may take the place of what is installed, whatever process a command starts there.
+    """
+    taken = folder / "taken.txt"
+    for name in ("yaml", "random", "selectors", "socket", "torch", "hydra", "submitit"):
+        program = f"import pathlib\npathlib.Path({str(taken)!r}).write_text({name!r})\nraise SystemExit({name!r})\n"
+        (folder / f"{name}.py").write_text(program)
+    return taken
