@@ -129,6 +129,14 @@ def test_printed_commands_are_those_that_were_typed(call: Call) -> None:
     assert "rethinkgen report multirun/NAME" in error
 
 
+@pytest.mark.usefixtures("in_a_folder")
+@pytest.mark.parametrize("option", [["--config-path", "mine"], ["--config-path=mine"], ["-cp=mine"]])
+def test_a_path_of_configs_is_looked_for_where_the_command_is_typed(option: list[str], call: Call) -> None:
+    Path("mine").mkdir()
+    Path("mine/own.yaml").write_text("colour: red\n")
+    assert call("train", *option, "--config-name", "own", "--cfg", "job") == (0, "colour: red\n", "")
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from rethinkgen import configs
+from rethinkgen.run.command import with_whole_config_path
 from rethinkgen.run.entry import command_line, run
 
 
@@ -18,6 +20,7 @@ def train(config: DictConfig) -> dict[str, Any] | None:
     return run(config)
 
 
-def main(_: Sequence[str], program: Sequence[str]) -> None:
-    """Do what ``sys.argv`` asks for, with Hydra's own options."""
+def main(arguments: Sequence[str], program: Sequence[str]) -> None:
+    """Train what is asked for; Hydra's own options may stand among ``arguments``."""
+    sys.argv[1:] = with_whole_config_path(arguments)
     command_line(train, configs.folder(), program)

@@ -75,6 +75,16 @@ def config_folder() -> Path | None:
     return None if folder is None else Path(folder)
 
 
+def with_whole_config_path(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with ``--config-path`` as from the current folder: Hydra takes it from that of its module."""
+    path = _parsed(arguments).config_path
+    if path is None or "://" in path:
+        return list(arguments)
+    spelled = {path: str(Path(path).absolute())}
+    spelled |= {f"{option}={path}": f"{option}={spelled[path]}" for option in ("--config-path", "-cp")}
+    return [spelled.get(word, word) for word in arguments]
+
+
 def command_line(*, leaving_out: str = "", adding: str = "") -> str:
     """Return this command as one would type it again, without one key's override, or with an option."""
     kept = [argument for argument in _arguments if not leaving_out or argument.split("=")[0] != leaving_out]

@@ -334,7 +334,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
     say(where, markup=True)
-    command = shlex.join([*noted_program(), *description.overrides])
+    command = " ".join([*noted_program(), *description.overrides])
     note(f"{command}  (process {os.getpid()} on {socket.gethostname()})")
     wait_politely()
     ranks.begin(folder.path, description.facts())
