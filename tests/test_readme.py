@@ -13,7 +13,7 @@ from conftest import ROOT, Command, command_line
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
-OF_TRAIN = re.compile(r"^(?:uv run|python) train\.py(.*?)(?:\s+#.*)?$", flags=re.MULTILINE)
+OF_TRAIN = re.compile(r"^(?:(?:uv run|python) train\.py|rethinkgen train)(.*?)(?:\s+#.*)?$", flags=re.MULTILINE)
 COMMANDS = sorted({command.strip() for text in PAGES.values() for command in OF_TRAIN.findall(text)})
 OWN_FILES = dict(re.findall(r"```(?:python|yaml)\n# ([\w./]+)\n(.*?)```", README, flags=re.DOTALL))
 """Path -> content of what README has its reader write."""
