@@ -98,7 +98,7 @@ def other_command(verb: str, arguments: Sequence[str]) -> str | None:
     """
     program, *verbs = _program
     if verbs:
-        return shlex.join([*_of_this_environment(Path(program).name), verb, *arguments])
+        return shlex.join([*_installed(Path(program)), verb, *arguments])
     script = Path(program).with_name(f"{verb}.py")
     return shlex.join([*python(), str(script), *arguments]) if script.exists() else None
 
@@ -118,7 +118,7 @@ def noted_program(verb: str | None = None) -> list[str]:
 
 def _program_here() -> list[str]:
     program, *verbs = _program
-    return [*_of_this_environment(Path(program).name), *verbs] if verbs else [*python(), program]
+    return [*_installed(Path(program)), *verbs] if verbs else [*python(), program]
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -141,15 +141,17 @@ def python() -> list[str]:
 
 def wandb() -> list[str]:
     """Return what calls W&B's program of this environment."""
-    return _of_this_environment("wandb")
+    return _installed(Path(sys.executable).with_name("wandb"))
 
 
-def _of_this_environment(name: str) -> list[str]:
-    own, found = Path(sys.executable).with_name(name), _on_path(name)
-    if "UV_RUN_RECURSION_DEPTH" not in os.environ and found is not None and own.exists() and found.samefile(own):
-        return [name]
-    words = python()
-    return [*words, name] if words == ["uv", "run"] else [_short(own)]
+def _installed(script: Path) -> list[str]:
+    """Return what calls a script that an installed package brought: its name, where the shell finds it by that."""
+    found = _on_path(script.name)
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:
+        words = python()
+        return [*words, script.name] if words == ["uv", "run"] else [_short(script)]
+    is_this = found is not None and script.exists() and found.samefile(script)
+    return [script.name] if is_this else [_short(script)]
 
 
 def install_command(*packages: str, extra: str | None = None) -> str:
