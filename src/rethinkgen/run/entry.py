@@ -197,24 +197,29 @@ def run(config: DictConfig) -> dict[str, Any]:
         description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
         ranks = until_the_end.enter_context(leading(description.config["trainer"]))
         check_regularizers_are_read(config)
-        is_rerun = description.config["rerun"]
-        for line in take_up_former(description, folder):
-            say(line)
-        facts = description.facts()
-        folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
-        check_holds_this_run(folder, description)
+        return take_up(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+
+
+def take_up(folder: RunFolder, description: Description, ranks: Ranks, *, is_single: bool) -> dict[str, Any]:
+    """Return the metrics of a run, training in ``folder``, or where it was begun, what is missing of it."""
+    is_rerun = description.config["rerun"]
+    for line in take_up_former(description, folder):
+        say(line)
+    facts = description.facts()
+    folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
+    check_holds_this_run(folder, description)
+    if not is_rerun and (finished := folder.read_result()) is not None:
+        tell_finished(folder, finished, description)
+        folder.tidy_up()
+        return dict(finished["metrics"])
+    with folder.lock():
+        # Another process may have finished it just before it let go of the lock.
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_finished(folder, finished, description)
-            folder.tidy_up()
+            folder.remove_remains()
             return dict(finished["metrics"])
-        with folder.lock():
-            # Another process may have finished it just before it let go of the lock.
-            if not is_rerun and (finished := folder.read_result()) is not None:
-                tell_finished(folder, finished, description)
-                folder.remove_remains()
-                return dict(finished["metrics"])
-            check_is_nowhere_else(folder, description)
-            return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+        check_is_nowhere_else(folder, description)
+        return train(folder, description, ranks, is_single=is_single)
 
 
 def with_whole_paths(config: DictConfig, start: Path) -> DictConfig:
