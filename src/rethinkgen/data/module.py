@@ -134,8 +134,8 @@ class CorruptedImages(pl.LightningDataModule):
 
     at_most: int | None = None
     """Take no more than so many examples of each split, for a trial run; ``None``: all."""
-    noise_probability: float | None = 0.0
-    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number."""
+    noise_probability: float | None = None
+    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number, or not told."""
 
     def __init__(
         self,
