@@ -22,6 +22,7 @@ FILES = {
 }
 (BLOCK,) = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [shlex.split(line)[2:] for line in BLOCK.splitlines() if line.startswith("python train.py")]
+(REPORT,) = [shlex.split(line)[2:] for line in BLOCK.splitlines() if line.startswith("python report.py")]
 SHORT = ["max_steps=3", "threads=1", "logger=none", "trainer=cpu"]
 KINDS = ("model", "data.corruption", "regularizer", "loss", "schedule", "optimizer", "data")
 
@@ -39,6 +40,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_kind_is_one_class_or_function_and_one_yaml() -> None:
     groups = {Path(name).parent.name: content for name, content in FILES.items() if name.endswith(".yaml")}
+    assert groups.pop("my_conf").startswith("paper: mine"), "the claims"
     assert set(groups) == set(KINDS)
     names = {
         name for content in groups.values() for name in re.findall(r"my_code\.(\w+)", str(yaml.safe_load(content)))
@@ -61,21 +63,49 @@ def test_the_second_command_in_the_pool_and_the_report_of_both(
     assert all(set(result["code"]) <= {"my_code"} for result in results)
     chosen = {group: {str(result["choices"][group]) for result in results} for group in KINDS}
     assert chosen["regularizer"] == {"[]", "['small_activations']"}
-    assert {Path(name).stem for name in FILES if name.endswith(".yaml")} <= set().union(*chosen.values()) | {
-        "small_activations"
-    }
+    assert {Path(name).stem for name in FILES if name.endswith(".yaml") and "/claims" not in name} <= set().union(
+        *chosen.values()
+    ) | {"small_activations"}
     corrupted = [result for result in results if result["choices"]["data.corruption"] == "even_labels"]
     assert {result["metrics"]["noise/probability"] for result in corrupted} == {0.5}
     # The report opens no package, and calls each by its name.
     sys.modules.pop("my_code", None)
     capsys.readouterr()
-    assert report(["multirun/mine"]) == 0
+    assert report(REPORT) == 0
     assert "my_code" not in sys.modules
     tables = "".join(path.read_text() for path in outside.glob("multirun/mine/report/tables/grid_*.md"))
     assert {"my_net", "even_labels 0.5", "small_activations", "adamw", "sgd"} <= {
         cell.strip() for cell in re.split(r"[|\n:]", tables)
     }
     assert "my_code" not in tables
+    claims = (outside / "multirun/mine/report/tables/claims.md").read_text()
+    (ours,) = re.findall(r"^\| Even labels: .*\| (.*?) \|$", claims, flags=re.MULTILINE)
+    assert ours in ("reproduced", "not reproduced", "cannot tell"), "it is within what it asks for"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "bound: 20",
+            "bond: 20",
+            "claims=my_conf/claims.yaml: claims.yaml, claim even.learnt: rule at_least: bound: is missing",
+        ),
+        ("id: even.learnt", "id: table_1.alexnet.parameters", "there is one of this id already"),
+        ("items:", "items: 3 #", "claims=my_conf/claims.yaml: "),
+        ("paper: mine", "paper: [", "claims=my_conf/claims.yaml: claims.yaml: not YAML"),
+    ],
+)
+def test_a_claim_that_cannot_be_is_told_before_any_work(
+    outside: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, said: str
+) -> None:
+    file = outside / "my_conf/claims.yaml"
+    file.write_text(file.read_text().replace(old, new))
+    (outside / "multirun").mkdir()
+    assert report(["multirun", "claims=my_conf/claims.yaml"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert report(["multirun", "claims=none.yaml"]) == 2
+    assert "claims=none.yaml: there is no such file" in capsys.readouterr().err
 
 
 def test_a_value_is_read_where_it_acts_and_refused_elsewhere(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -157,7 +158,26 @@ def _packaged() -> tuple[Claim, ...]:
     return tuple(claim for file in files for claim in read_claims(file))
 
 
-def read_claims(file: Traversable) -> list[Claim]:
+def read_own_claims(path: str) -> list[Claim]:
+    """Read the claims that ``claims=...`` names: a file of the form of ``published/*.yaml``.
+
+    Raises:
+        ValueError: there is no such file, it says something that cannot be, or uses an id of ours.
+    """
+    where = f"claims={path}"
+    if not Path(path).is_file():
+        raise ValueError(f"{where}: there is no such file.")
+    try:
+        found = read_claims(Path(path))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    ours = {claim.id for claim in load_claims()}
+    if taken := [claim.id for claim in found if claim.id in ours]:
+        raise ValueError(f"{where}, claim {taken[0]}: there is one of this id already. Give it another.")
+    return found
+
+
+def read_claims(file: Traversable | Path) -> list[Claim]:
     """Read one file of claims.
 
     Raises:

@@ -133,9 +133,9 @@ class Comparison:
         return min((len(values) for values in self.samples.values()), default=0)
 
 
-def judge(runs: Sequence[Run]) -> list[Verdict]:
-    """Return a verdict for each claim that a run bears on, however far that run is; in the order of the papers."""
-    bearing = [(claim, [run for run in runs if _bears_on(run, claim)]) for claim in load_claims()]
+def judge(runs: Sequence[Run], own: Sequence[Claim] = ()) -> list[Verdict]:
+    """Return a verdict for each claim that a run bears on, however far that run is: the user's ``own``, then ours."""
+    bearing = [(claim, [run for run in runs if _bears_on(run, claim)]) for claim in (*own, *load_claims())]
     compared = [(claim, found, _comparisons(claim, found)) for claim, found in bearing if found]
     pools = _pools([(claim, comparisons) for claim, _, comparisons in compared])
     return [_verdict(claim, found, comparisons, pools) for claim, found, comparisons in compared]

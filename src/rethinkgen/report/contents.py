@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from rethinkgen.report.claim_files import Claim
 from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, judge, main_table
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
@@ -88,9 +89,9 @@ class Report:
         return shown_commands(command_of(self.runs))
 
 
-def gather(runs: Sequence[Run], command: str) -> Report:
-    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it."""
-    verdicts = judge(runs)
+def gather(runs: Sequence[Run], command: str, *, claims: Sequence[Claim] = ()) -> Report:
+    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it, ``claims`` are the user's own."""
+    verdicts = judge(runs, claims)
     return Report(
         runs=runs,
         verdicts=verdicts,

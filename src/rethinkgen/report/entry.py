@@ -17,6 +17,7 @@ from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
+    from rethinkgen.report.claim_files import Claim
     from rethinkgen.report.contents import Report
 
 HELP = """\
@@ -29,12 +30,13 @@ is missing is shown as missing, and the same command later writes the report ane
 
   out=FOLDER      where to (default: report/ in the first sweep's folder). FOLDER/index.html is the page, one file that
                   needs no network; tables/ has CSV, LaTeX and Markdown, figures/ PDF, SVG and the CSV of what is drawn
+  claims=FILE     claims of your own, a YAML in the form of rethinkgen/report/published/zhang2017.yaml: docs/own_code.md
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
 """
 PUBLISHERS = ("wandb",)
 MOST_DAMAGE = 12
 """Damaged files that are named on the terminal."""
-KEYS = {"out": "a folder", "publish": " or ".join(PUBLISHERS)}
+KEYS = {"out": "a folder", "claims": "a YAML file", "publish": " or ".join(PUBLISHERS)}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Request:
     sweeps: list[Path]
     out: Path
     publish: str | None
+    claims: Sequence[Claim] = ()
 
 
 def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> int:
@@ -81,7 +84,8 @@ def _report(arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
-            report = gather(runs, command=shlex.join([*noted_program("report"), *map(_as_typed, arguments)]))
+            command = shlex.join([*noted_program("report"), *map(_as_typed, arguments)])
+            report = gather(runs, command=command, claims=request.claims)
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
@@ -120,7 +124,12 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
             "file away."
         )
-    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"))
+    claims: Sequence[Claim] = ()
+    if "claims" in values:
+        from rethinkgen.report.claim_files import read_own_claims
+
+        claims = read_own_claims(values["claims"])
+    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), claims)
 
 
 def _check_key(key: str, value: str) -> None:
