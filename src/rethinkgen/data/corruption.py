@@ -119,8 +119,6 @@ def noisy_inputs(images: Tensor, is_noise: Tensor, noise: Tensor, statistics: Ch
 class TrueLabels(CorruptedImages):
     """Nothing is corrupted; ``none`` on the command line."""
 
-    noise_probability = 0.0
-
 
 class PartialLabels(CorruptedImages):
     """``partial_labels`` of the training examples. Test labels stay true."""

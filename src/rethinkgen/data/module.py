@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -134,8 +135,10 @@ class CorruptedImages(pl.LightningDataModule):
 
     at_most: int | None = None
     """Take no more than so many examples of each split, for a trial run; ``None``: all."""
-    noise_probability: float | None = None
-    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number, or not told."""
+    noise_probability: float | None = 0.0
+    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number.
+
+    A corruption of the user's own that does not say it has none."""
 
     def __init__(
         self,
@@ -399,7 +402,11 @@ class CorruptedImages(pl.LightningDataModule):
         changes_labels = type(self).corrupt_labels is not CorruptedImages.corrupt_labels
         hit = self.splits["train"].is_corrupted if changes_labels else self.splits["train"].is_drawn
         realised = float(hit.cpu().double().mean())
-        return {"noise/probability": self.noise_probability, "noise/realised": realised}
+        kinds = list(itertools.takewhile(lambda kind: kind is not CorruptedImages, type(self).__mro__))
+        is_told = any("noise_probability" in vars(each) for each in (self, *kinds))
+        corrupts = any(name in vars(kind) for kind in kinds for name in ("corrupt_labels", "corrupt_pixels"))
+        told = self.noise_probability if is_told or not corrupts else None
+        return {"noise/probability": told, "noise/realised": realised}
 
     @property
     def statistics(self) -> ChannelStatistics:
