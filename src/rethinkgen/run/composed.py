@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rethinkgen import configs
 from rethinkgen.console import ANY_ENCODING
 from rethinkgen.errors import Interrupted, RunIsHeldError, reason_of
 from rethinkgen.run import own_code, trial
@@ -36,7 +37,6 @@ from rethinkgen.run.known_keys import better_words, check_regularizers_are_read
 from rethinkgen.run.ranks import leading
 from rethinkgen.run.run import Run, read_run
 
-CONFIGS = Path(__file__).parents[3] / "conf"
 LOG_LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 """As Hydra has it in ``train.log``."""
 
@@ -58,7 +58,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     own = [] if config_dir is None else [str(Path(config_dir).expanduser().absolute())]
     if own and not Path(own[0]).is_dir():
         raise ValueError(f"config_dir={str(config_dir)!r}: there is no such folder.")
-    return _compose(CONFIGS, "train", [*_search_path(own), *overrides])
+    return _compose(configs.folder(), "train", [*_search_path(own), *overrides])
 
 
 def run_config(config: DictConfig) -> Run:
@@ -77,7 +77,7 @@ def run_config(config: DictConfig) -> Run:
     overrides = typed_overrides(root.hydra)
     with ExitStack() as until_the_end:
         enter = until_the_end.enter_context
-        enter(typed(["train.py", *_config_dirs(root), *overrides]))
+        enter(typed(_program(), [*_config_dirs(root), *overrides]))
         enter(trial.leaving_nothing())
         enter(own_code.opening(own_code.asked_for(overrides)))
         own_code.check_opened(root.get("code"))
@@ -91,16 +91,22 @@ def run_config(config: DictConfig) -> Run:
         return read_run(folder.path)
 
 
-def _compose(configs: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()  # a notebook may have one open, in which Hydra allows no second
     try:
-        with initialize_config_dir(str(configs), job_name="train"):
+        with initialize_config_dir(str(folder), job_name="train"):
             return hydra_compose(name, overrides=list(overrides), return_hydra_config=True)
     except HydraException as error:
-        raise ValueError(better_words(error, configs) or str(error)) from error
+        raise ValueError(better_words(error, folder) or str(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
+
+
+def _program() -> list[str]:
+    """Return what one types in a shell for such a run: in a clone the script, else the console command."""
+    is_clone = (configs.folder().parent / "train.py").is_file()
+    return ["train.py"] if is_clone else ["rethinkgen", "train"]
 
 
 def _search_path(folders: Sequence[str]) -> list[str]:
