@@ -34,6 +34,8 @@ NAMED_WITH = {
     **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
 }
 """What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
 MOST_TOLD = 3
 """Keys that a name is made of, where these tell all apart."""
 
@@ -142,7 +144,7 @@ def _unnamed(run: Run, claim: Claim) -> list[str]:
     named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
     named |= {*SEEDS, *claim.vary, *claim.leaves_open}
     return [
-        f"{key}={_text(value)}, not named by the paper"
+        f"{key}={_text(value)}, not {NOT_NAMED}"
         for key, value in run.not_neutral.items()
         if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
     ]
