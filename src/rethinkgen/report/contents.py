@@ -42,7 +42,9 @@ class Report:
 
     @cached_property
     def title(self) -> str:
-        """The names of the sweeps; the first part, where all have the same, is said once."""
+        """The names of the sweeps, the first part, where all have the same, said once; of a single run its own."""
+        if len(self.runs) == 1:
+            return self.runs[0].path.name.rpartition("-")[0] or self.runs[0].path.name
         names = list(dict.fromkeys(run.sweep.name for run in self.runs))
         common = names[0].partition("-")[0]
         if len(names) == 1 or not all(name.startswith(f"{common}-") for name in names):

@@ -88,11 +88,19 @@ def _range(values: Sequence[float]) -> str:
 
 
 def doubts(runs: Sequence[Run]) -> list[str]:
-    """Say what the numbers rest on: seeds, the size of the test set, versions of the code."""
+    """Say why runs failed, and what the numbers rest on: seeds, the size of the test set, versions of the code."""
     done = [run for run in runs if run.result is not None]
-    if not done:
-        return []
-    return list(filter(None, [_seeds(done), _test_set(done), _commits(done)]))
+    told = [_seeds(done), _test_set(done), _commits(done)] if done else []
+    return list(filter(None, [_failures(runs), *told]))
+
+
+def _failures(runs: Sequence[Run]) -> str:
+    reasons = Counter(run.reason.splitlines()[0] for run in runs if run.state == "failed" and run.reason)
+    if not reasons:
+        return ""
+    ((reason, number),) = reasons.most_common(1)
+    others = f" Others failed for {len(reasons) - 1:,} other reasons." if len(reasons) > 1 else ""
+    return f"{number:,} failed: {reason.rstrip('.')}.{others}"
 
 
 def _seeds(runs: Sequence[Run]) -> str:
