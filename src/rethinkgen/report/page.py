@@ -43,8 +43,8 @@ MOST_ROWS_OF_A_TABLE = 40
 """A longer one is scrolled in its place."""
 MOST_CHARACTERS_EMBEDDED = 1_000_000
 """Of a file that one downloads from the page itself; a larger one lies beside it only."""
-MOST_LEADING = 2
-"""Pictures before all else; of three, all."""
+LEAST_LEADING, MOST_LEADING = 2, 3
+"""Pictures before all else, so far as there are any."""
 WIDE = 7.5
 """Inches from which on a picture has a row of its own."""
 MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
@@ -131,7 +131,8 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         Shown(picture, drawings[picture.name], Markup(named(drawings[picture.name], picture)))
         for picture in report.pictures
     ]
-    num_leading = len(shown) if len(shown) == MOST_LEADING + 1 else MOST_LEADING
+    shown.sort(key=lambda one: not one.picture.leads)
+    num_leading = min(max(sum(one.picture.leads for one in shown), LEAST_LEADING), MOST_LEADING)
     return environment.get_template("page.html").render(
         report=report,
         style=Markup(style),
