@@ -59,10 +59,10 @@ def test_what_did_not_fit_is_counted(tmp_path: Path) -> None:
 def test_where_nothing_is_finished_nothing_is_found(tmp_path: Path) -> None:
     failed = [made_up_run(tmp_path, seed=seed, state="failed", steps=()) for seed in (0, 1)]
     assert sentence(failed) == "No run has finished."
-    assert doubts(failed) == ["2 failed: failed."]
+    assert doubts(failed) == ["Failed with: failed."]
     other = replace(failed[0], reason="ValueError: no such file.\nTraceback")
-    assert doubts([*failed, other]) == ["2 failed: failed. Others failed for 1 other reasons."]
-    assert doubts([other]) == ["1 failed: ValueError: no such file."]
+    assert doubts([*failed, other]) == ["2 failed with: failed."]
+    assert doubts([other]) == ["Failed with: ValueError: no such file."]
     assert (
         sentence(runs_of(tmp_path, "none", [float("nan")])) == "1 runs finished, none with a fit and a test accuracy."
     )

@@ -99,8 +99,8 @@ def _failures(runs: Sequence[Run]) -> str:
     if not reasons:
         return ""
     ((reason, number),) = reasons.most_common(1)
-    others = f" Others failed for {len(reasons) - 1:,} other reasons." if len(reasons) > 1 else ""
-    return f"{number:,} failed: {reason.rstrip('.')}.{others}"
+    which = f"{number:,} failed" if len(reasons) > 1 else "Failed"
+    return f"{which} with: {reason.rstrip('.')}."
 
 
 def _seeds(runs: Sequence[Run]) -> str:
