@@ -1,6 +1,7 @@
 """Published items as claims, read from ``published/*.yaml`` and checked.
 
-A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
+A file holds ``paper`` (its short name), ``reference``, ``sources`` (mark -> what was read there), ``protocols`` and
+``items``. A protocol says what makes a run
 the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``; and
 under ``leaves_open`` the keys of which the paper says nothing. A key that neither protocol nor claim names must be
 neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them.
@@ -9,6 +10,7 @@ neutral. An item is a table, a figure or a passage; what its claims have in comm
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,6 +47,8 @@ SELECTABLE = (
 )  # fmt: skip
 ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
+MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
+"""A source that a text names: ``Table 2 [S2, S6]``."""
 Selector = Mapping[str, Any]
 """Key -> value, or a list of values of which one must be met: a group, a key of the config, or ``level``."""
 
@@ -85,11 +89,22 @@ class Tuning:
     """Strengths that are compared."""
 
 
+@dataclass(frozen=True, eq=False)
+class Paper:
+    """Where claims are from."""
+
+    name: str
+    reference: str
+    sources: Mapping[str, str]
+    """Mark, such as S3 -> what was read there."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One published number or statement, and what decides whether it is reproduced."""
 
     id: str
+    paper: Paper
     item: str
     """The table, figure or section."""
     statement: str
@@ -141,6 +156,11 @@ class Claim:
         """Whether the item has a source at all."""
         return self.certainty != "memory"
 
+    @property
+    def cited(self) -> list[str]:
+        """The marks of its sources."""
+        return MARK.findall(self.source)
+
 
 def load_claims() -> list[Claim]:
     """Return the claims of all papers, in the order of the files.
@@ -187,7 +207,7 @@ def read_claims(file: Traversable | Path) -> list[Claim]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    _check_keys(file.name, content, required=("paper", "reference", "protocols", "items"))
+    _check_keys(file.name, content, required=("paper", "reference", "sources", "protocols", "items"))
     claims = list(_claims(file.name, content))
     twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
     if twice:
@@ -205,13 +225,14 @@ OPTIONAL = (
 
 
 def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
+    paper = Paper(str(content["paper"]), str(content["reference"]), content["sources"])
     for item in content["items"]:
         shared = {key: value for key, value in item.items() if key != "claims"}
         for own in item.get("claims", ()):
-            yield _claim(file, content, {**shared, **own})
+            yield _claim(file, content, paper, {**shared, **own})
 
 
-def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim:
+def _claim(file: str, content: Mapping[str, Any], paper: Paper, node: dict[str, Any]) -> Claim:
     where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
     _check_keys(where, node, REQUIRED, OPTIONAL)
     value, unit = node.get("value"), node.get("unit", "%")
@@ -230,6 +251,8 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
     if node.get("repeated_by", "seed") not in SEEDS:
         raise ValueError(f"{where}: repeated_by={node['repeated_by']!r}: one of {', '.join(SEEDS)} is needed.")
+    for mark in MARK.findall(str(node["source"])):
+        _check_choice(where, "source", mark, paper.sources)
     protocol, left_open = _protocol(where, content["protocols"], node.get("protocol", ()))
     rules = {key: _rule(f"{where}: {key}", node[key], value) for key in ("rule", "trend") if node.get(key)}
     settings, across = node.get("settings", {}), node.get("across")
@@ -241,6 +264,7 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         _check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
     return Claim(
         id=node["id"],
+        paper=paper,
         item=node["item"],
         statement=node["statement"],
         value=value,

@@ -166,8 +166,10 @@ def _as_typed(argument: str) -> str:
 
 
 def tell_report(report: Report, index: Path, seconds: float) -> None:
-    """Say how far the runs are, what came of the claims, and where the page is."""
+    """Say how far the runs are, what was found, what came of the claims, and where the page is."""
     say(f"{report.progress}.")
+    if len(report.unfinished) < len(report.runs):
+        say(report.found)
     damage = [run.reason for run in report.unfinished if "is damaged" in run.reason or "cannot be read" in run.reason]
     damage += [line for _, line in report.damage]
     for line in damage[:MOST_DAMAGE]:

@@ -39,6 +39,8 @@ NODE_OF = {
     **{group: group for group in ("data.corruption", "model", "optimizer", "schedule", "loss")},
 }
 """Group of choices -> where the chosen file lies in a config."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
 MOST_TOLD = 3
 """Keys that a name is made of, where these tell all apart."""
 
@@ -147,7 +149,7 @@ def _unnamed(run: Run, claim: Claim) -> list[str]:
     named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
     named |= {*SEEDS, *claim.vary, *claim.leaves_open}
     return [
-        f"{key}={_text(value)}, not named by the paper"
+        f"{key}={_text(value)}, not {NOT_NAMED}"
         for key, value in run.not_neutral.items()
         if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
     ]

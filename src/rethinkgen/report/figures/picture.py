@@ -25,6 +25,8 @@ class Picture:
     """What is drawn, a row a point, in the units of the axes."""
     command: str
     """What one types to have the runs."""
+    leads: bool = False
+    """Whether it is among the pictures that a page begins with."""
 
     def __post_init__(self) -> None:
         # Each time it is computed, the layout goes on from the one before: once for all files, then.
