@@ -12,4 +12,4 @@ import sys
 from rethinkgen.report.entry import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], program=sys.argv[:1]))

@@ -64,12 +64,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 128
 NUM_CLASSES = 10
 WARM_UP_SECONDS = 1.0
-NUM_TRAIN = {"mlp_1x512": 50_000, "alexnet": 6_400, "inception": 640}
-"""Fewer where train.py's last evaluation, which is not measured, would take most of the time."""
+NUM_TRAIN = {"mlp_1x512": 50_000, "mlp_3x512": 50_000, "alexnet": 6_400, "inception": 640, "inception_no_bn": 640}
+"""Fewer where train.py's last evaluation, which is not measured, would take most of the time on a CPU."""
+USUAL = ["mlp_1x512", "alexnet", "inception"]
 PEAK_TYPES = {"32-true": "float32", "bf16-mixed": "bfloat16"}
 """Precision -> type of the matrices whose product is the machine's peak."""
-FOLDERS = {"cifar": (50_000, 10_000), "small": (6_400, 200)}
-"""Image folder -> training and test images."""
+FOLDERS = {"tiny": (256, 100), "small": (6_400, 200), "cifar": (50_000, 10_000)}
+"""Image folder -> training and test images; smaller ones first."""
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="throughput-") as folder,
         Terminal() as terminal,
-        Bench(arguments, Path(folder), terminal) as bench,
+        Bench(arguments, Path(folder), terminal, images_of(arguments.device)) as bench,
     ):
         bench.prepare()
         rows = [bench.compare(model, precision) for precision in arguments.precisions for model in arguments.models]
@@ -87,7 +88,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=NUM_TRAIN, default=list(NUM_TRAIN), metavar="MODEL")
+    parser.add_argument("--models", nargs="+", choices=NUM_TRAIN, default=USUAL, metavar="MODEL")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="measured time of each repeat")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -96,6 +97,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--per-image", action="store_true", help="also Lightning with images transformed one by one")
     parser.add_argument("--costs", action="store_true", help="also memory and start-up times")
     return parser.parse_args()
+
+
+def images_of(device: str) -> dict[str, int]:
+    """Return on how many images each model is trained."""
+    return NUM_TRAIN if device == "cpu" else dict.fromkeys(NUM_TRAIN, FOLDERS["cifar"][0])
 
 
 # The side that only starts processes and looks at the clock.
@@ -156,14 +162,17 @@ class Row:
 class Bench:
     """Measures in turn; the worker process holds what is not ``train.py``."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path, terminal: Terminal) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, folder: Path, terminal: Terminal, num_train: dict[str, int]
+    ) -> None:
         self.arguments = arguments
         self.folder = folder
+        self.num_train = num_train
         self.terminal = terminal
         self.num_runs = 0
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        settings = Settings(arguments.device, arguments.threads, str(folder))
+        settings = Settings(arguments.device, arguments.threads, str(folder), num_train)
         self._worker = context.Process(target=work, args=(theirs, terminal.path, settings))
         self._worker.start()
         theirs.close()
@@ -172,13 +181,15 @@ class Bench:
         return self
 
     def prepare(self) -> None:
-        """Write the images and have train.py decode them, as it does once."""
-        needed = {source_of(model) for model in self.arguments.models}
+        """Write the images, where they are not there yet, and have train.py decode them, as it does once."""
+        needed = {self.source_of(model) for model in self.arguments.models}
         if self.arguments.costs:
             needed.add("cifar")
         for name in sorted(needed):
-            tell(f"writing and decoding {sum(FOLDERS[name]):,} images")
-            self.ask("write_images", str(self.folder / name), *FOLDERS[name])
+            if not (self.folder / name).exists():
+                tell(f"writing and decoding {sum(FOLDERS[name]):,} images")
+                self.ask("write_images", str(self.folder / f"{name}-half"), *FOLDERS[name])
+                (self.folder / f"{name}-half").rename(self.folder / name)
             self.train("mlp_1x512", "32-true", name, num_steps=1)
 
     def __exit__(self, *_: object) -> None:
@@ -194,17 +205,26 @@ class Bench:
         """Return a line on the machine."""
         return str(self.ask("about")) + f", load average {os.getloadavg()[0]:.1f} at the end"
 
-    def compare(self, model: str, precision: str) -> Row:
+    def source_of(self, model: str) -> str:
+        """Return the smallest image folder that has enough for the model."""
+        return next(name for name, (num_train, _) in FOLDERS.items() if num_train >= self.num_train[model])
+
+    def images_per_step(self, model: str) -> float:
+        """Return the mean size of an epoch's batches."""
+        return self.num_train[model] / math.ceil(self.num_train[model] / BATCH_SIZE)
+
+    def compare(self, model: str, precision: str, *, with_lightning: bool = True) -> Row:
         """Measure one model in all ways, in turn."""
         peak = self.ask("matrix_peak", PEAK_TYPES[precision])
         row = Row(model, precision, self.ask("flops_per_image", model), peak, [], [], [], [])
         seconds = self.arguments.seconds
         row.bare.append(self.ask("bare_loop", model, precision, seconds))
         for repeat in range(self.arguments.repeats):
-            num_steps = math.ceil(row.bare[-1] / images_per_step(model) * (seconds + WARM_UP_SECONDS + 1)) + 2
-            row.entry.append(self.train(model, precision, source_of(model), num_steps).images_per_second)
+            num_steps = math.ceil(row.bare[-1] / self.images_per_step(model) * (seconds + WARM_UP_SECONDS + 1)) + 2
+            row.entry.append(self.train(model, precision, self.source_of(model), num_steps).images_per_second)
             row.bare.append(self.ask("bare_loop", model, precision, seconds))
-            row.lightning.append(self.ask("lightning_loop", model, precision, seconds, False))
+            if with_lightning:
+                row.lightning.append(self.ask("lightning_loop", model, precision, seconds, False))
             if self.arguments.per_image:
                 row.per_image.append(self.ask("lightning_loop", model, precision, seconds / 2, True))
             row.peak = max(row.peak, self.ask("matrix_peak", PEAK_TYPES[precision]))
@@ -234,15 +254,16 @@ class Bench:
     def train(self, model: str, precision: str, source: str, num_steps: int, again: bool = False) -> Run:
         """Run ``train.py``; with ``again``, the very command of the last time."""
         self.num_runs += not again
-        results = self.folder / f"results-{self.num_runs}"
+        results = self.folder / f"results-{os.getpid()}-{self.num_runs}"
         command = [sys.executable, "train.py", "data=image_folder", f"data.root={self.folder / source}"]
-        command += [f"model={model}", f"data.num_train={min(NUM_TRAIN[model], FOLDERS[source][0])}"]
+        command += [f"model={model}", f"model.learning_rate={learning_rate(model)}"]
+        command += [f"data.num_train={min(self.num_train[model], FOLDERS[source][0])}"]
         command += [f"max_steps={num_steps}", "evaluate_every=1e9", f"results_dir={results}"]
         command += [f"trainer={'gpu' if self.arguments.device == 'cuda' else 'cpu'}"]
         command += [f"trainer.precision={precision}", f"data.batch_size={BATCH_SIZE}"]
         if self.arguments.threads is not None:
             command.append(f"threads={self.arguments.threads}")
-        return self._watch(command, results, images_per_step(model))
+        return self._watch(command, results, self.images_per_step(model))
 
     def _watch(self, command: list[str], results: Path | None = None, images_per_step: float = math.nan) -> Run:
         """Run a command on the terminal and follow its ``status.json``, written about once a second."""
@@ -287,16 +308,6 @@ def rate(seen: dict[int, float]) -> float:
     if len(warm) < 2:
         return math.nan
     return (warm[-1] - warm[0]) / (seen[warm[-1]] - seen[warm[0]])
-
-
-def source_of(model: str) -> str:
-    """Return the smallest image folder that has enough for the model."""
-    return "small" if NUM_TRAIN[model] <= FOLDERS["small"][0] else "cifar"
-
-
-def images_per_step(model: str) -> float:
-    """Return the mean size of an epoch's batches."""
-    return NUM_TRAIN[model] / math.ceil(NUM_TRAIN[model] / BATCH_SIZE)
 
 
 def report(arguments: argparse.Namespace, rows: list[Row], costs: list[tuple[str, str]], about: str) -> str:
@@ -364,6 +375,7 @@ class Settings:
     device: str
     threads: int | None
     folder: str
+    num_train: dict[str, int]
 
 
 def work(connection: Connection, terminal: str, settings: Settings) -> None:
@@ -431,8 +443,14 @@ def new_network(settings: Settings, model: str) -> Any:
     from rethinkgen.model.inception import Inception
     from rethinkgen.model.mlp import MLP
 
-    classes = {"mlp_1x512": partial(MLP, width=512, depth=1), "alexnet": AlexNet, "inception": Inception}
-    network = classes[model](image_shape=(3, 28, 28), num_classes=NUM_CLASSES).network  # type: ignore[operator]
+    classes: dict[str, Callable[..., Any]] = {
+        "mlp_1x512": partial(MLP, width=512, depth=1),
+        "mlp_3x512": partial(MLP, width=512, depth=3),
+        "alexnet": AlexNet,
+        "inception": Inception,
+        "inception_no_bn": partial(Inception, batch_norm=False),
+    }
+    network = classes[model](image_shape=(3, 28, 28), num_classes=NUM_CLASSES).network
     if is_channels_last(model):
         network = network.to(memory_format=torch.channels_last)
     return network.to(settings.device)
@@ -442,10 +460,14 @@ def is_channels_last(model: str) -> bool:
     return not model.startswith("mlp")
 
 
+def learning_rate(model: str) -> float:
+    return 0.1 if model == "inception" else 0.01  # without BatchNorm 0.1 diverges on labels that say nothing
+
+
 def new_optimizer(model: str, parameters: Any) -> Any:
     import torch
 
-    return torch.optim.SGD(parameters, lr=0.1 if model == "inception" else 0.01, momentum=0.9)
+    return torch.optim.SGD(parameters, lr=learning_rate(model), momentum=0.9)
 
 
 class Clock:
@@ -518,8 +540,9 @@ def bare_loop(settings: Settings, model: str, precision: str, seconds: float) ->
     import torch.nn.functional as F
 
     device = settings.device
-    all_images = torch.randn(NUM_TRAIN[model], 3, 28, 28, device=device)
-    all_labels = torch.randint(NUM_CLASSES, (NUM_TRAIN[model],), device=device)
+    count = settings.num_train[model]
+    all_images = torch.randn(count, 3, 28, 28, device=device)
+    all_labels = torch.randint(NUM_CLASSES, (count,), device=device)
     network = new_network(settings, model)
     optimizer = new_optimizer(model, network.parameters())
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
@@ -556,7 +579,7 @@ def lightning_loop(settings: Settings, model: str, precision: str, seconds: floa
     from torch.utils.data import DataLoader, Dataset, TensorDataset
     from torchvision import transforms
 
-    count = NUM_TRAIN[model]
+    count = settings.num_train[model]
 
     class Usual(pl.LightningModule):
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import installed
 from rethinkgen.run.entry import wait_politely
 
 wait_politely()  # before a test imports torch
@@ -92,6 +94,16 @@ def small_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = ["data.corruption=none,random_labels", "seed=0,1", "data.num_train=200", "max_steps=40"]
     command_line("-m", "hydra/launcher=basic", *TINY, *grid, f"results_dir={results}", "sweep=small")
     return results / "small"
+
+
+@pytest.fixture(scope="session")
+def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The ``bin`` of an environment of its own that has rethinkgen from a wheel; ``RETHINKGEN_WHEEL`` is kept."""
+    kept = os.environ.get("RETHINKGEN_WHEEL")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("wheel")
+    yield installed.install(folder)
+    if not kept:
+        shutil.rmtree(folder)  # tens of thousands of files
 
 
 @pytest.fixture

@@ -13,8 +13,16 @@ from conftest import ROOT, Command, command_line
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
-OF_TRAIN = re.compile(r"^(?:uv run|python) train\.py(.*?)(?:\s+#.*)?$", flags=re.MULTILINE)
-COMMANDS = sorted({command.strip() for text in PAGES.values() for command in OF_TRAIN.findall(text)})
+OF_TRAIN = re.compile(r"^(?:(?:uv run|python) train\.py|rethinkgen train)(.*?)(?:\s+#.*)?$", flags=re.MULTILINE)
+# What docs/own_code.md has its reader write and type, tests/docs/test_own_code.py does.
+COMMANDS = sorted(
+    {
+        command.strip()
+        for page, text in PAGES.items()
+        if page != "docs/own_code.md"
+        for command in OF_TRAIN.findall(text)
+    }
+)
 OWN_FILES = dict(re.findall(r"```(?:python|yaml)\n# ([\w./]+)\n(.*?)```", README, flags=re.DOTALL))
 """Path -> content of what README has its reader write."""
 # Everything that a reader would wait for is cut to a few steps of a small part of the data.

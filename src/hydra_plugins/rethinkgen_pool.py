@@ -73,8 +73,9 @@ class PoolLauncher(Launcher):
         from rethinkgen.checks import check_positive
         from rethinkgen.console import say
         from rethinkgen.errors import StoppedError
+        from rethinkgen.machine import SAFE_PATH
         from rethinkgen.run import own_code, precision, trial
-        from rethinkgen.run.command import script_and_configs
+        from rethinkgen.run.command import options_of_configs, program
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.child import Command, run_in_child
         from rethinkgen.sweep.grid import job_returns
@@ -101,10 +102,12 @@ class PoolLauncher(Launcher):
                 singletons=Singleton.get_state()["instances"],
                 task_module=self.task_function.__module__,
                 task_name=self.task_function.__name__,
-                argv=[*script_and_configs(), *hydra_overrides, *job.overrides],
+                program=program(),
+                arguments=[*options_of_configs(), *hydra_overrides, *job.overrides],
                 folder=str(job.path),
                 share=share,
                 opened=own_code.opened(),
+                has_safe_path=SAFE_PATH in os.environ,
                 trial=os.environ.get(trial.VARIABLE),
             )
             return make_process(run_in_child, command)

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from rethinkgen.run import own_code, trial
-from rethinkgen.run.command import install_command, script_and_configs, typed
+from rethinkgen.run.command import install_command, options_of_configs, program, typed
 from rethinkgen.sweep.jobs import Job
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ else:
     except ImportError:  # told in setup(), to those who ask for it
         SubmititLauncher = Launcher
 
-PYTHON = shlex.quote(sys.executable)
+PYTHON = f"{shlex.quote(sys.executable)} -P"
+"""What lies in the folder that a sweep was submitted from takes the place of no module."""
 SIGNAL_PROOF = """sh -c 'trap "" TERM {signal}; exec "$0" "$@"' {python}"""
 """Until submitit obeys them, the signals that SLURM sends before a preemption would end a job as failed."""
 OF_ANY_EXECUTOR = ("name", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")
@@ -64,7 +65,7 @@ class SlurmLauncher(SubmititLauncher):
             )
         self.hydra_context = hydra_context
         self.opened = own_code.opened()
-        self.script_and_configs = script_and_configs()
+        self.program, self.options_of_configs = program(), options_of_configs()
         self.task_function = task_function
         self.config = config
 
@@ -170,7 +171,7 @@ class SlurmLauncher(SubmititLauncher):
             )
 
         # Not every cluster hands the environment on.
-        with typed(self.script_and_configs), own_code.opening(self.opened):
+        with typed(self.program, self.options_of_configs), own_code.opening(self.opened):
             run_in_task(run, RunFolder(path))
 
 

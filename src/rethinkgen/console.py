@@ -66,7 +66,7 @@ def _log_files() -> Iterator[logging.FileHandler]:
 @functools.cache
 def stdout() -> Console:
     """Return the console for what the user asked for."""
-    console = Console()
+    console = _console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         # Into a file or a pipe: rich takes 80 columns, too few for the table of a sweep.
         console.width = COLUMNS_OF_A_FILE
@@ -76,7 +76,14 @@ def stdout() -> Console:
 @functools.cache
 def stderr() -> Console:
     """Return the console for what went wrong."""
-    return Console(stderr=True)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # A notebook is shown what a file is. Rich's own way needs ipywidgets, and says so at every line; and a kernel calls
+    # its output a terminal, though no line can be drawn again there.
+    is_notebook = "ipykernel" in sys.modules
+    return Console(stderr=stderr, force_jupyter=False, force_terminal=False if is_notebook else None)
 
 
 def say(

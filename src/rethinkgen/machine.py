@@ -10,6 +10,8 @@ from pathlib import Path
 
 CORES_OF_JOB = "RETHINKGEN_CORES"
 """Environment variable by which a sweep's pool tells a job its share of the cores."""
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Python's own variable, and ``-P``: what lies in the current folder takes the place of no module."""
 
 KEPT_BLOCK_BYTES = 256 << 20
 """Blocks below this stay with the process once they are freed; larger ones, whole data sets, go back to the system."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +14,9 @@ preempt a job or its time is up (SLURM by submitit SIGUSR2, others SIGUSR1)."""
 
 
 def stopping() -> tuple[signal.Signals, ...]:
-    """Return those that this process obeys: not SIGHUP where it is ignored, as ``nohup`` has it."""
+    """Return those that this thread obeys: the main one all, but SIGHUP where it is ignored, as ``nohup`` has it."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()  # Python hands it none
     is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return tuple(number for number in STOPPING if number != signal.SIGHUP or not is_deaf)
 

@@ -17,7 +17,7 @@ from rethinkgen.data.batches import Batch, Block
 from rethinkgen.data.corruption import Gaussian, NoisyInputs, RandomLabels, RandomPixels, ShuffledPixels, TrueLabels
 from rethinkgen.data.draws import balanced_subset
 from rethinkgen.data.equal_images import find_conflicts
-from rethinkgen.data.module import CorruptedImages
+from rethinkgen.data.module import CorruptedImages, Labels
 from rethinkgen.data.source import Digits, Examples, Images
 
 AUGMENTATION = {"random_crop": True, "flip": True, "rotation": 20.0}
@@ -454,3 +454,18 @@ def test_numbers_of_numpy_are_numbers() -> None:
     data = make(batch_size=np.int64(8), validation=np.float32(0.25), rotation=np.float64(5))
     assert len(data.splits["validation"]) == 50
     assert data.rotation == 5
+
+
+def test_a_corruption_that_does_not_say_how_much_it_is_has_no_probability() -> None:
+    class Silent(CorruptedImages):
+        def corrupt_labels(self, labels: NDArray[np.int64], keys: NDArray[np.uint64], num_classes: int) -> Labels:
+            return Labels((labels + 1) % num_classes, np.ones(len(labels), dtype=bool))
+
+    class Telling(Silent):
+        def __init__(self, source: Any, **data: Any) -> None:
+            super().__init__(source, **data)
+            self.noise_probability = 0.5
+
+    assert make(Silent).noise == {"noise/probability": None, "noise/realised": 1.0}
+    assert make(Telling).noise["noise/probability"] == 0.5
+    assert make(TrueLabels).noise["noise/probability"] == 0.0

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from chromium import Chromium, find_chromium
+from conftest import wait_until
 from rethinkgen.report.page import write_report
 from rethinkgen.run.run import read_runs
+from run_folders import write_run
 
 OUTSIDE = "https://example.org/picture.png"
 
@@ -48,6 +50,54 @@ def test_the_page_asks_for_nothing_and_fits(browser: Chromium, index: Path, widt
     corner = picture.convert("L").getpixel((2, 2))
     assert isinstance(corner, int)
     assert (corner < 60) == is_dark
+
+
+def test_pictures_are_as_wide_as_they_may_be_and_what_is_wider_than_a_phone_is_scrolled(
+    browser: Chromium, index: Path
+) -> None:
+    widths = "[...document.querySelectorAll('.drawing')].map(box => [box.clientWidth, box.scrollWidth, {drawn}])"
+    drawn = "parseInt(getComputedStyle(box).getPropertyValue('--drawn'))"
+    seen = widths.format(drawn=drawn)
+    browser.look(width=1300)
+    browser.visit(index)
+    assert all(inside >= 580 and content <= inside for inside, content, _ in browser.evaluate(seen))
+    browser.look(width=390)
+    browser.visit(index)
+    for inside, content, pixels in browser.evaluate(seen):
+        # A figure that would shrink beyond reading keeps its size, in a box that scrolls.
+        assert content >= max(inside, 0.8 * pixels - 1)
+        assert inside < 390
+    assert browser.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "auto"
+
+
+def test_a_picture_and_its_numbers_are_saved_from_the_page_alone(
+    browser: Chromium, index: Path, tmp_path: Path
+) -> None:
+    mailed = tmp_path / "mailed.html"
+    mailed.write_bytes(index.read_bytes())
+    browser.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    visit = browser.visit(mailed)
+    links = "document.querySelectorAll('.drawing')[0].closest('article').querySelectorAll('a[download]')"
+    names = browser.evaluate(f"[...{links}].map(link => link.download)")
+    assert [name.rpartition(".")[2] for name in names] == ["svg", "csv"]
+    browser.evaluate(f"{links}.forEach(link => link.click())")
+    for name in names:
+        wait_until((tmp_path / name).exists, 20)
+        assert (tmp_path / name).read_bytes() == (index.parent / "figures" / name).read_bytes()
+    assert visit.complaints == []
+
+
+def test_a_mark_leads_to_its_claim_and_a_source_to_what_it_stands_for(browser: Chromium, tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "sweep", seed=seed)
+    browser.look(width=1300)
+    browser.visit(write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=""))
+    for link in ("a.mark", "td small a"):
+        browser.evaluate(f"document.querySelector({link!r}).click()")
+        top = browser.evaluate("document.querySelector(':target').getBoundingClientRect().top")
+        assert 0 <= top < 900, link
+    # Every word of it is told also where no colour is seen.
+    assert browser.evaluate("document.querySelector('a.mark').textContent").strip().endswith("reproduced")
 
 
 def test_what_reaches_outside_is_caught(browser: Chromium, index: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_memory_is_never_counted() -> None:
 GOOD: dict[str, Any] = {
     "paper": "made_up",
     "reference": "Nobody, nowhere",
+    "sources": {"S0": "a book"},
     "protocols": {"theirs": {"data": "cifar10", "steps": {"at_least": 10}}},
     "items": [
         {
@@ -103,6 +104,7 @@ def test_what_claims_have_in_common_stands_with_the_item(tmp_path: Path) -> None
 ORDER = {"kind": "order", "groups": [["a"], ["b"]], "because": "x"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"value": "5 %"}, r"one: value='5 %': a number"),
+    ({"source": "Table 9 [S0][S7]"}, r"source='S7': one of 'S0' is needed"),
     ({"certainty": "sure"}, r"certainty='sure': one of 'verified'"),
     ({"unit": "percent"}, r"unit='percent'"),
     ({"seeds": 0}, r"seeds=0: a whole number"),

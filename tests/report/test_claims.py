@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rethinkgen.report.claim_files import load_claims
-from rethinkgen.report.claims import Verdict, count, headline, judge, main_table
+from rethinkgen.report.claims import Verdict, count, departures, headline, judge, main_table
 from rethinkgen.report.quantities import MEASURED, deviations
 from rethinkgen.run.run import Run, read_runs
 from run_folders import write_run
@@ -706,6 +707,27 @@ def test_a_theorem_is_as_weak_as_its_weakest_setting(write: Write, verdicts: Jud
     assert "weakest of 4 settings: num_train=1,000" in verdict.why
     assert "50.0 % is not 100 %" in verdict.why
     assert verdicts()["theorem_1.weights"].verdict == "reproduced"
+
+
+def test_a_verdict_in_brief_is_a_dozen_words_and_the_rest_is_in_its_reason() -> None:
+    claim = next(iter(load_claims()))
+    long = "the trend holds: " + " ".join(map(str, range(20)))
+    verdict = Verdict(claim, "same trend", "1", "on digits", 3, long, ("data=digits, not cifar10",), [])
+    assert verdict.in_brief == "0 1 2 3 4 5 6 7 8 9 10 11 …"
+    assert replace(verdict, reason="at least 95.0 %").in_brief == "at least 95.0 %"
+    assert verdict.ours == "1, on digits"
+    assert verdict.why == f"outside the paper's protocol (data=digits, not cifar10); {long}"
+    assert replace(verdict, circumstances="", deviations=()).ours == "1"
+
+
+def test_what_of_the_runs_is_not_the_papers_is_told_once_a_key(write: Write, verdicts: Judged) -> None:
+    write(data="digits", keys={"max_steps": 2000, "optimizer.nesterov": True})
+    write(model="mlp_3x512", data="digits", keys={"max_steps": 1000})
+    told = departures(list(verdicts().values()))
+    assert "data: digits instead of cifar10" in told
+    assert "steps: 1,000 to 2,000 instead of at least 25,000" in told
+    assert "optimizer.nesterov: true, not named by the paper" in told
+    assert len(told) == len({text.partition(" instead of")[0].partition(":")[0] for text in told})
 
 
 def test_the_headline_counts_three_groups_apart(write: Write, verdicts: Judged, tmp_path: Path) -> None:

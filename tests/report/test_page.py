@@ -8,13 +8,22 @@ import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
 
 from rethinkgen.report.contents import without_machine_paths
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.page import MOST_ROWS_SHOWN, data_text, write_report
+from rethinkgen.report.page import (
+    MEDIA,
+    MOST_CHARACTERS_EMBEDDED,
+    MOST_ROWS_SHOWN,
+    SYMBOLS,
+    data_text,
+    download,
+    write_report,
+)
 from rethinkgen.run.run import read_runs
 from run_folders import write_run
 from unfinished import leave_unfinished
@@ -59,18 +68,34 @@ def test_the_page_is_whole_in_itself(index: Path) -> None:
     assert page.open == [], "elements that are never closed"
     tags = {tag for tag, _ in page.found}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
-    assert not re.search(r"@import|url\((?!#)", text)
+    assert not re.search(r"@import|url\((?!#)", re.sub(r'href="data:[^"]*"', "", text))
     assert "default-src 'none'" in text
     assert page.values("src") == []
     ids = Counter(page.values("id"))
     assert max(ids.values()) == 1, [name for name, count in ids.items() if count > 1]
     links = page.values("href") + page.values("xlink:href")
     for link in links:
-        assert link[1:] in ids if link.startswith("#") else (index.parent / link).is_file(), link
+        if not link.startswith("data:"):
+            assert link[1:] in ids if link.startswith("#") else (index.parent / link).is_file(), link
     for reference in re.findall(r"url\(#([^)]+)\)", text):
         assert reference in ids, reference
     for named in page.values("aria-labelledby"):
         assert set(named.split()) <= ids.keys(), named
+
+
+def test_what_one_downloads_from_the_page_is_what_lies_beside_it(index: Path) -> None:
+    links = [attributes for _, attributes in Elements(index.read_text()).found if "download" in attributes]
+    assert {"csv", "svg", "tex", "md"} == {str(link["download"]).rpartition(".")[2] for link in links}
+    for link in links:
+        head, _, content = str(link["href"]).partition(",")
+        assert head in {f"data:{media};charset=utf-8" for media in MEDIA.values()}
+        (file,) = index.parent.glob(f"*/{link['download']}")
+        assert unquote(content) == file.read_text()
+
+
+def test_what_is_too_large_is_downloaded_from_beside_the_page() -> None:
+    assert download("figures", "a", "csv", "x" * MOST_CHARACTERS_EMBEDDED).startswith('download="a.csv" href="data:')
+    assert download("figures", "a", "csv", "x" * (MOST_CHARACTERS_EMBEDDED + 1)) == 'href="figures/a.csv"'
 
 
 def test_the_page_can_be_read_without_seeing_it(index: Path) -> None:
@@ -116,6 +141,26 @@ def test_where_things_lie_on_this_machine_is_not_told(index: Path, small_sweep: 
     for path in index.parent.rglob("*"):
         if path.is_file():
             assert str(tmp_path.parents[1]).encode() not in path.read_bytes(), path
+
+
+def test_what_all_claims_have_in_common_is_said_once_and_their_sources_are_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        for corruption in ("none", "random_labels"):
+            write_run(tmp_path / "sweep", data="cifar10_jpeg", corruption=corruption, seed=seed)
+    text = write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=COMMAND).read_text()
+    num_claims = text.count('<tr id="claim-')
+    assert num_claims > 5
+    shown = re.sub(r'<details>.*?</details>|href="data:[^"]*"', "", text, flags=re.DOTALL)
+    assert shown.count("outside the paper's protocol") == 1
+    assert shown.count("cifar10_jpeg instead of cifar10") == 1
+    page = Elements(text)
+    # Each claim has its mark, which leads to it and says the verdict in words.
+    marks = [attributes for tag, attributes in page.found if tag == "a" and "mark" in str(attributes.get("class"))]
+    assert len({mark["href"] for mark in marks}) == len(marks) == num_claims
+    assert all(str(mark["title"]).rpartition(": ")[2] in SYMBOLS for mark in marks)
+    assert '<div id="source-zhang2017-S3"><dt>S3</dt><dd>MIT OpenCourseWare' in text
+    assert 'Table 1 [<a href="#source-zhang2017-S3">S3</a>]' in text
+    assert "Understanding deep learning requires rethinking generalization" in text
 
 
 def test_marks_of_certainty_are_explained(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_sweep_that_still_runs(sweep: Path, capsys: pytest.CaptureFixture[str]
         (["multirun/small", "figure={x: modle}"], ["figure own_figure: x=modle: no run has it. Did you mean model?"]),
         (["multirun/small", "figure={kind: pie}"], ["figure={kind: pie}: kind='pie': one of 'lines'"]),
         (["multirun/small", "figure="], ["figure= has no value: {x: ..., y: ...} or a YAML file is needed"]),
-        (["multirun/small", "published=mine.yaml"], ["published=mine.yaml: there is no such file"]),
+        (["multirun/small", "claims=mine.yaml"], ["claims=mine.yaml: there is no such file"]),
         (["multirun/small", "--out", "x"], ["--out: there is no such option", "--help"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -159,6 +159,7 @@ def test_a_report_of_ours_is_replaced(sweep: Path) -> None:
 OWN_PAPER = """
 paper: mine
 reference: Me, in my notebook
+sources: {}
 protocols: {mine: {data: digits, leaves_open: [data, model, max_steps, until_fit, evaluate_every, threads]}}
 items:
   - item: Table 1
@@ -182,12 +183,12 @@ figures: {mine: {kind: curves, y: test/accuracy, title: My curves}}
 def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(OWN_PAPER)
     figure = "figure={kind: scatter, x: fit/accuracy, y: test/accuracy, title: My scatter}"
-    assert main([str(sweep), "published=mine.yaml", figure, "out=own"]) == 0, capsys.readouterr().err
+    assert main([str(sweep), "claims=mine.yaml", figure, "out=own"]) == 0, capsys.readouterr().err
     page = Path("own/index.html").read_text()
     assert all(title in page for title in ("My scatter", "My curves", "My table", "it learns"))
     assert len(Path("own/figures/own_figure.csv").read_text().splitlines()) == 5
     Path("mine.yaml").write_text(OWN_PAPER.replace("kind: within", "kind: withn"))
-    assert main([str(sweep), "published=mine.yaml", "out=other"]) == 2
+    assert main([str(sweep), "claims=mine.yaml", "out=other"]) == 2
     assert "mine.yaml, claim mine.one: rule: kind='withn'" in capsys.readouterr().err
     assert not Path("other").exists()
 

@@ -167,11 +167,7 @@ def test_attacks_are_refused_unimported_and_uncalled(
     assert foreign <= NEEDED
 
 
-# Regularizers that are objects are the user's own: tests/run/test_own_regularizers.py.
-OF_OURS = [key for key in PLACES if key != "regularizer"]
-
-
-@pytest.mark.parametrize("key", OF_OURS)
+@pytest.mark.parametrize("key", PLACES)
 def test_attacks_inside_of_what_is_allowed_are_refused(tmp_path: Path, imported: list[str], key: str) -> None:
     allowed = allowed_target(key)
     for node in attacks(tmp_path):
@@ -191,7 +187,7 @@ def allowed_target(key: str) -> str:
     return others.get(key) or names_of_ours(key)[0]
 
 
-@pytest.mark.parametrize("key", OF_OURS)
+@pytest.mark.parametrize("key", PLACES)
 @pytest.mark.parametrize(
     "trick",
     [
@@ -229,7 +225,8 @@ def targets_in_conf() -> list[tuple[str, str]]:
             key, node = pending.pop()
             if isinstance(node, dict):
                 if "_target_" in node and not key.startswith("hydra"):
-                    found.append(("logger" if key.startswith("logger.") else key, node["_target_"]))
+                    place = next((each for each in ("logger", "regularizer") if key.startswith(f"{each}.")), key)
+                    found.append((place, node["_target_"]))
                 pending += [(f"{key}.{name}".removeprefix("."), child) for name, child in node.items()]
     return found
 
@@ -237,7 +234,7 @@ def targets_in_conf() -> list[tuple[str, str]]:
 def test_every_target_in_conf_is_accepted_at_its_place_and_no_other() -> None:
     found = targets_in_conf()
     assert len(found) >= 38
-    assert {key for key, _ in found} == {*OF_OURS} - {"hydra.sweeper.sampler"}
+    assert {key for key, _ in found} == {*PLACES} - {"hydra.sweeper.sampler"}
     for key, target in found:
         for place in PLACES:
             if place == key:

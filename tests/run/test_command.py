@@ -14,7 +14,17 @@ import pytest
 
 from conftest import ROOT, TINY, read_result
 from rethinkgen.run import command
-from rethinkgen.run.command import command_here, command_line, is_sweep, script_and_configs, train_command, typed
+from rethinkgen.run.command import (
+    command_here,
+    command_line,
+    is_sweep,
+    noted_command,
+    options_of_configs,
+    other_command,
+    program,
+    train_command,
+    typed,
+)
 
 
 def test_a_command_is_quoted_for_a_shell() -> None:
@@ -29,14 +39,17 @@ def test_a_run_of_an_experiment_needs_m() -> None:
 def test_what_says_where_configs_are_is_kept_and_how_a_sweep_is_run_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "python", lambda: ["python"])
     arguments = ["-m", "seed=1", "-cd=my configs", "hydra/launcher=slurm", "--config-n", "mine", "hydra.sweep.dir=x"]
-    with typed(["../train.py", *arguments, "hydra.searchpath=[file://a]", "+hydra.launcher.x=1", "rerun=true"]):
-        ours = ["../train.py", "--config-name", "mine", "--config-dir", "my configs"]
-        assert script_and_configs() == ours
-        assert command_here(["seed=1"]) == shlex.join(["python", *ours, "hydra.searchpath=[file://a]", "seed=1"])
+    more = ["hydra.searchpath=[file://a]", "+hydra.launcher.x=1", "rerun=true"]
+    with typed(["../train.py"], [*arguments, *more]):
+        ours = ["--config-name", "mine", "--config-dir", "my configs"]
+        assert (program(), options_of_configs()) == (["../train.py"], ours)
+        assert command_here(["seed=1"]) == shlex.join(
+            ["python", "../train.py", *ours, "hydra.searchpath=[file://a]", "seed=1"]
+        )
         assert "hydra.mode=RUN" in command_here(["+experiment=mine"])
         assert "rerun" not in command_line(leaving_out="rerun")
         assert "'-cd=my configs'" in command_line()
-        assert is_sweep(command._typed)
+        assert is_sweep(arguments)
     assert command_here(["seed=1"]) == "python train.py seed=1"
     assert command_line(adding="-m") == "python train.py -m"
 
@@ -46,13 +59,14 @@ def test_the_interpreter_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
-    for name in ("python", "wandb"):
+    for name in ("python", "wandb", "rethinkgen", "uv"):
         (bin_folder / name).symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(bin_folder / "python3"))
     (bin_folder / "python3").symlink_to("python")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.setenv("PATH", "/nowhere")
     assert (command.python(), command.wandb()) == ([".venv/bin/python3"], [".venv/bin/wandb"])
+    assert command.install_command("cmaes") == ".venv/bin/python3 -m pip install cmaes"
     monkeypatch.setenv("PATH", str(bin_folder))
     assert (command.python(), command.wandb()) == (["python"], ["wandb"])
     assert command.install_command("cmaes") == "uv pip install --python .venv/bin/python3 cmaes"
@@ -61,6 +75,29 @@ def test_the_interpreter_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch, t
     assert (command.python(), command.wandb()) == (["uv", "run"], ["uv", "run", "wandb"])
     monkeypatch.chdir(ROOT)
     assert command.python() == [str(bin_folder / "python3")], "uv would find no project, or another"
+
+
+def test_the_console_command_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "tool").mkdir()
+    for name in ("python", "rethinkgen"):
+        (tmp_path / "tool" / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "tool" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with typed([str(tmp_path / "tool" / "rethinkgen"), "train"], ["-m", "seed=0,1"]):
+        assert command_line(adding="debug=true") == "tool/rethinkgen train debug=true -m seed=0,1"
+        # As uv tool install and pipx have it.
+        (tmp_path / "bin" / "rethinkgen").symlink_to(tmp_path / "tool" / "rethinkgen")
+        assert command_line() == "rethinkgen train -m seed=0,1"
+        assert command_here(["seed=1"]) == "rethinkgen train seed=1"
+        assert other_command("report", ["multirun/my runs"]) == "rethinkgen report 'multirun/my runs'"
+        (tmp_path / "bin" / "rethinkgen").unlink()
+        assert (noted_command(), train_command([])) == ("rethinkgen train -m seed=0,1", "rethinkgen train")
+    with typed([str(ROOT / "train.py")], []):
+        assert str(other_command("report", [])).endswith("/report.py")
+        assert other_command("brew", []) is None
 
 
 # Typed.

@@ -137,6 +137,11 @@ def test_what_cannot_be_ones_own_is_not_opened(package: str, monkeypatch: pytest
         own_code.opened()
 
 
+def test_what_is_typed_into_a_notebook_is_to_be_written_into_a_file() -> None:
+    with pytest.raises(ValueError, match=r"code=__main__: .*%%writefile my_code\.py in a notebook: code=my_code"):
+        own_code.asked_for(["code=__main__"])
+
+
 def test_a_command_opens_several_by_a_list_and_a_sweep_chooses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_code.asked_for(["-m", "code=[one,two.nets]", "+code=three"]) == ["three"]
     assert own_code.asked_for(["-m", "code=[one,two.nets]"]) == ["one", "two.nets"]

@@ -137,7 +137,7 @@ def test_the_summary_has_each_run_once_and_what_differs_among_these(tmp_path: Pa
     table = pd.read_csv(Summary(tmp_path).write())
     assert list(table["run"]) == ["b", "c"]
     assert list(table["seed"]) == [1, 2]
-    assert list(table["folder"]) == [f"{tmp_path}/b", f"{tmp_path}/c"]
+    assert list(table["folder"]) == ["b", "c"], "from the folder of the summary"
     # Its class and source are the same in all that are left.
     assert not {"model.class", "data.source.class"} & set(table)
 

@@ -178,6 +178,32 @@ class Blocks:
             self.examples_per_block = max(self.examples_per_block // 2, batch_size)
 
 
+class Loader:
+    """Batches ``(images (n, C, H, W), labels (n,))`` of a split, as a ``DataLoader`` gives them.
+
+    Args:
+        batches: the images and labels of an epoch, by its number.
+        num_batches: how many that are.
+    """
+
+    def __init__(
+        self, batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]], num_batches: Callable[[int], int]
+    ) -> None:
+        self.epoch = 0
+        """Of the next iteration: each one is an epoch of its own. Set it to have an epoch again."""
+        self._batches = batches
+        self._num_batches = num_batches
+
+    def __len__(self) -> int:
+        """Return how many batches the next epoch has."""
+        return self._num_batches(self.epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of the next epoch."""
+        self.epoch += 1
+        return self._batches(self.epoch - 1)
+
+
 def micro_batch_sizes(global_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> tuple[int, ...]:
     """Return how many examples of a rank's share each micro-batch has.
 

@@ -124,7 +124,7 @@ def _decode_elsewhere(paths: Sequence[str], starts: Sequence[int]) -> Iterator[_
     package_root = str(Path(__file__).resolve().parents[2])
     search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rethinkgen.data.decoding"],
+        [sys.executable, "-P", "-m", "rethinkgen.data.decoding"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": search_path},

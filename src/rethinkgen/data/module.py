@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 from rethinkgen.blame import source_of
 from rethinkgen.checks import check_between, check_switch, check_whole
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
-from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, epoch_order, micro_batch_sizes
+from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, Loader, epoch_order, micro_batch_sizes
 from rethinkgen.data.draws import balanced_subset, generator
 from rethinkgen.data.equal_images import find_conflicts, find_shared
 from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
@@ -135,7 +136,9 @@ class CorruptedImages(pl.LightningDataModule):
     at_most: int | None = None
     """Take no more than so many examples of each split, for a trial run; ``None``: all."""
     noise_probability: float | None = 0.0
-    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number."""
+    """``noise/probability``, with which an example is drawn; ``None`` where it is not one number.
+
+    A corruption of the user's own that does not say it has none."""
 
     def __init__(
         self,
@@ -262,15 +265,11 @@ class CorruptedImages(pl.LightningDataModule):
                 "one, or on images in memory."
             )
 
-    def train_dataloader(self) -> Blocks:
-        """Return the order of the examples, in blocks of batches."""
+    def train_dataloader(self) -> Blocks | Loader:
+        """Return the order of the examples, in blocks of batches; without a trainer ``loader("train")``."""
         trainer = self.trainer
         if trainer is None:
-            raise ValueError(
-                f"{type(self).__name__}.train_dataloader(): which examples come next, the trainer's step says. Hand it "
-                "to trainer.fit(model, datamodule=...); to look at the data call setup() and read "
-                "splits['train'].inputs and splits['train'].labels."
-            )
+            return self.loader("train")
         self.check_shares(trainer.world_size)
         if self._files is not None:
             self._open_stream(trainer.global_rank, trainer.world_size, trainer.num_devices)
@@ -287,6 +286,43 @@ class CorruptedImages(pl.LightningDataModule):
             paired=self.mixup > 0,
             should_pause=lambda: any(callback.should_pause() for callback in pauses),
         )
+
+    def test_dataloader(self) -> Loader:
+        """Return ``loader("test")``. In training the test split is evaluated without it."""
+        return self.loader("test")
+
+    def loader(self, split: SplitName = "train", batch_size: int = 1000) -> Loader:
+        """Return batches ``(images, labels)`` of a split, whoever trains on them; sets up what is not yet.
+
+        Those of ``train`` are a run's own: its sizes, its order and its augmentation, each iteration the next epoch. Of
+        other splits they are in order, ``batch_size`` images each.
+
+        Raises:
+            ValueError: there is no such split, or training mixes images, of which none has one label.
+        """
+        if not self.splits:
+            self.setup()
+        if split not in self.splits:
+            there = ", ".join(self.splits)
+            raise ValueError(f"split={split!r}: there are {there}. A validation split needs validation=0.1, say.")
+        if split == "train":
+            if self.mixup:
+                raise ValueError(f"mixup={self.mixup}: mixed images have two labels. Read batches() instead.")
+            return Loader(self._training_batches, self.timetable.steps)
+        parts = [slice(start, start + batch_size) for start in range(0, len(self.splits[split]), batch_size)]
+        return Loader(lambda _: self._batches_in_order(split, parts), lambda _: len(parts))
+
+    def _training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(self.timetable, self.order_seed, epoch)
+        device = self.splits["train"].labels.device
+        sizes = list(map(len, order))
+        block = Block(torch.cat(order).to(device), sizes, sizes, epoch)
+        return ((batch.images, batch.labels) for batch in self.batches(block))
+
+    def _batches_in_order(self, name: SplitName, parts: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
+        split = self.splits[name]
+        for part, images in zip(parts, in_parts(split.inputs, parts), strict=True):
+            yield images, split.labels[part]
 
     def teardown(self, stage: str) -> None:
         """End the processes that decode."""
@@ -366,7 +402,11 @@ class CorruptedImages(pl.LightningDataModule):
         changes_labels = type(self).corrupt_labels is not CorruptedImages.corrupt_labels
         hit = self.splits["train"].is_corrupted if changes_labels else self.splits["train"].is_drawn
         realised = float(hit.cpu().double().mean())
-        return {"noise/probability": self.noise_probability, "noise/realised": realised}
+        kinds = list(itertools.takewhile(lambda kind: kind is not CorruptedImages, type(self).__mro__))
+        is_told = any("noise_probability" in vars(each) for each in (self, *kinds))
+        corrupts = any(name in vars(kind) for kind in kinds for name in ("corrupt_labels", "corrupt_pixels"))
+        told = self.noise_probability if is_told or not corrupts else None
+        return {"noise/probability": told, "noise/realised": realised}
 
     @property
     def statistics(self) -> ChannelStatistics:

@@ -1,6 +1,7 @@
 """Published items as claims, read from ``published/*.yaml`` and checked.
 
-A file holds ``paper`` (its short name), ``reference``, ``protocols`` and ``items``. A protocol says what makes a run
+A file holds ``paper`` (its short name), ``reference``, ``sources`` (mark -> what was read there), ``protocols`` and
+``items``. A protocol says what makes a run
 the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``; and
 under ``leaves_open`` the keys of which the paper says nothing. A key that neither protocol nor claim names must be
 neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them. ``figures`` and
@@ -11,6 +12,7 @@ paper's, ``one_axis`` which corruptions are one under several names at the level
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +27,7 @@ import yaml
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import check_choice, check_keys, check_number
 from rethinkgen.report.rules import RULES, parameters
+from rethinkgen.run.command import train_command
 from rethinkgen.run.identity import SEEDS
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
@@ -50,6 +53,8 @@ SELECTABLE = (
 )  # fmt: skip
 ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
+MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
+"""A source that a text names: ``Table 2 [S2, S6]``."""
 Selector = Mapping[str, Any]
 """Key -> value, or a list of values of which one must be met: a group, a key of the config, or ``level``."""
 
@@ -90,11 +95,22 @@ class Tuning:
     """Strengths that are compared."""
 
 
+@dataclass(frozen=True, eq=False)
+class Paper:
+    """Where claims are from."""
+
+    name: str
+    reference: str
+    sources: Mapping[str, str]
+    """Mark, such as S3 -> what was read there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """One published number or statement, and what decides whether it is reproduced."""
 
     id: str
+    paper: Paper
     item: str
     """The table, figure or section."""
     statement: str
@@ -147,6 +163,11 @@ class Claim:
         """Whether the item has a source at all."""
         return self.certainty != "memory"
 
+    @property
+    def cited(self) -> list[str]:
+        """The marks of its sources."""
+        return MARK.findall(self.source)
+
 
 def load_claims() -> list[Claim]:
     """Return the claims of all papers, in the order of the files.
@@ -159,7 +180,14 @@ def load_claims() -> list[Claim]:
 
 @cache
 def _claims_of(own: tuple[OwnPaper, ...]) -> tuple[Claim, ...]:
-    return tuple(claim for file in _files(own) for claim in read_claims(file))
+    found: dict[str, Claim] = {}
+    # A user's own may not take the place of ours.
+    for file in reversed(_files(own)):
+        claims = read_claims(file)
+        if taken := [claim.id for claim in claims if claim.id in found]:
+            raise ValueError(f"{file.name}, claim {taken[0]}: there is one of this id already. Give it another.")
+        found = {claim.id: claim for claim in claims} | found
+    return tuple(found.values())
 
 
 def load_papers() -> list[dict[str, Any]]:
@@ -193,7 +221,7 @@ def with_papers(paths: Sequence[Path]) -> Iterator[None]:
     opened = []
     for path in paths:
         if (content := read_bytes(path, MOST_BYTES_OF_TABLE)) is None:
-            raise ValueError(f"published={path}: there is no such file.")
+            raise ValueError(f"claims={path}: there is no such file.")
         opened.append(OwnPaper(path.name, content.decode("utf-8", errors="replace")))
     before = _OWN.set((*_OWN.get(), *opened))
     try:
@@ -235,8 +263,12 @@ class OwnPaper:
 
 
 _OWN: ContextVar[tuple[OwnPaper, ...]] = ContextVar("papers of the user's own", default=())
-PAPER_KEYS = ("paper", "reference", "protocols", "items")
-REQUIRED = tuple(entry.name for entry in fields(Claim) if entry.default is MISSING and entry.default_factory is MISSING)
+PAPER_KEYS = ("paper", "reference", "sources", "protocols", "items")
+REQUIRED = tuple(
+    entry.name
+    for entry in fields(Claim)
+    if entry.default is MISSING and entry.default_factory is MISSING and entry.name != "paper"
+)
 OPTIONAL = (
     *(entry.name for entry in fields(Claim) if entry.name not in (*REQUIRED, "is_exact")),
     "exact",
@@ -245,13 +277,14 @@ OPTIONAL = (
 
 
 def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
+    paper = Paper(str(content["paper"]), str(content["reference"]), content["sources"])
     for item in content["items"]:
         shared = {key: value for key, value in item.items() if key != "claims"}
         for own in item.get("claims", ()):
-            yield _claim(file, content, {**shared, **own})
+            yield _claim(file, content, paper, {**shared, **own})
 
 
-def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim:
+def _claim(file: str, content: Mapping[str, Any], paper: Paper, node: dict[str, Any]) -> Claim:
     where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
     check_keys(where, node, REQUIRED, OPTIONAL)
     settings, across = node.get("settings", {}), node.get("across")
@@ -267,6 +300,8 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
         raise ValueError(f"{where}: metric={metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
     if "experiment" not in node and "command" not in node:
         raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
+    for mark in MARK.findall(str(node["source"])):
+        check_choice(where, "source", mark, paper.sources)
     if across is not None:
         check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
     protocol, left_open = _protocol(where, content["protocols"], node.get("protocol", ()))
@@ -274,7 +309,8 @@ def _claim(file: str, content: Mapping[str, Any], node: dict[str, Any]) -> Claim
     for rule in rules.values():
         _check_settings(where, rule, settings, across)
     made: dict[str, Any] = {
-        "command": node.get("command") or f"python train.py -m +experiment={node['experiment']}",
+        "paper": paper,
+        "command": node.get("command") or train_command([f"+experiment={node['experiment']}"]),
         "runs": _selector(where, "runs", node["runs"]),
         "settings": {str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
         "protocol": protocol,

@@ -14,6 +14,7 @@ from rethinkgen.report.claim_files import CERTAINTIES, Claim, Rule, load_claims,
 from rethinkgen.report.numbers import DASH, Spread, shown_published, shown_summary, summarise
 from rethinkgen.report.quantities import (
     MILESTONES,
+    NOT_NAMED,
     chance,
     deviations,
     is_kindred,
@@ -54,6 +55,8 @@ CIRCUMSTANCES = {
 """Deviations that are told wherever a number is; all others only in the reasons."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
+MOST_WORDS = 12
+"""Of a reason, where it is told in brief."""
 UNFINISHED: tuple[State, ...] = ("running", "waiting", "missing", "interrupted")
 """What may still become a result by itself or by the same command."""
 
@@ -71,14 +74,39 @@ class Verdict:
 
     claim: Claim
     verdict: Answer
-    ours: str
+    numbers: str
+    circumstances: str
+    """What must stand beside the numbers."""
     n: int
     """Seeds that every mean is over, at least."""
-    why: str
+    reason: str
+    deviations: tuple[str, ...]
+    """What of the runs is not the paper's."""
     runs: list[Run]
     """Those that were judged."""
-    is_of_protocol: bool
-    """Whether these are the paper's own."""
+
+    @property
+    def ours(self) -> str:
+        """The numbers and their circumstances."""
+        return f"{self.numbers}, {self.circumstances}" if self.circumstances else self.numbers
+
+    @property
+    def why(self) -> str:
+        """The reason, after what of the runs is not the paper's."""
+        odd = f"outside the paper's protocol ({'; '.join(self.deviations)})" if self.deviations else ""
+        return "; ".join(filter(None, (odd, self.reason)))
+
+    @property
+    def in_brief(self) -> str:
+        """The reason in ``MOST_WORDS`` words, without what the verdict says already."""
+        words = self.reason.removeprefix("the trend holds: ").split()
+        cut = " ".join(words[:MOST_WORDS]).rstrip(",;:")
+        return f"{cut} …" if len(words) > MOST_WORDS else cut
+
+    @property
+    def is_of_protocol(self) -> bool:
+        """Whether the runs are the paper's own."""
+        return not self.deviations
 
     @property
     def is_counted(self) -> bool:
@@ -133,7 +161,7 @@ class Comparison:
 
 
 def judge(runs: Sequence[Run]) -> list[Verdict]:
-    """Return a verdict for each claim that a run bears on, however far that run is; in the order of the papers."""
+    """Return a verdict for each claim that a run bears on, however far that run is: the user's own, then ours."""
     bearing = [(claim, [run for run in runs if _bears_on(run, claim)]) for claim in load_claims()]
     compared = [(claim, found, _comparisons(claim, found)) for claim, found in bearing if found]
     pools = _pools([(claim, comparisons) for claim, _, comparisons in compared])
@@ -198,6 +226,19 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
     return Table("claims", "Published and ours", note, columns, rows, DataFrame(raw))
 
 
+def departures(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return what of the judged runs is not the paper's, each key once: ``data: digits instead of cifar10``."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for text in dict.fromkeys(text for verdict in verdicts for text in verdict.deviations):
+        key, _, rest = text.partition("=")
+        value, _, wanted = rest.partition(", not ")
+        found[key, wanted].append(value)
+    return [
+        f"{key}: {_from_to(values)}{', not ' if wanted == NOT_NAMED else ' instead of '}{wanted}"
+        for (key, wanted), values in found.items()
+    ]
+
+
 def published(claim: Claim) -> str:
     """Return the published number or statement as a text, marked where it is not certain."""
     text = claim.published or (shown_published(claim.value, claim.unit) if claim.value is not None else claim.statement)
@@ -214,7 +255,7 @@ def _verdict(claim: Claim, bearing: Sequence[Run], comparisons: Sequence[Compari
     right = [comparison for comparison in comparisons if not comparison.deviations]
     missing = untuned(claim, bearing) if claim.tuned else ""
     if not comparisons:
-        return Verdict(claim, "not enough runs", DASH, 0, missing, list(bearing), is_of_protocol=True)
+        return Verdict(claim, "not enough runs", DASH, "", 0, missing, (), list(bearing))
     if missing:
         return _not_enough(claim, right or _nearest(claim, comparisons), reason=missing)
     complete = [comparison for comparison in right if not comparison.lacking]
@@ -389,7 +430,7 @@ def _of_the_protocol(
         answers.append(answer)
         reasons.append(reason)
     not_judged = [f"not judged: {comparison.lacking}" for comparison in failed]
-    return _told(claim, comparisons, findings, answers, reasons, not_judged, is_of_protocol=True)
+    return _told(claim, comparisons, findings, answers, reasons, not_judged)
 
 
 def _answer(claim: Claim, comparison: Comparison, finding: Finding, pools: Pools) -> tuple[Answer, str]:
@@ -432,17 +473,7 @@ def _outside_the_protocol(claim: Claim, comparisons: list[Comparison], pools: Po
             answer = "not enough steps"
         answers.append(answer)
         reasons.append(_trend_text(finding))
-    odd = "; ".join(comparisons[0].deviations)
-    return _told(
-        claim,
-        comparisons,
-        findings,
-        answers,
-        reasons,
-        [],
-        is_of_protocol=False,
-        first=f"outside the paper's protocol ({odd})",
-    )
+    return _told(claim, comparisons, findings, answers, reasons, [])
 
 
 def _not_enough(claim: Claim, comparisons: Sequence[Comparison], num_complete: int = 0, reason: str = "") -> Verdict:
@@ -453,11 +484,17 @@ def _not_enough(claim: Claim, comparisons: Sequence[Comparison], num_complete: i
         if cell.values
     }
     told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
-    ours = f"{told}{_circumstances(claim, nearest)}" if told else DASH
-    odd = f"outside the paper's protocol ({'; '.join(nearest.deviations)}); " if nearest.deviations else ""
     besides = f"; finished elsewhere: {num_complete}, all count" if num_complete else ""
-    why = f"{odd}{reason or nearest.lacking}{besides}"
-    return Verdict(claim, "not enough runs", ours, nearest.n, why, nearest.runs, is_of_protocol=not nearest.deviations)
+    return Verdict(
+        claim,
+        "not enough runs",
+        told or DASH,
+        _circumstances(claim, nearest) if told else "",
+        nearest.n,
+        f"{reason or nearest.lacking}{besides}",
+        nearest.deviations,
+        nearest.runs,
+    )
 
 
 def _combined(claim: Claim, comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> Answer:
@@ -485,9 +522,6 @@ def _told(
     answers: Sequence[Answer],
     reasons: Sequence[str],
     besides: Sequence[str],
-    *,
-    is_of_protocol: bool,
-    first: str = "",
 ) -> Verdict:
     answer = _combined(claim, comparisons, answers)
     names = _names(claim, comparisons)
@@ -501,11 +535,16 @@ def _told(
         f"{name}: {finding.ours}" if name else finding.ours for name, finding in zip(names, findings, strict=False)
     ]
     more = [f"and {len(texts) - MOST_UNITS} more"] if len(texts) > MOST_UNITS else []
-    ours = "; ".join([*texts[:MOST_UNITS], *more]) + _circumstances(claim, *comparisons)
-    runs = list(dict.fromkeys(run for comparison in comparisons for run in comparison.runs))
-    why = "; ".join(dict.fromkeys(filter(None, [first, *reasons, *besides])))
-    n = min(comparison.n for comparison in comparisons)
-    return Verdict(claim, answer, ours, n, why, runs, is_of_protocol=is_of_protocol)
+    return Verdict(
+        claim,
+        answer,
+        "; ".join([*texts[:MOST_UNITS], *more]),
+        _circumstances(claim, *comparisons),
+        min(comparison.n for comparison in comparisons),
+        "; ".join(dict.fromkeys(filter(None, [*reasons, *besides]))),
+        comparisons[0].deviations,
+        list(dict.fromkeys(run for comparison in comparisons for run in comparison.runs)),
+    )
 
 
 def _names(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
@@ -526,7 +565,7 @@ def _circumstances(claim: Claim, *comparisons: Comparison) -> str:
         found[key].append(value)
     told = [text.format(_from_to(found[key])) for key, text in CIRCUMSTANCES.items() if key in found]
     milestone = [f"counted to {MILESTONES[claim.metric]}"] if claim.metric in MILESTONES else []
-    return "".join(f", {text}" for text in (*milestone, *told))
+    return ", ".join((*milestone, *told))
 
 
 def _from_to(values: Sequence[str]) -> str:

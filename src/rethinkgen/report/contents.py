@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rethinkgen.report.claims import Answer, Scope, Verdict, count, headline, judge, main_table
+from rethinkgen.report.claim_files import Paper
+from rethinkgen.report.claims import Answer, Scope, Verdict, count, departures, headline, judge, main_table
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import is_graded
+from rethinkgen.report.found import doubts, sentence
 from rethinkgen.report.tables import Table, tables
 from rethinkgen.run.run import Run, damage_of
 
 MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
 """Lines shown: runs that no sweep started have one each."""
+MOST_NAMES = 3
+"""Sweeps in the title."""
+WHAT = ("Data", "Corruption", "Models", "Regularizers", "Seeds")
+"""Of the facts, those that say what was run; the others say how."""
 STATES = ("running", "waiting", "interrupted", "failed", "missing")
 """Of runs without a result, in the order in which they are counted."""
 
@@ -38,12 +44,37 @@ class Report:
 
     @cached_property
     def title(self) -> str:
-        """The names of the sweeps; the first part, where all have the same, is said once."""
+        """The names of the sweeps, the first part, where all have the same, said once; of a single run its own."""
+        if len(self.runs) == 1:
+            return self.runs[0].path.name.rpartition("-")[0] or self.runs[0].path.name
         names = list(dict.fromkeys(run.sweep.name for run in self.runs))
         common = names[0].partition("-")[0]
         if len(names) == 1 or not all(name.startswith(f"{common}-") for name in names):
-            return " + ".join(names)
-        return f"{common}: {' + '.join(name.removeprefix(f'{common}-') for name in names)}"
+            return _some(names)
+        return f"{common}: {_some([name.removeprefix(f'{common}-') for name in names])}"
+
+    @cached_property
+    def found(self) -> str:
+        """What was found, in a sentence."""
+        return sentence(self.runs)
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """What the numbers rest on, a sentence each."""
+        return doubts(self.runs)
+
+    @cached_property
+    def departures(self) -> list[str]:
+        """What of the runs that published claims were judged on is not the paper's, each key once."""
+        return departures(self.verdicts)
+
+    @cached_property
+    def sources(self) -> dict[Paper, list[str]]:
+        """Of each paper whose claims were judged, the marks of the sources that these cite."""
+        cited: dict[Paper, list[str]] = defaultdict(list)
+        for verdict in self.verdicts:
+            cited[verdict.claim.paper] += verdict.claim.cited
+        return {paper: [mark for mark in paper.sources if mark in marks] for paper, marks in cited.items()}
 
     @cached_property
     def progress(self) -> str:
@@ -51,6 +82,11 @@ class Report:
         counts: Counter[str] = Counter(run.state for run in self.runs)
         others = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
         return ", ".join([f"{counts['done']:,} of {len(self.runs):,} runs finished", *others])
+
+    @property
+    def all_tables(self) -> list[Table]:
+        """That of the claims last."""
+        return [*self.tables, *([self.main_table] if self.main_table else [])]
 
     @cached_property
     def unfinished(self) -> list[Run]:
@@ -88,6 +124,11 @@ class Report:
     def train_commands(self) -> list[str]:
         """The commands that the sweeps came from."""
         return shown_commands(command_of(self.runs))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return " + ".join(names if more <= 1 else [*names[:MOST_NAMES], f"{more} more"])
 
 
 def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = ()) -> Report:
@@ -140,6 +181,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
             ("Training time, all runs", _spoken(seconds) if seconds else ""),
             ("Device", _counted(str(result.get("device") or "unknown") for result in results)),
             ("Versions", _counted(_versions(result.get("versions") or {}) for result in results)),
+            ("Sweeps", _listed(run.sweep.name for run in runs)),
             ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
         ]
     return [(name, text) for name, text in facts if text]

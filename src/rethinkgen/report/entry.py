@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE, PublishingError
 from rethinkgen.report.own_page import check_is_own, is_foreign
-from rethinkgen.run.command import python
+from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.run.own_code import asked_for, opening
 from rethinkgen.sweep.jobs import shown
 
@@ -26,17 +25,18 @@ if TYPE_CHECKING:
 HELP = """\
 Set runs beside the published numbers: tables, figures and one page, from result files alone.
 
-  python report.py SWEEP [SWEEP ...] [key=value ...]
+  PROGRAM SWEEP [SWEEP ...] [key=value ...]
 
 A SWEEP is the folder of a sweep, such as multirun/zhang2017-table_1, or of a single run. It may still be running: what
 is missing is shown as missing, and the same command later writes the report anew.
 
   out=FOLDER      where to (default: report/ in the first sweep's folder). FOLDER/index.html is the page, one file that
                   needs no network; tables/ has CSV, LaTeX and Markdown, figures/ PDF, SVG and the CSV of what is drawn
+  claims=FILE     claims, tables and figures of a paper of your own, a YAML in the form of
+                  rethinkgen/report/published/zhang2017.yaml: docs/own_code.md
   publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
   figure=FIGURE   a figure of one's own, first on the page: 'figure={x: model.width, y: test/accuracy}', or a YAML file
                   of several; what it does not say is guessed from what varies. May be given more than once
-  published=FILE  claims, tables and figures of a paper of one's own, a YAML file as those in report/published/
   code=PACKAGE    a package of one's own, of which a figure may name a function
 """
 PUBLISHERS = ("wandb",)
@@ -46,7 +46,7 @@ KEYS = {
     "out": "a folder",
     "publish": " or ".join(PUBLISHERS),
     "figure": "{x: ..., y: ...} or a YAML file",
-    "published": "a YAML file of a paper of your own",
+    "claims": "a YAML file",
     "code": "a package of your own",
 }
 
@@ -62,28 +62,32 @@ class Request:
     papers: Sequence[Path] = ()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met."""
-    take_any_encoding()
-    if {"-h", "--help"} & set(arguments):
-        say(HELP, end="")
-        return 0
-    try:
-        with opening(asked_for(arguments)):
-            request = read_arguments(arguments)
-            from rethinkgen.report.claim_files import with_papers
+def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> int:
+    """Write the report that ``arguments`` ask for; return the exit code, 2 where they cannot be met.
 
-            with with_papers(request.papers):
-                return _report(request, arguments)
-    except ValueError as error:
-        return tell_error(error, USERS_MISTAKE)
+    ``program`` is what was called: a script, or the console command and its verb.
+    """
+    take_any_encoding()
+    with typed(program, arguments):
+        if {"-h", "--help"} & set(arguments):
+            say(HELP.replace("PROGRAM", shlex.join(noted_program())), end="")
+            return 0
+        try:
+            with opening(asked_for(arguments)):
+                request = read_arguments(arguments)
+                from rethinkgen.report.claim_files import with_papers
+
+                with with_papers(request.papers):
+                    return _report(request, arguments)
+        except ValueError as error:
+            return tell_error(error, USERS_MISTAKE)
 
 
 def _report(request: Request, arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
         if request.papers:
-            _check_papers()
+            _check_papers(request.papers)
         if request.publish == "wandb":
             from rethinkgen.report.wandb_report import check_can_publish
 
@@ -103,9 +107,8 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
-            report = gather(
-                runs, command=shlex.join(["python", "report.py", *map(_as_typed, arguments)]), figures=figures
-            )
+            command = shlex.join([*noted_program("report"), *map(_as_typed, arguments)])
+            report = gather(runs, command=command, figures=figures)
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
@@ -139,12 +142,12 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             raise ValueError(f"{key}= is given twice ({values[key]} and {value}). Give it once.")
         values[key] = value
     if not sweeps:
-        example = shlex.join([*python(), sys.argv[0], "multirun/NAME"])
+        example = command_line(adding="multirun/NAME")
         raise ValueError(f"which runs? Give the folder of a sweep: {example}.{_sweeps_there()}")
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
-    papers = [Path(values["published"])] if "published" in values else []
+    papers = [Path(values["claims"])] if "claims" in values else []
     check_is_own(out, is_chosen="out" in values)
     if is_foreign(out / "index.html"):
         raise ValueError(
@@ -154,14 +157,21 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), figures, papers)
 
 
-def _check_papers() -> None:
-    """Read all that papers of the user's own declare, before any run is read."""
+def _check_papers(papers: Sequence[Path]) -> None:
+    """Read all that papers of the user's own declare, before any run is read.
+
+    Raises:
+        ValueError: one of them says something that cannot be.
+    """
     from rethinkgen.report.claim_files import load_claims
     from rethinkgen.report.figures.declaration import packaged
     from rethinkgen.report.tables import declared
 
-    for read in (load_claims, packaged, declared):
-        read()
+    try:
+        for read in (load_claims, packaged, declared):
+            read()
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"claims={papers[0]}: {error}") from error
 
 
 def _completed(figure: Figure, runs: Sequence[Run]) -> Figure:
@@ -206,8 +216,10 @@ def _as_typed(argument: str) -> str:
 
 
 def tell_report(report: Report, index: Path, seconds: float) -> None:
-    """Say how far the runs are, what came of the claims, and where the page is."""
+    """Say how far the runs are, what was found, what came of the claims, and where the page is."""
     say(f"{report.progress}.")
+    if len(report.unfinished) < len(report.runs):
+        say(report.found)
     damage = [run.reason for run in report.unfinished if "is damaged" in run.reason or "cannot be read" in run.reason]
     damage += [line for _, line in report.damage]
     for line in damage[:MOST_DAMAGE]:

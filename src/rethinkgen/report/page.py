@@ -1,6 +1,7 @@
 """The report as a folder: one page that needs nothing else, and its tables and figures as files to take further.
 
-``index.html`` holds style and pictures inline, no script, and a policy that forbids it to load anything.
+``index.html`` holds style, pictures and what one downloads from it, no script, and a policy that forbids it to load
+anything: it can be mailed alone.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,16 +21,33 @@ from markupsafe import Markup, escape
 
 from rethinkgen.files import write_atomically
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
+from rethinkgen.report.claim_files import MARK, Claim
 from rethinkgen.report.claims import Verdict, certainty_marks, published
-from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, Report, gather, shown_commands, without_machine_paths
+from rethinkgen.report.contents import (
+    MOST_COMMANDS_OF_A_FIGURE,
+    WHAT,
+    Report,
+    gather,
+    shown_commands,
+    without_machine_paths,
+)
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.names import to_csv
+from rethinkgen.report.names import stem, to_csv
 from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.folder import now
 from rethinkgen.run.run import Run
 
-MOST_ROWS_SHOWN = 5000
-"""Rows of a figure's data inside the page; its CSV file beside the page has all."""
+MOST_ROWS_SHOWN = 200
+"""Rows of a figure's data that the page shows; what one downloads has all."""
+MOST_ROWS_OF_A_TABLE = 40
+"""A longer one is scrolled in its place."""
+MOST_CHARACTERS_EMBEDDED = 1_000_000
+"""Of a file that one downloads from the page itself; a larger one lies beside it only."""
+LEAST_LEADING, MOST_LEADING = 2, 3
+"""Pictures before all else, so far as there are any."""
+WIDE = 7.5
+"""Inches from which on a picture has a row of its own."""
+MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
 SYMBOLS = {
     "reproduced": "✓",
     "same trend": "≈",
@@ -61,8 +81,7 @@ def write(report: Report, folder: Path) -> Path:
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     check_is_own(folder)
-    all_tables = [*report.tables, *([report.main_table] if report.main_table else [])]
-    for table in all_tables:
+    for table in report.all_tables:
         _replace(folder / "tables" / f"{table.name}.csv", to_csv(table.csv))
         _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
         _replace(folder / "tables" / f"{table.name}.md", table.to_markdown())
@@ -98,22 +117,72 @@ def render(report: Report, drawings: dict[str, str]) -> str:
     environment.globals |= {
         "symbols": SYMBOLS,
         "published": published,
+        "cited": cited,
+        "download": download,
+        "to_csv": to_csv,
+        "what": WHAT,
+        "most_rows_of_a_table": MOST_ROWS_OF_A_TABLE,
+        "stem": stem,
         "shown_commands": partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
         "without_machine_paths": without_machine_paths,
     }
     style = environment.get_template("page.css").render()
+    shown = [
+        Shown(picture, drawings[picture.name], Markup(named(drawings[picture.name], picture)))
+        for picture in report.pictures
+    ]
+    shown.sort(key=lambda one: not one.picture.leads)
+    num_leading = min(max(sum(one.picture.leads for one in shown), LEAST_LEADING), MOST_LEADING)
     return environment.get_template("page.html").render(
         report=report,
         style=Markup(style),
         items=list(_by_item(report.verdicts)),
         marks=certainty_marks(report.verdicts),
         tables=[(table, Markup(table.to_html())) for table in report.tables],
-        pictures=[
-            (picture, Markup(named(drawings[picture.name], picture)), data_text(picture.data))
-            for picture in report.pictures
-        ],
+        leading=shown[:num_leading],
+        others=shown[num_leading:],
         written=now().replace("T", " ").replace("+00:00", " UTC"),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture as the page has it."""
+
+    picture: Picture
+    file: str
+    """The SVG that one downloads."""
+    drawing: Markup
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has a row of its own."""
+        return float(self.picture.figure.get_figwidth()) >= WIDE
+
+    @property
+    def pixels(self) -> int:
+        """Its width as it was drawn."""
+        return round(96 * self.picture.figure.get_figwidth())
+
+    @property
+    def rows(self) -> str:
+        """As much of its data as CSV as the page shows."""
+        return data_text(self.picture.data)
+
+
+def download(folder: str, name: str, kind: str, content: str) -> Markup:
+    """Return the attributes of a link that saves this file: from the page itself, or if it is large from beside it."""
+    file = f"{name}.{kind}"
+    if len(content) > MOST_CHARACTERS_EMBEDDED:
+        return Markup(f'href="{folder}/{file}"')
+    address = quote(content, safe=" !$'()*+,-./:;=?@[]_|~")
+    return Markup(f'download="{file}" href="data:{MEDIA[kind]};charset=utf-8,{address}"')
+
+
+def cited(claim: Claim) -> Markup:
+    """Return a claim's source, each mark in it a link to what it stands for."""
+    address = rf'<a href="#source-{stem(claim.paper.name)}-\g<0>">\g<0></a>'
+    return Markup(MARK.sub(address, str(escape(claim.source))))
 
 
 def _by_item(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:

@@ -74,6 +74,13 @@ NAMED_WITH = {
     **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
 }
 """What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
+NODE_OF = {
+    "data": "data.source",
+    **{group: group for group in ("data.corruption", "model", "optimizer", "schedule", "loss")},
+}
+"""Group of choices -> where the chosen file lies in a config."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
 MOST_TOLD = 3
 """Keys that a name is made of, where these tell all apart."""
 
@@ -188,7 +195,7 @@ def property_of(run: Run, key: str) -> Any:
     """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, the
     ``image_shape`` (``3x28x28``), ``num_examples`` that it trains on, or of a finished run ``num_classes``.
     """
-    if key in ("data", "data.corruption", "model", "optimizer", "schedule"):
+    if key in NODE_OF:
         own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
         return own.get(key, run.choices.get(key))
     if key == "regularizer":
@@ -232,7 +239,7 @@ def _unnamed(run: Run, claim: Claim) -> list[str]:
     named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
     named |= {*SEEDS, *claim.vary, *claim.leaves_open}
     return [
-        f"{key}={_text(value)}, not named by the paper"
+        f"{key}={_text(value)}, not {NOT_NAMED}"
         for key, value in run.not_neutral.items()
         if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
     ]
@@ -246,26 +253,42 @@ def is_below(key: str, prefixes: Iterable[str]) -> bool:
 def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
     """Name each run by what of its config is not the same in all, seeds aside; a single one needs no name.
 
-    As many keys are told as it takes to tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where
-    there are so many. ``leaving_out`` are keys, with all below them, that are told elsewhere.
+    A choice goes by its name, with all that follows from it. As many of these and of other keys are told as it takes to
+    tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where there are so many. ``leaving_out`` are
+    keys, with all below them, that are told elsewhere.
     """
     told_elsewhere = (*SEEDS, *leaving_out)
-    keys = dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere))
     telling: dict[tuple[str, ...], str] = {}
+    chosen = {}
+    for group, node in NODE_OF.items():
+        names = tuple(str(property_of(run, group) or "") for run in runs)
+        if len(set(names)) > 1 and not is_below(group, told_elsewhere):
+            telling.setdefault(names, group)
+            chosen[node] = names
+    keys = dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere))
     for key in keys:
         values = tuple(str(run.identity.get(key)) for run in runs)
+        choice = next((names for node, names in chosen.items() if is_below(key, (node,))), ())
+        follows = bool(choice) and len(set(zip(choice, values, strict=True))) == len(set(choice))
         # The same value under two keys, as a regularizer's and its user's, is told once.
-        if len(set(values)) > 1:
+        if len(set(values)) > 1 and not follows:
             telling.setdefault(values, key)
     columns = list(telling)
     told = columns[:MOST_TOLD]
     for column in columns[MOST_TOLD:]:
         if len(set(zip(*told, column, strict=True))) > len(set(zip(*told, strict=True))):
             told.append(column)
-    return [
-        " ".join(f"{telling[column].rpartition('.')[2]}={_text(run.identity.get(telling[column]))}" for column in told)
-        for run in runs
-    ]
+    return [" ".join(filter(None, (_told(run, telling[column]) for column in told))) for run in runs]
+
+
+def _told(run: Run, key: str) -> str:
+    """Return ``adamw`` for a choice, ``lr=0.1`` for a key, ``optimizer=AdamW`` for a class that no choice tells."""
+    if key in NODE_OF:
+        return str(property_of(run, key) or "")
+    value, (node, _, name) = run.identity.get(key), key.rpartition(".")
+    if name == "class":
+        return f"{node.rpartition('.')[2]}={str(value).rpartition('.')[2]}"
+    return f"{name}={_text(value)}"
 
 
 def _is_allowed(value: Any, allowed: Any, key: str) -> bool:

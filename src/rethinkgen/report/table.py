@@ -23,7 +23,7 @@ MOST_CHARACTERS_ABREAST, SHARE_OF_TEXTS = 22, 0.88
 """On several pages: longer texts do not make a column wider; what is left of the width is the space between columns."""
 WORDS = (DASH, *MISSING, SOLVED, "not fitted", "not reached", "all")
 NUMBER = re.compile(
-    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± ([\d,.e-]+|–))?( \[[-\d,. e+]+\])?x?( (%|points|parameters|steps))?"
+    r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± [\d,.e-]+)?( \[[-\d,. e+]+\])?x?( (%|points|parameters|steps))?"
     r"( \(\d+\))?"
 )
 LATEX = {

@@ -383,8 +383,8 @@ def _milestone(runs: Sequence[Run]) -> str:
 def _spread_of(runs: Sequence[Run]) -> str:
     """Say what stands behind a mean, and over what."""
     told = (
-        "Mean ± sample standard deviation over n runs that differ in their seeds alone (a dash where n is 1), in "
-        "brackets the 95 % interval of the mean (Student's t)."
+        "Mean ± sample standard deviation over n runs that differ in their seeds alone (the number "
+        "itself where n is 1), in brackets the 95 % interval of the mean (Student's t)."
     )
     groups = [[run for run in group if run.state == "done"] for group in _by_setting(runs)]
     several = [group for group in groups if len(group) > 1]
@@ -483,11 +483,7 @@ def _cell(summary: Summary | None, group: Sequence[Run], unit: str = "%", *, pla
         return _state(group)
     if summary.mean == float("inf"):
         return "not fitted"
-    text = shown(summary.mean, unit) if plain else shown_with_interval(summary, unit)
-    if plain or summary.deviation is not None:
-        return text
-    number = text.removesuffix(unit).rstrip() if unit else text
-    return f"{number} ± {DASH} {unit}".rstrip()
+    return shown(summary.mean, unit) if plain else shown_with_interval(summary, unit)
 
 
 def _state(group: Sequence[Run]) -> str:

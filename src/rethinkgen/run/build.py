@@ -119,6 +119,7 @@ PLACES = {
         "a regularizer (a class whose objects take network, logits and labels, a penalty, or batch and network, a mix)",
         _is_part_of_a_step,
         used="__call__(network, logits (n, C), labels (n,)) -> scalar, or __call__(batch, network) -> batch",
+        ours=("rethinkgen.train.regularizer",),
     ),
     "optimizer": Place(
         "an optimizer (a subclass of torch.optim.Optimizer)",

@@ -215,7 +215,7 @@ INSTEAD: dict[str, str] = {
     "enable_checkpointing": "checkpoint_seconds=... says how often; without checkpoints nothing could be resumed",
     "enable_progress_bar": "a terminal shows a bar, a file now and then a line",
     "enable_model_summary": "the number of parameters stands in result.json",
-    "profiler": "profile the command itself, for example with py-spy record -- python train.py ...",
+    "profiler": "profile the command itself, for example with py-spy record -- before it",
     "barebones": "nothing of what it switches off is in use here",
     "inference_mode": _NO_LOADERS,
     "use_distributed_sampler": "each rank has its share of every batch already",

@@ -41,7 +41,7 @@ from rethinkgen.errors import (
 )
 from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
-from rethinkgen.run.command import config_folder, is_sweep, typed, wandb
+from rethinkgen.run.command import config_folder, is_sweep, noted_program, typed, wandb
 from rethinkgen.run.config_files import words_on_a_file
 from rethinkgen.run.description import Description, changed_code, describe, folders_of, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
@@ -66,10 +66,13 @@ _wants_tracebacks = False
 """Whether the user set ``HYDRA_FULL_ERROR``; ``command_line`` sets it for everybody."""
 
 
-def command_line(main: Callable[[], Any], groups: Path) -> None:
-    """Run Hydra's ``main``; where no run comes of a command, say briefly why.
+def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] | None = None) -> None:
+    """Run Hydra's ``main`` on ``sys.argv``; where no run comes of a command, say briefly why.
 
-    ``groups`` is the folder of the config groups, whose choices are listed where Hydra does not.
+    Args:
+        main: what ``@hydra.main`` made of a function.
+        groups: the folder of the config groups, whose choices are listed where Hydra does not.
+        program: what was called, if it is no script: the console command and its verb.
     """
     take_any_encoding()
     # Hydra would print the traceback of all but its own errors. Whoever sets the variable wants them all.
@@ -77,7 +80,7 @@ def command_line(main: Callable[[], Any], groups: Path) -> None:
     wants_tracebacks = _wants_tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     arguments = sys.argv
-    with typed(arguments):
+    with typed(program or arguments[:1], arguments[1:]):
         try:
             with trial.leaving_nothing(), own_code.opening(own_code.asked_for(arguments[1:])):
                 _run_hydra(main, groups)
@@ -116,7 +119,7 @@ def _run_hydra(main: Callable[[], Any], groups: Path) -> None:
 
 def _left_to_cells(arguments: list[str], message: str, groups: Path) -> list[str] | None:
     refused = refused_by_hydra(message)
-    if refused is None or group_of(refused[0], groups) is None or not is_sweep(arguments):
+    if refused is None or group_of(refused[0], groups) is None or not is_sweep(arguments[1:]):
         return None
     given = "=".join(refused)
     of_each = f"{refused[0]}=choice({refused[1]})"
@@ -194,24 +197,29 @@ def run(config: DictConfig) -> dict[str, Any]:
         description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
         ranks = until_the_end.enter_context(leading(description.config["trainer"]))
         check_regularizers_are_read(config)
-        is_rerun = description.config["rerun"]
-        for line in take_up_former(description, folder):
-            say(line)
-        facts = description.facts()
-        folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
-        check_holds_this_run(folder, description)
+        return take_up(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+
+
+def take_up(folder: RunFolder, description: Description, ranks: Ranks, *, is_single: bool) -> dict[str, Any]:
+    """Return the metrics of a run, training in ``folder``, or where it was begun, what is missing of it."""
+    is_rerun = description.config["rerun"]
+    for line in take_up_former(description, folder):
+        say(line)
+    facts = description.facts()
+    folder.describe(**{key: facts[key] for key in ("run_id", "choices", "overrides", "seed")}, **slurm_job())
+    check_holds_this_run(folder, description)
+    if not is_rerun and (finished := folder.read_result()) is not None:
+        tell_finished(folder, finished, description)
+        folder.tidy_up()
+        return dict(finished["metrics"])
+    with folder.lock():
+        # Another process may have finished it just before it let go of the lock.
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_finished(folder, finished, description)
-            folder.tidy_up()
+            folder.remove_remains()
             return dict(finished["metrics"])
-        with folder.lock():
-            # Another process may have finished it just before it let go of the lock.
-            if not is_rerun and (finished := folder.read_result()) is not None:
-                tell_finished(folder, finished, description)
-                folder.remove_remains()
-                return dict(finished["metrics"])
-            check_is_nowhere_else(folder, description)
-            return train(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+        check_is_nowhere_else(folder, description)
+        return train(folder, description, ranks, is_single=is_single)
 
 
 def with_whole_paths(config: DictConfig, start: Path) -> DictConfig:
@@ -331,7 +339,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     console = stdout()
     where = f"[bold]{escape(folder.path.name)}[/bold]  [dim]→ {escape(str(folder.path))}[/dim]"
     say(where, markup=True)
-    note(f"{' '.join(['train.py', *description.overrides])}  (process {os.getpid()} on {socket.gethostname()})")
+    command = " ".join([*noted_program(), *description.overrides])
+    note(f"{command}  (process {os.getpid()} on {socket.gethostname()})")
     wait_politely()
     ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):

@@ -107,6 +107,11 @@ def _checked(key: str, names: Any) -> list[str]:
         packages = [""]
     for package in packages:
         is_name = all(part.isidentifier() for part in package.split("."))
+        if package == "__main__":
+            raise ValueError(
+                f"{key}={package}: what is typed into a notebook lies in no file that a run could be known by. Write "
+                f"it into one, by %%writefile my_code.py in a notebook: {key}=my_code."
+            )
         # Python's own are nobody's, and would open a shell.
         if not is_name or package.split(".")[0] in {*sys.stdlib_module_names, "rethinkgen"}:
             raise ValueError(

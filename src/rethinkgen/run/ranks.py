@@ -339,7 +339,7 @@ def leading(trainer: Mapping[str, Any]) -> Iterator[Ranks]:
         if trainer.get("num_nodes", 1) != 1:
             raise ValueError(f"trainer.num_nodes={trainer['num_nodes']}: several machines only through SLURM.")
         if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", -1)) >= 0 and os.environ.get("WORLD_SIZE") != "1":
-            raise ValueError("start train.py itself, not through torchrun: it starts its ranks.")
+            raise ValueError("start the command itself, not through torchrun: it starts its ranks.")
         if size == 1:
             yield Ranks()
             return

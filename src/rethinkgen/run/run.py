@@ -104,8 +104,8 @@ class Run:
     """Why there is no result, in a line."""
     choices: dict[str, Any]
     """Group -> choice, ``regularizer`` -> list."""
-    config: dict[str, Any]
-    overrides: list[str]
+    config: dict[str, Any] = field(repr=False)
+    overrides: list[str] = field(repr=False)
     seed: int
     result: dict[str, Any] | None = field(repr=False)
     """The whole ``result.json`` of a finished run."""

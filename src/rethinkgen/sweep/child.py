@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 
 from rethinkgen.console import ANY_ENCODING, say
 from rethinkgen.errors import HELD, RunIsHeldError, reason_of
-from rethinkgen.machine import CORES_OF_JOB
+from rethinkgen.machine import CORES_OF_JOB, SAFE_PATH
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import typed
 from rethinkgen.run.entry import note_failure
@@ -41,12 +42,15 @@ class Command:
     singletons: dict[Any, Any]
     task_module: str
     task_name: str
-    argv: list[str]
-    """What ``sys.argv`` would be, were this job alone: the processes of DDP are started by it."""
+    program: list[str]
+    arguments: list[str]
+    """What would have been typed, were this job alone."""
     folder: str
     share: Share
     opened: list[str]
     """Packages of the user's own that the command opened."""
+    has_safe_path: bool
+    """Whether the user wants no Python process to look into the current folder: ``PYTHONSAFEPATH``."""
     trial: str | None
     """Where the trial runs of the command lie, if these are some."""
 
@@ -62,13 +66,15 @@ def run_in_child(command: Command) -> NoReturn:
     folder = RunFolder(command.folder)
     _redirect_output(folder)
     _take_share(command.share)
-    sys.argv = command.argv
+    sys.argv = [command.program[0], *command.arguments]
+    if not command.has_safe_path:
+        os.environ.pop(SAFE_PATH, None)  # the server's
     if command.trial is not None:
         os.environ[trial.VARIABLE] = command.trial
     code = 1
     try:
         # The server may have been started by an earlier command of this process.
-        with typed(command.argv), own_code.opening(command.opened):
+        with typed(command.program, command.arguments), own_code.opening(command.opened):
             code = _run(command, folder)
         if code in (0, HELD):
             folder.remove_unused()  # made for what is printed, where the run turned out to lie elsewhere
@@ -89,7 +95,7 @@ def _run(command: Command, folder: RunFolder) -> int:
     Singleton._instances = command.singletons
     Plugins.instance()
     setup_globals()
-    task = getattr(sys.modules[command.task_module], command.task_name)
+    task = getattr(importlib.import_module(command.task_module), command.task_name)
     return exit_code(
         lambda: run_job(
             hydra_context=command.hydra_context,

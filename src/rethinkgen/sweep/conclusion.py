@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
 from rethinkgen.run import own_code, trial
-from rethinkgen.run.command import command_line, python, script_and_configs, wandb
+from rethinkgen.run.command import command_line, other_command, wandb
 from rethinkgen.run.description import changed_code, digest_of_code
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, read_run
@@ -41,8 +41,7 @@ def conclude(folders: Sequence[Path], jobs: Sequence[Job]) -> int:
         what = [f"{num_failed} failed" if num_failed else "", f"{num_left} unfinished" if num_left else ""]
         which = " and ".join(part for part in what if part)
         say_command(f"The same command runs the {which} and nothing else:", command_line(leaving_out="rerun"))
-    elif (script := Path(script_and_configs()[0]).with_name("report.py")).exists():
-        report = shlex.join([*python(), str(script), *map(shown, folders)])
+    elif (report := other_command("report", list(map(shown, folders)))) is not None:
         say_command("Tables and figures:", report)
     return num_failed + num_left
 

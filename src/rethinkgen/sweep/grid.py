@@ -109,8 +109,8 @@ def chosen_cells(cells: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) 
     if not joined:
         raise ValueError(
             f"No run of this experiment has {' and '.join(f'{key}={value}' for key, value in asked.items())}. "
-            "hydra.sweeper.grids in its file below conf/experiment/ lists its runs; hydra.sweeper.grids=null leaves it "
-            "to the command line what runs."
+            "hydra.sweeper.grids in its file lists its runs; hydra.sweeper.grids=null leaves it to the command line "
+            "what runs."
         )
     return list(joined.values())
 

@@ -13,7 +13,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from rethinkgen.errors import HELD
+from rethinkgen.machine import SAFE_PATH
 from rethinkgen.run.entry import as_the_user_set_it, wait_politely
 from rethinkgen.signals import handled_by, stopping
 from rethinkgen.sweep.jobs import Job, describe_exit
@@ -231,7 +233,7 @@ class ForkServer:
     def _begin(self) -> None:
         self._begins_left -= 1
         # Until it serves, a Ctrl-C would end it with a traceback.
-        with handled_by(signal.SIG_IGN, *stopping()), as_the_user_set_it():
+        with handled_by(signal.SIG_IGN, *stopping()), as_the_user_set_it(), _without_the_current_folder():
             forkserver.ensure_running()
         self._error: BaseException | None = None
         self._first_process = threading.Thread(target=self._start_a_process, daemon=True)
@@ -263,6 +265,18 @@ class ForkServer:
                 "the processes' server ended while it imported torch; its output is above"
             ) from self._error
         return True
+
+
+@contextmanager
+def _without_the_current_folder() -> Iterator[None]:
+    """Have Python processes that are started not look for modules in the current folder, as they would first of all."""
+    is_ours = SAFE_PATH not in os.environ
+    os.environ.setdefault(SAFE_PATH, "1")
+    try:
+        yield
+    finally:
+        if is_ours:
+            del os.environ[SAFE_PATH]
 
 
 def make_process(target: Callable[..., Any], *arguments: Any) -> BaseProcess:

@@ -64,7 +64,7 @@ class Summary:
         differing = {key: settings.get(key) for key in keys if str(settings.get(key)) != str(self._first.get(key))}
         names = tuple(run.metrics)
         metrics = (self._names.setdefault(names, names), tuple(run.metrics.values()))
-        self._rows[run.run_id] = (ranked, Row(_facts(run), differing, bool(settings), metrics))
+        self._rows[run.run_id] = (ranked, Row(_facts(run, self.folder), differing, bool(settings), metrics))
 
     def write(self) -> Path:
         """Write ``summary.csv``: a row for each run in the folder, those that were not added too.
@@ -117,10 +117,11 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted({Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path) for entry in begun})
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: Run, folder: Path) -> dict[str, Any]:
     told = run.result or RunFolder(run.path).read_status()
     facts: dict[str, Any] = {"run": run.path.name, "state": run.state, "reason": run.reason}
-    facts |= {"folder": str(run.path), "run_id": run.run_id}
+    # From the sweep's, so that it is right wherever that is taken.
+    facts |= {"folder": os.path.relpath(run.path, folder), "run_id": run.run_id}
     facts |= told.get("choices", {})
     facts["seed"] = told.get("seed")
     for key in ("fitted", "seconds", "images_per_second", "device", "finished", "commit"):

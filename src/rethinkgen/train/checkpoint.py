@@ -167,7 +167,7 @@ class ExactCheckpoint(Checkpoint):
         A second signal, or the end of the grace time, interrupts at once, wherever training is; the last checkpoint
         stands. The process's own handlers are put back afterwards.
         """
-        self._obeyed = (*stopping(), signal.SIGALRM)
+        self._obeyed = (*told, signal.SIGALRM) if (told := stopping()) else ()
         with handled_by(self._stop, *self._obeyed):
             self._is_obeying = True
             try:

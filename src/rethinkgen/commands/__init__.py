@@ -1,0 +1,1 @@
+"""The console command ``rethinkgen``, which is there after ``pip install``."""

@@ -1,0 +1,111 @@
+"""The runs of some folders as a table for pandas, and means over their seeds alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethinkgen.run import run as runs_on_disk
+from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALWAYS = ("data", "data.corruption", "model", "regularizer")
+"""Choices that every table is indexed by; others, and keys of the config, where they are not the same in all runs."""
+SOMETIMES = ("loss", "optimizer", "schedule")
+NONE = "none"
+
+
+def read_runs(*folders: str | Path) -> pd.DataFrame:
+    """Return a row for each run of sweeps' folders, indexed by all in which they differ, seeds last.
+
+    The index has the choices of data, corruption, model and regularizer, then whatever else of the config is not the
+    same in all runs and does not follow from a choice. So ``runs["test/accuracy"].unstack("model")`` refuses to put two
+    runs into one cell, and ``mean_over_seeds`` knows what repetitions are. Columns are every metric (not a number where
+    it was not reached), ``state``, ``fitted``, ``seconds``, ``run_id`` and ``folder``.
+
+    Raises:
+        ValueError: a folder holds no run.
+    """
+    import pandas as pd
+
+    found = runs_on_disk.read_runs([Path(folder) for folder in folders])
+    settings = _settings(found)
+    metrics = dict.fromkeys(name for run in found for name in run.metrics)
+    numbers = {name: [run.number(name) for run in found] for name in metrics}
+    table = pd.concat([pd.DataFrame(map(_facts, found)), pd.DataFrame(numbers)], axis="columns")
+    table.index = pd.MultiIndex.from_arrays(list(settings.values()), names=list(settings))
+    return table.sort_index()
+
+
+def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return ``mean``, ``std`` and ``n`` of a metric for each setting of ``read_runs``, over its finished runs.
+
+    ``std`` is the sample standard deviation, not a number for a single run. Where a finished run did not reach what the
+    metric counts to (``steps_to_fit``), neither is the mean: without that run it would be of the fast ones alone.
+
+    Raises:
+        ValueError: no run has the metric.
+    """
+    if metric not in runs:
+        raise ValueError(f"metric={metric!r}: no run has it. There are {', '.join(map(str, runs.columns))}.")
+    done = runs.loc[runs["state"] == "done", metric].astype(float)
+    settings = [name for name in runs.index.names if name not in SEEDS]
+    groups = done.groupby(level=settings, sort=False, dropna=False)
+    told = groups.agg(["mean", "std", "size"]).rename(columns={"size": "n"})
+    told.loc[groups.count() < told["n"], ["mean", "std"]] = float("nan")
+    return told
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    told = run.result or {}
+    return {
+        "state": run.state,
+        "fitted": run.fitted,
+        "seconds": told.get("seconds"),
+        "run_id": run.run_id,
+        "folder": str(run.path),
+    }
+
+
+def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return name -> value of each run, of all that the index tells."""
+    choices = {name: [_choice(run, name) for run in runs] for name in (*ALWAYS, *SOMETIMES)}
+    told = {name: values for name, values in choices.items() if name in ALWAYS or len(set(values)) > 1}
+    keys = dict.fromkeys(key for run in runs for key in run.identity if key not in (*SEEDS, "run"))
+    differing = {key: _comparable([run.identity.get(key) for run in runs]) for key in keys}
+    # Under one name and path may lie other data today.
+    differing["data.fingerprint"] = _comparable([run.facts.get("fingerprint") for run in runs])
+    for key, values in differing.items():
+        if len(set(values)) > 1 and not _follows(values, told.values()):
+            told[key] = values
+    seeds = {key: [run.identity.get(key) for run in runs] for key in SEEDS}
+    ours = [key for key in SEEDS if key == "seed" or seeds[key] != seeds["seed"]]
+    return told | {key: seeds[key] for key in ours if key == "seed" or len(set(seeds[key])) > 1}
+
+
+def _follows(values: Sequence[Any], told: Iterable[Sequence[Any]]) -> bool:
+    """Whether a key's values are known from what is told already: from a choice, or in another's words."""
+    return any(len(set(zip(other, values, strict=True))) == len(set(other)) for other in told)
+
+
+def _choice(run: Run, group: str) -> str:
+    if group == "regularizer":
+        return "+".join(run.regularizers) or NONE
+    told = {"data": run.data, "data.corruption": run.corruption, "model": run.model}.get(group)
+    return str(told or run.choices.get(group) or NONE)
+
+
+def _comparable(values: Sequence[Any]) -> list[Any]:
+    """Return values that pandas can sort: as they are where all are numbers, or missing, else as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or kinds == {bool}:
+        return list(values)
+    return [value if value is None else _text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
