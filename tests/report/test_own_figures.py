@@ -196,8 +196,8 @@ def test_a_function_of_ones_own_picks_where_the_command_opens_its_package(
 
 def test_a_file_has_several_figures(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("figures:\n  one: {x: level, y: test/error}\n  two: {kind: curves, y: train/loss, leads: true}\n")
-    assert [(figure.name, figure.leads) for figure in declared_in(str(path))] == [("one", False), ("two", True)]
+    path.write_text("figures:\n  one: {x: level, y: test/error}\n  two: {kind: curves, y: train/loss, leads: false}\n")
+    assert [(figure.name, figure.leads) for figure in declared_in(str(path))] == [("one", True), ("two", False)]
     path.write_text("one: {x: level}\n")
     with pytest.raises(ValueError, match="figures: is missing"):
         declared_in(str(path))

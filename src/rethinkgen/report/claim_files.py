@@ -240,7 +240,7 @@ def read_claims(file: OwnPaper | Traversable) -> list[Claim]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    check_keys(file.name, content, PAPER_KEYS, ("figures", "tables", "stand_ins", "one_axis"))
+    check_keys(file.name, content, PAPER_KEYS, ("sources", "figures", "tables", "stand_ins", "one_axis"))
     claims = list(_claims(file.name, content))
     twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
     if twice:
@@ -263,7 +263,7 @@ class OwnPaper:
 
 
 _OWN: ContextVar[tuple[OwnPaper, ...]] = ContextVar("papers of the user's own", default=())
-PAPER_KEYS = ("paper", "reference", "sources", "protocols", "items")
+PAPER_KEYS = ("paper", "reference", "protocols", "items")
 REQUIRED = tuple(
     entry.name
     for entry in fields(Claim)
@@ -277,7 +277,7 @@ OPTIONAL = (
 
 
 def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
-    paper = Paper(str(content["paper"]), str(content["reference"]), content["sources"])
+    paper = Paper(str(content["paper"]), str(content["reference"]), content.get("sources") or {})
     for item in content["items"]:
         shared = {key: value for key, value in item.items() if key != "claims"}
         for own in item.get("claims", ()):

@@ -221,11 +221,13 @@ def declared_in(argument: str) -> list[Figure]:
         told = _loaded(content.decode("utf-8", errors="replace"), where)
         if not isinstance(told, Mapping) or not isinstance(told.get("figures"), Mapping):
             raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
-        return [
-            read_figure(str(name), node, f"{where}, {name}", may_guess=True) for name, node in told["figures"].items()
-        ]
-    told = _loaded(argument, where)
-    return [read_figure("own_figure", told, where, may_guess=True)]
+        return [_asked_for(str(name), node, f"{where}, {name}") for name, node in told["figures"].items()]
+    return [_asked_for("own_figure", _loaded(argument, where), where)]
+
+
+def _asked_for(name: str, node: Any, where: str) -> Figure:
+    figure = read_figure(name, node, where, may_guess=True)
+    return figure if "leads" in node else figure.but(leads=True)
 
 
 def _loaded(text: str, where: str) -> Any:
