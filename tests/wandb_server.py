@@ -14,13 +14,14 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 KEY = "recognisable0key0that0must0never0be0seen"
@@ -89,6 +90,28 @@ class ReceivedRun:
             },
         }
 
+    def as_public(self) -> dict[str, Any]:
+        """What the public API tells of it."""
+        told = {
+            "projectId": "7",
+            "state": self.state,
+            "group": self.about.get("groupName"),
+            "jobType": self.about.get("jobType"),
+            "commit": None,
+            "readOnly": False,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "heartbeatAt": "2026-01-01T00:00:00Z",
+            "systemMetrics": "{}",
+            "user": {"name": USER, "username": USER},
+            "historyKeys": {"lastStep": max((row["_step"] for row in self.rows), default=-1), "keys": {}},
+        }
+        return self.as_bucket() | told
+
+    @property
+    def state(self) -> str:
+        """As W&B names it."""
+        return {None: "running", 0: "finished"}.get(self.exit_code, "failed")
+
 
 class WandbServer:
     """To be used in a ``with``: listens on a free port of loopback."""
@@ -99,6 +122,8 @@ class WandbServer:
         self.views: list[dict[str, Any]] = []
         """Reports, as they were stored."""
         self.share_tokens: dict[str, list[dict[str, Any]]] = {}
+        self.teams: list[str] = []
+        """Of whoever is logged in."""
         self.asked: Counter[str] = Counter()
         """How often what was asked: GraphQL's operations by name, ``file_stream``, ``upload``, ``telemetry``."""
         self.unknown: list[str] = []
@@ -121,6 +146,13 @@ class WandbServer:
         self.fault = "down"
 
     @property
+    def num_changes(self) -> int:
+        """How often something was sent that it keeps."""
+        return sum(
+            self.asked[name] for name in ("UpsertBucket", "file_stream", "upload", "upsertView", "CreateProject")
+        )
+
+    @property
     def url(self) -> str:
         """What ``WANDB_BASE_URL`` is set to."""
         return f"http://127.0.0.1:{self.port}"
@@ -128,8 +160,7 @@ class WandbServer:
     @property
     def environment(self) -> dict[str, str]:
         """For a client that is to find the server and to be logged in there."""
-        # Seconds between two requests with lines, 15 by default.
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.2"}
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
 
     @property
     def fault(self) -> Fault:
@@ -155,7 +186,7 @@ class WandbServer:
         with self._lock:
             known: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
                 "Viewer": lambda _: {"viewer": _viewer()},
-                "GetViewer": lambda _: {"viewer": _viewer()},
+                "GetViewer": lambda _: {"viewer": _viewer(self.teams)},
                 "GetDefaultEntity": lambda _: {"viewer": _viewer()},
                 "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
                 "OrgFeatureFlags": lambda _: {"organization": {"featureFlags": []}},
@@ -168,7 +199,12 @@ class WandbServer:
                 "GetProjects": self._get_projects,
                 "ProjectInternalId": self._project_internal_id,
                 "CreateProject": self._create_project,
+                "Runs": self._get_runs,
+                "RunHistoryKeys": lambda g: {"project": {"run": self._public(g["name"])}},
+                "RunParquetHistory": self._parquet_history,
+                "HistoryPage": self._history_page,
                 "upsertView": self._upsert_view,
+                "RethinkgenReport": self._view,
                 "ViewAccessTokens": lambda g: {"view": {"accessTokens": self.share_tokens.get(g["reportId"], [])}},
                 "createAccessToken": self._create_access_token,
             }
@@ -242,6 +278,34 @@ class WandbServer:
         }
         return {"result": {"project": made, "model": made, "inserted": True}}
 
+    def _public(self, run_id: str) -> dict[str, Any]:
+        return self.runs[run_id].as_public()
+
+    def _get_runs(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The runs of a project that a filter names, in pages."""
+        if (given["entity"], given["project"]) not in self.projects:
+            return {"project": None}
+        wanted = json.loads(given["filters"])["name"]["$in"]
+        found = [run for run in self.runs.values() if run.project == given["project"] and run.id in wanted]
+        first = int(given.get("cursor") or 0)
+        page = found[first : first + given["perPage"]]
+        edges = [{"node": run.as_public(), "cursor": str(first + i + 1)} for i, run in enumerate(page)]
+        info = {"endCursor": str(first + len(page)), "hasNextPage": first + len(page) < len(found)}
+        runs = {"edges": edges, "pageInfo": info}
+        return {"project": {"internalId": "7", "runCount": len(found), "readOnly": False, "runs": runs}}
+
+    def _parquet_history(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Nothing is exported yet: all of it is live."""
+        return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
+
+    def _history_page(self, given: dict[str, Any]) -> dict[str, Any]:
+        rows = [row for row in self.runs[given["run"]].rows if given["minStep"] <= row["_step"] < given["maxStep"]]
+        return {"project": {"run": {"history": [json.dumps(row) for row in rows[: given["pageSize"]]]}}}
+
+    def _view(self, given: dict[str, Any]) -> dict[str, Any]:
+        stored = [view for view in self.views if view["id"] == given["reportId"]]
+        return {"view": {key: stored[-1][key] for key in ("id", "type")} if stored else None}
+
     def _upsert_view(self, given: dict[str, Any]) -> dict[str, Any]:
         view = {**given, "id": given.get("id") or f"view{len(self.views)}"}
         self.views.append(view)
@@ -278,6 +342,26 @@ class WandbServer:
         return {}
 
 
+def assert_mirrors(server: WandbServer, folder: Path) -> None:
+    """The server has what the run's own files say: every row of every column, and the result's numbers."""
+    result = json.loads((folder / "result.json").read_text())
+    run = server.runs[result["run_id"]]
+    assert_has_curves(run, folder)
+    metrics = {key: value for key, value in result["metrics"].items() if value is not None}
+    assert {key: run.summary.get(key) for key in metrics} == pytest.approx(metrics)
+    assert run.state == "finished"
+
+
+def assert_has_curves(run: ReceivedRun, folder: Path) -> None:
+    """Every number of every row of ``metrics.csv`` is there, and nothing else."""
+    table = pd.read_csv(folder / "metrics.csv").set_index("step").drop(columns="weights_digest")
+    assert "fit/accuracy" in table
+    for column in table:
+        assert run.curve(str(column)) == pytest.approx(table[column].dropna().to_dict()), column
+    logged = {key for row in run.rows for key in row if not key.startswith("_")}
+    assert logged == {*map(str, table), "trainer/global_step"}
+
+
 @contextlib.contextmanager
 def logged_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[WandbServer]:
     """Start a server, and have W&B's client find it: in this process and in those that it starts.
@@ -304,7 +388,7 @@ def directories(home: Path) -> dict[str, str]:
     return {f"WANDB_{name}_DIR": str(home / "wandb-home") for name in ("CONFIG", "CACHE", "DATA")}
 
 
-def _viewer() -> dict[str, Any]:
+def _viewer(teams: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "id": "user",
         "name": USER,
@@ -315,7 +399,7 @@ def _viewer() -> dict[str, Any]:
         "flags": "{}",
         "deletedAt": None,
         "apiKeys": None,
-        "teams": {"edges": []},
+        "teams": {"edges": [{"node": {"name": name}} for name in teams]},
     }
 
 

@@ -1,11 +1,10 @@
-"""The report as a W&B report: built offline, written as its own model and read back, saved to a made-up server."""
+"""The report as a W&B report: built without a server, written as its own model and read back."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,86 +12,62 @@ import pytest
 
 pytest.importorskip("wandb_workspaces", reason="the extra 'reports' is not installed")
 
-import wandb
 import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces.reports.v2 import interface, internal
 
-from rethinkgen.errors import PublishingError
 from rethinkgen.report.contents import Report, gather
-from rethinkgen.report.entry import main
-from rethinkgen.report.wandb_report import build, markdown_table, run_sets, save_draft, varying_choices
-from rethinkgen.run.run import read_runs
-from wandb_server import WandbServer, logged_in
+from rethinkgen.report.wandb_report import build, figure_key, markdown_table, run_sets, varying_choices
+from rethinkgen.report.wandb_upload import Place
+from rethinkgen.run.run import Run, read_runs
+
+PLACE = Place("somebody", "rethinkgen")
 
 
-class Server:
-    """Answers what wandb-workspaces asks, and keeps what it is given."""
-
-    default_entity = "somebody"
-
-    def __init__(self, projects: list[str]) -> None:
-        self.names = projects
-        self.saved: list[dict[str, Any]] = []
-
-    def projects(self, entity: str) -> list[Any]:
-        assert entity == "somebody"
-        return [dataclasses.make_dataclass("Project", ["name"])(name) for name in self.names]
-
-    def answer(self, _: Any, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        if "upsertView" not in query:
-            known = variables["projectName"] in self.names
-            return {"project": {"internalId": "7"} if known else None}
-        self.saved.append(variables)
-        project = {"name": variables["projectName"], "entityName": variables["entityName"]}
-        view = {
-            "id": "abc",
-            "name": "n",
-            "displayName": variables["displayName"],
-            "description": "",
-            "project": project,
-        }
-        return {"upsertView": {"view": view | {"spec": variables["spec"]}}}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    server = Server(["rethinkgen"])
-    monkeypatch.setattr(interface, "execute_graphql", server.answer)
-    monkeypatch.setattr(interface, "_get_api", lambda: server)
-    monkeypatch.setattr(interface, "get_app_url", lambda _: "https://wandb.invalid")
-    monkeypatch.setattr(wandb, "Api", lambda: server)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    return server
+@pytest.fixture(autouse=True)
+def projects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a run set is written, wandb-workspaces asks for the number of its project."""
+    monkeypatch.setattr(interface, "execute_graphql", lambda *_: {"project": {"internalId": "7"}})
+    monkeypatch.setattr(interface, "_get_api", lambda: None)
 
 
 @pytest.fixture(scope="module")
 def report(small_sweep: Path) -> Report:
-    """Of runs that say they were logged to W&B."""
-    logger = {"logger": {"wandb": {"project": "rethinkgen", "entity": None}}}
-    runs = [dataclasses.replace(run, config=run.config | logger) for run in read_runs([small_sweep])]
-    return gather(runs, command="python report.py multirun/small publish=wandb")
+    return gather(read_runs([small_sweep]), command="python report.py multirun/small")
 
 
-def spec_of(built: wr.Report) -> dict[str, Any]:
-    spec: dict[str, Any] = json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+def built(report: Report, runs: Sequence[Run] | None = None) -> wr.Report:
+    return build(report, {PLACE: report.runs if runs is None else runs}, "report-1")
+
+
+def spec_of(report: wr.Report) -> dict[str, Any]:
+    spec: dict[str, Any] = json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     return spec
 
 
-def test_what_is_built_is_what_is_read_back(server: Server, report: Report) -> None:
-    built = build(report, default_entity="somebody")
-    model = built._to_model()
+def grids_of(report: wr.Report) -> list[wr.PanelGrid]:
+    return [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
+
+
+def ids_of(run_set: wr.Runset) -> list[str]:
+    (chosen,) = run_set._to_model().filters["filters"]
+    assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "name"}, "IN")
+    return list(chosen["value"])
+
+
+def test_what_is_built_is_what_is_read_back(report: Report) -> None:
+    model = built(report)._to_model()
     read = wr.Report._from_model(
         internal.ReportViewspec.model_validate_json(model.model_dump_json(by_alias=True, exclude_none=True))
     )
-    # wandb-workspaces 0.4 forgets the width when it reads.
-    assert spec_of(read) | {"width": "fluid"} == spec_of(built)
+    # wandb-workspaces 0.4 forgets the width when it reads, and run sets get other ids.
+    assert [block["type"] for block in spec_of(read)["blocks"]] == [b["type"] for b in spec_of(built(report))["blocks"]]
     assert not any(isinstance(block, interface.UnknownBlock) for block in read.blocks)
     assert read.title == "rethinkgen: small"
     assert "4 of 4 runs finished." in read.description
 
 
-def test_it_holds_the_text_and_the_tables(server: Server, report: Report) -> None:
-    blocks = build(report, default_entity="somebody").blocks
+def test_it_holds_the_text_and_the_tables(report: Report) -> None:
+    blocks = built(report).blocks
     text = "\n".join(block.text for block in blocks if isinstance(block, wr.MarkdownBlock))
     assert "python train.py -m" in text
     assert "digits" in text
@@ -101,20 +76,57 @@ def test_it_holds_the_text_and_the_tables(server: Server, report: Report) -> Non
         assert any(isinstance(block, wr.H3) and block.text == table.title for block in blocks)
 
 
-def test_its_run_sets_are_the_sweep_and_its_lines_the_choices(server: Server, report: Report) -> None:
-    grids = [block for block in build(report, default_entity="somebody").blocks if isinstance(block, wr.PanelGrid)]
-    together, by_corruption = grids
-    for grid in grids:
+def test_it_begins_with_what_was_found(report: Report) -> None:
+    first = built(report).blocks[0]
+    assert isinstance(first, wr.MarkdownBlock)
+    assert first.text.startswith(f"**{report.found}**")
+    assert report.doubts
+    assert all(doubt in first.text for doubt in report.doubts)
+
+
+def test_then_come_the_figures_and_the_page_of_one_run(report: Report) -> None:
+    figures, page, *_ = grids_of(built(report))
+    for grid in (figures, page):
         (run_set,) = grid.runsets
-        assert (run_set.entity, run_set.project) == ("somebody", "rethinkgen")
-        (chosen,) = run_set._to_model().filters["filters"]
-        assert (chosen["key"], chosen["op"], chosen["value"]) == ({"section": "run", "name": "group"}, "=", "small")
+        assert ids_of(run_set) == ["report-1"]
+    assert report.pictures
+    pictures = sorted(report.pictures, key=lambda picture: not picture.leads)
+    assert [panel.media_keys for panel in figures.panels] == [[figure_key(picture)] for picture in pictures]
+    assert [panel.title for panel in figures.panels] == [picture.title for picture in pictures]
+    (panel,) = page.panels
+    assert panel.media_keys == ["page"]
+
+
+def test_without_figures_there_is_no_empty_panel(report: Report) -> None:
+    grids = grids_of(built(dataclasses.replace(report, pictures=[])))
+    assert all(grid.panels for grid in grids)
+    assert grids[0].panels[0].media_keys == ["page"]
+
+
+def test_its_run_sets_are_its_runs_and_its_lines_the_choices(report: Report) -> None:
+    _, _, together, by_corruption = grids_of(built(report))
+    for grid in (together, by_corruption):
+        (run_set,) = grid.runsets
+        assert (run_set.entity, run_set.project, run_set.name) == ("somebody", "rethinkgen", "small")
+        assert ids_of(run_set) == [run.run_id for run in report.runs]
         assert [panel.y for panel in grid.panels] == [["train/loss"], ["fit/accuracy"], ["test/accuracy"]]
         assert {panel.x for panel in grid.panels} == {"trainer/global_step"}
     (grouping,) = together.runsets[0]._to_model().grouping
     assert (grouping.section, grouping.name) == ("config", "choices.value.data_corruption")
     lines = by_corruption.panels[0]._to_model().config
     assert (lines.group_by, lines.group_agg, lines.group_area) == ("choices.value.data_corruption", "mean", "stddev")
+
+
+def test_a_report_on_one_run_shows_no_other_of_its_sweep(report: Report) -> None:
+    *_, grid = grids_of(built(dataclasses.replace(report, runs=report.runs[:1]), report.runs[:1]))
+    assert ids_of(grid.runsets[0]) == [report.runs[0].run_id]
+
+
+def test_runs_in_two_projects_are_two_sets(report: Report) -> None:
+    places = {PLACE: report.runs[:3], Place("team", "other"): report.runs[3:]}
+    assert [(item.place.project, len(item.ids)) for item in run_sets(places)] == [("rethinkgen", 3), ("other", 1)]
+    *_, grid = grids_of(build(report, places, "report-1"))
+    assert [run_set.name for run_set in grid.runsets] == ["rethinkgen: small", "other: small"]
 
 
 def test_levels_of_a_corruption_are_told_apart(report: Report) -> None:
@@ -126,126 +138,5 @@ def test_levels_of_a_corruption_are_told_apart(report: Report) -> None:
     assert varying_choices(runs) == {"data.corruption.probability": "data.corruption.probability"}
 
 
-def test_runs_that_were_not_logged_have_text_only(report: Report, small_sweep: Path) -> None:
-    runs = read_runs([small_sweep])
-    assert run_sets(runs) == []
-    blocks = build(dataclasses.replace(report, runs=runs), default_entity="somebody").blocks
-    assert not any(isinstance(block, wr.PanelGrid) for block in blocks)
-    assert "None of these runs was logged to W&B" in blocks[-1].text
-
-
 def test_a_bar_or_a_line_break_does_not_break_a_table() -> None:
     assert markdown_table(["a|b"], [["c\nd"], [None], [0.5]]) == "| a\\|b |\n| --- |\n| c d |\n|  |\n| 0.5 |"
-
-
-def test_a_draft_is_saved_once(server: Server, report: Report) -> None:
-    assert save_draft(report).startswith("https://wandb.invalid/somebody/rethinkgen/reports/")
-    (saved,) = server.saved
-    assert saved["type"] == "runs/draft"
-    assert (saved["entityName"], saved["projectName"]) == ("somebody", "rethinkgen")
-    assert json.loads(saved["spec"])["blocks"]
-
-
-def test_runs_that_were_never_uploaded(server: Server, report: Report) -> None:
-    server.names = ["another"]
-    with pytest.raises(PublishingError, match=r"'somebody/rethinkgen' not found.*wandb sync .*/small/\*/wandb/offline"):
-        save_draft(report)
-    assert server.saved == []
-
-
-def test_the_command_says_where_the_draft_is(
-    server: Server,
-    small_sweep: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(wandb, "login", lambda **_: True)
-    assert main([str(small_sweep), f"out={tmp_path}", "publish=wandb"]) == 0
-    assert "W&B draft, to look through and publish: https://wandb.invalid/" in capsys.readouterr().out
-    monkeypatch.setattr(interface, "execute_graphql", lambda *_: 1 / 0)
-    monkeypatch.setattr(server, "projects", lambda _: 1 / 0)
-    assert main([str(small_sweep), f"out={tmp_path}", "publish=wandb"]) == 1
-    said = capsys.readouterr().err
-    assert "publish=wandb: W&B did not take the report (ZeroDivisionError" in said
-    assert "The page above is written." in said
-
-
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    with logged_in(monkeypatch, tmp_path) as server:
-        yield server
-
-
-def test_the_report_as_it_is_stored(online: WandbServer, report: Report) -> None:
-    online.projects.add(("somebody", "rethinkgen"))
-    address = save_draft(report)
-    (view,) = online.views
-    assert address == f"{online.url}/somebody/rethinkgen/reports/rethinkgen:-small--{view['id']}"
-    assert (view["entityName"], view["projectName"], view["type"]) == ("somebody", "rethinkgen", "runs/draft")
-    stored, built = (
-        [block for block in spec["blocks"] if block["type"] != "panel-grid"]
-        for spec in (json.loads(view["spec"]), spec_of(build(report, default_entity="somebody")))
-    )
-    assert stored == built
-    grids = [block for block in json.loads(view["spec"])["blocks"] if block["type"] == "panel-grid"]
-    (run_set,) = grids[0]["metadata"]["runSets"]
-    assert run_set["project"] == {"id": "7", "name": "rethinkgen", "entityName": "somebody"}
-    assert online.unknown == []
-
-
-def test_the_command_publishes_to_a_server(
-    online: WandbServer, small_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of runs that were logged nowhere, into a project that is made."""
-    assert main([str(small_sweep), f"out={tmp_path / 'report'}", "publish=wandb"]) == 0
-    (view,) = online.views
-    assert f"{online.url}/somebody/rethinkgen/reports/" in capsys.readouterr().out
-    assert ("somebody", "rethinkgen") in online.projects
-    assert "None of these runs was logged to W&B" in view["spec"]
-
-
-@pytest.mark.parametrize("fault", [401, 500])
-def test_a_server_that_refuses_is_named_before_any_work(
-    fault: int, online: WandbServer, small_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    online.fault = fault
-    assert main([str(small_sweep), f"out={tmp_path / 'report'}", "publish=wandb"]) == 2
-    assert str(fault) in capsys.readouterr().err
-    assert not (tmp_path / "report").exists()
-
-
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("with a key that is none", "W&B does not accept the login here: WANDB_API_KEY invalid"),
-        ("not logged in", "nobody is logged in to W&B here. wandb login"),
-        ("offline", "WANDB_MODE=offline keeps W&B offline"),
-        ("not installed", "wandb-workspaces, which is not installed: uv sync --extra reports"),
-    ],
-)
-def test_where_nothing_can_be_published_nothing_is_done(
-    what: str,
-    said: str,
-    small_sweep: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-home"))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    if what == "with a key that is none":
-        monkeypatch.setenv("WANDB_API_KEY", "short")
-    if what == "offline":
-        monkeypatch.setenv("WANDB_MODE", "offline")
-    if what == "not installed":
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    # It remembers whom it found logged in.
-    wandb.teardown()
-    out = tmp_path / "report"
-    assert main([str(small_sweep), f"out={out}", "publish=wandb"]) == 2
-    assert said in capsys.readouterr().err
-    assert not out.exists()
-    wandb.teardown()

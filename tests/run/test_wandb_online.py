@@ -13,7 +13,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from test_former_identity import INTERRUPTED
 from test_identity import FORMER
@@ -22,7 +21,7 @@ from conftest import TINY, Command, read_result, wait_until
 from rethinkgen.run import wandb_mirror
 from rethinkgen.run.wandb_mirror import WandbMirror, without_places
 from rethinkgen.run.wandb_offline import ANSWER_SECONDS, REMEMBERED_SECONDS, Sweep, unsent
-from wandb_server import KEY, Fault, WandbServer, directories, logged_in
+from wandb_server import KEY, Fault, WandbServer, assert_mirrors, directories, logged_in
 
 RUN = [*(override for override in TINY if override != "logger=none"), "max_steps=30", "evaluate_every=0.5"]
 
@@ -37,19 +36,6 @@ def overrides_for(server: WandbServer, home: Path) -> list[str]:
     """The environment of jobs that are forked from a process which may be older than this test."""
     variables = server.environment | directories(home)
     return [f"+hydra.job.env_set.{name}={value}" for name, value in variables.items()]
-
-
-def assert_mirrors(server: WandbServer, folder: Path) -> None:
-    """The server has what the run's own files say: every row of every column, and the result's numbers."""
-    run = server.runs[read_result(folder)["run_id"]]
-    table = pd.read_csv(folder / "metrics.csv").set_index("step").drop(columns="weights_digest")
-    for column in table:
-        ours = table[column].dropna()
-        assert run.curve(str(column)) == pytest.approx(ours.to_dict()), column
-    assert "fit/accuracy" in table
-    metrics = {key: value for key, value in read_result(folder)["metrics"].items() if value is not None}
-    assert {key: run.summary.get(key) for key in metrics} == pytest.approx(metrics)
-    assert run.exit_code == 0
 
 
 def test_what_a_run_logs_arrives(train: Command, server: WandbServer, tmp_path: Path) -> None:
@@ -83,7 +69,7 @@ def test_nothing_of_this_machine_stands_in_the_config(train: Command, server: Wa
 
 PATIENCE = 15
 """Seconds on a busy machine for what takes one; W&B's own client takes some 40, or never ends."""
-LONGER = [*RUN[:-2], "max_steps=4000", "evaluate_every=50", "log_every=100"]
+LONGER = [*RUN[:-2], "max_steps=1000", "evaluate_every=50", "log_every=20"]
 """Some seconds where checkpoints are many."""
 
 
@@ -92,11 +78,15 @@ def test_a_killed_run_continues_its_curve(
 ) -> None:
     begun = overrides_for(server, tmp_path)
     process = start(f"results_dir={tmp_path}/multirun", *LONGER, "checkpoint_seconds=0", *begun)
+    pid = process.pid or 0
+    wait_until(lambda: any(path.read_text().count("\n") > 3 for path in tmp_path.glob("multirun/*/*/metrics.csv")), 60)
+    # W&B's client, another process, sends only every 15 s; until then no step is trained for nothing.
+    os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: any(run.rows for run in server.runs.values()), 60)
-    os.kill(process.pid or 0, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     process.join()
     (run,) = server.runs.values()
-    assert 0 < max(run.curve("train/loss")) < 4000
+    assert 0 < max(run.curve("train/loss")) < 1000
     folder = train(*LONGER)
     assert_mirrors(server, folder)
     assert list(server.runs) == [run.id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from rethinkgen.sweep.jobs import shown
 if TYPE_CHECKING:
     from rethinkgen.report.contents import Report
     from rethinkgen.report.figures.declaration import Figure
+    from rethinkgen.report.wandb_publish import Published
     from rethinkgen.run.run import Run
 
 HELP = """\
@@ -34,21 +35,28 @@ is missing is shown as missing, and the same command later writes the report ane
                   needs no network; tables/ has CSV, LaTeX and Markdown, figures/ PDF, SVG and the CSV of what is drawn
   claims=FILE     claims, tables and figures of a paper of your own, a YAML in the form of
                   rethinkgen/report/published/zhang2017.yaml: docs/own_code.md
-  publish=wandb   also as a draft of a W&B report; needs wandb-workspaces and a login
   figure=FIGURE   a figure of one's own, first on the page: 'figure={x: model.width, y: test/accuracy}', or a YAML file
                   of several; what it does not say is guessed from what varies. May be given more than once
   code=PACKAGE    a package of one's own, of which a figure may name a function
+  publish=wandb   send to W&B what it lacks of the runs, and the report as a draft; needs wandb-workspaces and a login
+  share=true      with it: publish the draft, and make a link by which anybody can read it without an account
+  entity=NAME, project=NAME   with it: where on W&B, if not where the runs were logged
 """
 PUBLISHERS = ("wandb",)
 MOST_DAMAGE = 12
 """Damaged files that are named on the terminal."""
 KEYS = {
     "out": "a folder",
-    "publish": " or ".join(PUBLISHERS),
     "figure": "{x: ..., y: ...} or a YAML file",
     "claims": "a YAML file",
     "code": "a package of your own",
+    "publish": " or ".join(PUBLISHERS),
+    "share": "true or false",
+    "entity": "a user or team on W&B",
+    "project": "a project on W&B",
 }
+OF_PUBLISHING = ("share", "entity", "project")
+"""Keys that say how, and need ``publish``."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,9 @@ class Request:
     publish: str | None
     figures: Sequence[Figure] = ()
     papers: Sequence[Path] = ()
+    share: bool = False
+    entity: str | None = None
+    project: str | None = None
 
 
 def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> int:
@@ -89,7 +100,7 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
         if request.papers:
             _check_papers(request.papers)
         if request.publish == "wandb":
-            from rethinkgen.report.wandb_report import check_can_publish
+            from rethinkgen.report.wandb_publish import check_can_publish
 
             check_can_publish()
         with stdout().status("reading the runs"):
@@ -97,6 +108,7 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
 
             runs = read_runs(request.sweeps)
             figures = [_completed(figure, runs) for figure in request.figures]
+        publish = _publisher(request, runs) if request.publish == "wandb" else None
     except ValueError as error:
         return tell_error(error, USERS_MISTAKE)
     except OSError as error:
@@ -107,13 +119,15 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
-            command = shlex.join([*noted_program("report"), *map(_as_typed, arguments)])
+            # Whether and where it is published is not part of what others type.
+            kept = [item for item in arguments if item.partition("=")[0] not in ("publish", *OF_PUBLISHING)]
+            command = shlex.join([*noted_program("report"), *map(_as_typed, kept)])
             report = gather(runs, command=command, figures=figures)
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
-    return publish(report) if request.publish == "wandb" else 0
+    return 0 if publish is None else publish(report, index)
 
 
 def read_arguments(arguments: Sequence[str]) -> Request:
@@ -154,7 +168,19 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
             "file away."
         )
-    return Request(list(dict.fromkeys(sweeps)), out, values.get("publish"), figures, papers)
+    for key in OF_PUBLISHING:
+        if key in values and "publish" not in values:
+            raise ValueError(f"{key}={values[key]} says how to publish: add publish=wandb, or leave it out.")
+    return Request(
+        list(dict.fromkeys(sweeps)),
+        out,
+        values.get("publish"),
+        figures,
+        papers,
+        share=values.get("share") == "true",
+        entity=values.get("entity"),
+        project=values.get("project"),
+    )
 
 
 def _check_papers(papers: Sequence[Path]) -> None:
@@ -192,6 +218,8 @@ def _check_key(key: str, value: str) -> None:
         raise ValueError(f"{key}= has no value: {KEYS[key]} is needed.")
     if key == "publish" and value not in PUBLISHERS:
         raise ValueError(f"publish={value}: only {KEYS['publish']} is possible.")
+    if key == "share" and value not in ("true", "false"):
+        raise ValueError(f"share={value}: {KEYS['share']} is possible.")
 
 
 def _folder(argument: str) -> Path:
@@ -236,16 +264,52 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
     say(f"{shown(index)}  ({what}, {seconds:.1f} s)")
 
 
-def publish(report: Report) -> int:
-    """Save the report as a draft on W&B, say where it is, and return the exit code."""
-    from rethinkgen.report.wandb_report import save_draft
+def _publisher(request: Request, runs: Sequence[Run]) -> Callable[[Report, Path], int]:
+    """Return what brings the report to W&B and gives the exit code, once it is clear that it can be brought there.
 
-    try:
-        address = save_draft(report)
-    except PublishingError as error:
-        return tell_error(f"publish=wandb: {error} The page above is written.", 1)
-    say(f"W&B draft, to look through and publish: {address}")
-    return 0
+    Raises:
+        ValueError: it cannot.
+    """
+    from rethinkgen.report import wandb_publish
+
+    wish = wandb_publish.Wish(request.entity, request.project, request.share)
+    places = wandb_publish.places_of(runs, wish)
+    names = [sweep.resolve().name for sweep in request.sweeps]
+
+    def publish(report: Report, index: Path) -> int:
+        try:
+            with stdout().status("publishing") as status:
+                page = index.read_text(encoding="utf-8")
+                done = wandb_publish.publish(report, page, places, wish, names, tell=status.update)
+        except PublishingError as error:
+            return tell_error(f"publish=wandb: {error} The page above is written.", 1)
+        return tell_published(done)
+
+    return publish
+
+
+def tell_published(done: Published) -> int:
+    """Say what W&B has got and where it is; return the exit code."""
+    sent = done.sent
+    numbers = {
+        f"sent ({sent.rows:,} rows)": sent.runs,
+        "there already": sent.were_there,
+        "at work, which send their own rows": sent.at_work,
+        "without anything to send yet": sent.empty,
+        "not sent": len(sent.failures),
+    }
+    told = [f"{number:,} {text}" for text, number in numbers.items() if number]
+    say(f"W&B: of {sum(numbers.values()):,} runs {', '.join(told)}.")
+    for line in sent.failures[:MOST_DAMAGE]:
+        say(f"not sent to W&B: {line}", style="yellow")
+    if len(sent.failures) > MOST_DAMAGE:
+        say(f"... and {len(sent.failures) - MOST_DAMAGE:,} more. The same command tries again.", style="yellow")
+    unchanged = "" if done.is_new else ", unchanged"
+    what = "W&B draft, to look through and publish" if done.is_draft else "W&B report"
+    say(f"{what}{unchanged}: {done.address}")
+    if done.share_link is not None:
+        say(f"Whoever has this link can read it without an account: {done.share_link}")
+    return 1 if sent.failures else 0
 
 
 def tell_error(error: Exception | str, exit_code: int) -> int:

@@ -1,110 +1,91 @@
-"""The report as a W&B Report: the same text and tables, and W&B's own plots of the runs that were logged there.
-
-Built without a network; only ``check_can_publish`` and ``save_draft`` ask W&B. Figures stay in the page: a W&B report
-shows pictures only from an address.
-"""
+"""The report as a W&B Report: the same text, tables and figures, and W&B's own plots of the runs. Asks no server."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rethinkgen.errors import PublishingError
 from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
-from rethinkgen.run import command
+from rethinkgen.report.figures import Picture
+from rethinkgen.report.wandb_upload import Place, wandb_id
 from rethinkgen.run.identity import LEVELS
 from rethinkgen.run.run import Run
-from rethinkgen.run.wandb_offline import in_brief, is_logged_in
-from rethinkgen.sweep.jobs import shown
+from rethinkgen.run.wandb_mirror import X_AXIS
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
 
-INSTALL = "uv sync --extra reports, or pip install 'rethinkgen[reports]'"
-X_AXIS = "trainer/global_step"
 CURVES = {"train/loss": "Training loss", "fit/accuracy": "Fit accuracy", "test/accuracy": "Test accuracy"}
+PAGE = "page"
+"""Key of the page in the run that has it and the figures."""
 LONGEST_TITLE = 128
 """Characters, W&B's limit."""
+MOST_LINES = 100
+"""Of a plot; W&B shows ten unless it is told."""
 
 
 @dataclass(frozen=True)
 class RunSet:
-    """The runs of one sweep, where W&B has them."""
+    """The runs of one sweep in one project, by their ids: a group may hold others' runs too."""
 
-    entity: str | None
-    project: str
+    place: Place
     group: str
+    ids: tuple[str, ...]
 
 
-def check_can_publish() -> None:
-    """See that a report could be saved, before anything is done.
-
-    Raises:
-        ValueError: wandb-workspaces is not installed, W&B is switched off, cannot be reached, or nobody is logged in.
-    """
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ValueError(f"publish=wandb needs wandb-workspaces, which is not installed: {INSTALL}.")
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode not in ("online", "shared"):
-        raise ValueError(f"publish=wandb: WANDB_MODE={mode} keeps W&B offline. WANDB_MODE=online lets it publish.")
-    import wandb
-
-    try:
-        has_login = is_logged_in(wandb.setup().settings)
-    except wandb.errors.Error as error:
-        raise ValueError(f"publish=wandb: W&B does not accept the login here: {in_brief(error)}") from error
-    if not has_login:
-        raise ValueError(
-            "publish=wandb: nobody is logged in to W&B here. wandb login (or WANDB_API_KEY), and the same command "
-            "again; without publish= the report is written all the same."
-        )
+def figure_key(picture: Picture) -> str:
+    """Return the key under which a figure is logged."""
+    return f"figures/{picture.name}"
 
 
-def save_draft(report: Report) -> str:
-    """Save the report as a draft, which only its author sees until it is published there; return its address.
-
-    Raises:
-        PublishingError: W&B cannot be reached, does not know the project, or refuses.
-    """
-    import wandb
-
-    try:
-        draft = build(report, default_entity=str(wandb.Api().default_entity))
-        draft.save(draft=True)
-    except Exception as error:  # of any kind: the network's, W&B's, or a project that is not there
-        hint = ""
-        if "not found" in str(error):
-            globs = [
-                f"{shlex.quote(shown(sweep))}/*/wandb/offline-run-*"
-                for sweep in dict.fromkeys(run.sweep for run in report.runs)
-            ]
-            hint = (
-                f" Runs that were logged offline are uploaded by: {shlex.join(command.wandb())} sync {' '.join(globs)}."
-            )
-        raise PublishingError(f"W&B did not take the report ({type(error).__name__}: {error}).{hint}") from error
-    return str(draft.url)
-
-
-def build(report: Report, *, default_entity: str) -> wr.Report:
-    """Return the W&B report, not saved; runs logged without an entity belong to ``default_entity``."""
+def build(report: Report, places: Mapping[Place, Sequence[Run]], report_run: str) -> wr.Report:
+    """Return the W&B report, not saved; ``report_run`` is the id of the W&B run that has its figures and its page."""
     import wandb_workspaces.reports.v2 as wr
 
-    places = run_sets(report.runs)
-    home = places[0] if places else None
+    home = next(iter(places))
     return wr.Report(
-        entity=(home.entity if home else None) or default_entity,
-        project=home.project if home else "rethinkgen",
+        entity=home.entity,
+        project=home.project,
         title=f"rethinkgen: {report.title}"[:LONGEST_TITLE],
         description=f"{report.progress}. {_counts(report)}".strip(),
         width="fluid",
-        blocks=[wr.TableOfContents(), *_text(report), *_plots(report.runs, places, default_entity)],
+        blocks=[
+            _found(report),
+            wr.TableOfContents(),
+            *_pictures(report, home, report_run),
+            *_text(report),
+            *_plots(report.runs, run_sets(places)),
+            *_origin(report),
+        ],
     )
+
+
+def _found(report: Report) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    doubts = "\n".join(f"- {without_machine_paths(doubt)}" for doubt in report.doubts)
+    return wr.MarkdownBlock(f"**{report.found}**\n\n{doubts}".strip())
+
+
+def _pictures(report: Report, home: Place, report_run: str) -> list[Any]:
+    """Return the figures, two beside each other, and the whole page, as the run ``report_run`` has them."""
+    import wandb_workspaces.reports.v2 as wr
+
+    figures = [
+        wr.MediaBrowser(
+            title=picture.title,
+            media_keys=[figure_key(picture)],
+            num_columns=1,
+            layout=wr.Layout(x=12 * (number % 2), y=10 * (number // 2), w=12, h=10),
+        )
+        for number, picture in enumerate(sorted(report.pictures, key=lambda picture: not picture.leads))
+    ]
+    page = wr.MediaBrowser(media_keys=[PAGE], num_columns=1, layout=wr.Layout(x=0, y=0, w=24, h=24))
+    only = RunSet(home, "figures and page", (report_run,))
+    blocks: list[Any] = [wr.H2("Figures"), wr.PanelGrid(runsets=[_run_set(only)], panels=figures)] if figures else []
+    return [*blocks, wr.H2("The page"), wr.PanelGrid(runsets=[_run_set(only)], panels=[page])]
 
 
 def _counts(report: Report) -> str:
@@ -114,9 +95,7 @@ def _counts(report: Report) -> str:
 def _text(report: Report) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    facts = "\n".join(f"- **{name}:** {text}" for name, text in report.facts)
-    commands = "\n".join(["```bash", *report.train_commands, report.command, "```"])
-    blocks: list[Any] = [wr.H2("What was run"), wr.MarkdownBlock(f"{report.progress}.\n\n{facts}\n\n{commands}")]
+    blocks: list[Any] = []
     if report.unfinished:
         rows = [[run.path.name, run.state, without_machine_paths(run.reason)] for run in report.unfinished]
         blocks += [wr.H2("Not finished"), wr.MarkdownBlock(markdown_table(["Run", "State", "Why"], rows))]
@@ -130,7 +109,7 @@ def _text(report: Report) -> list[Any]:
                 verdict.ours,
                 verdict.n,
                 verdict.verdict + ("" if verdict.is_counted else " (known from memory, not counted)"),
-                without_machine_paths(verdict.why),
+                without_machine_paths(verdict.in_brief),
             ]
             for verdict in report.verdicts
         ]
@@ -144,6 +123,14 @@ def _text(report: Report) -> list[Any]:
     return blocks
 
 
+def _origin(report: Report) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    facts = "\n".join(f"- **{name}:** {text}" for name, text in report.facts)
+    commands = "\n".join(["```bash", *report.train_commands, report.command, "```"])
+    return [wr.H2("What was run"), wr.MarkdownBlock(f"{facts}\n\n{commands}")]
+
+
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as GitHub's Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
@@ -154,28 +141,25 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def run_sets(runs: Sequence[Run]) -> list[RunSet]:
-    """Return where on W&B the runs are, by place and sweep, that with most runs first; nothing of runs not logged."""
-    places: Counter[RunSet] = Counter()
-    for run in runs:
-        project = run.key("logger.wandb.project")
-        if project is not None:
+def run_sets(places: Mapping[Place, Sequence[Run]]) -> list[RunSet]:
+    """Return the runs by project and sweep, the set with most runs first."""
+    found: dict[tuple[Place, str], list[str]] = {}
+    for place, runs in places.items():
+        for run in runs:
             group = str((run.result or {}).get("sweep") or run.sweep.name)
-            places[RunSet(run.key("logger.wandb.entity"), str(project), group)] += 1
-    return [place for place, _ in places.most_common()]
+            found.setdefault((place, group), []).append(wandb_id(run))
+    sets = [RunSet(place, group, tuple(ids)) for (place, group), ids in found.items()]
+    return sorted(sets, key=lambda run_set: -len(run_set.ids))
 
 
-def _plots(runs: Sequence[Run], places: Sequence[RunSet], default_entity: str) -> list[Any]:
+def _plots(runs: Sequence[Run], sets: Sequence[RunSet]) -> list[Any]:
     import wandb_workspaces.reports.v2 as wr
 
-    blocks: list[Any] = [wr.H2("Runs")]
-    if not places:
-        return [*blocks, wr.MarkdownBlock("None of these runs was logged to W&B (`logger=wandb` does that).")]
     varying = varying_choices(runs)
     together = [f"config.{key}" for key in varying.values()]
-    blocks += [wr.H3("Every setting, mean over seeds"), _panel_grid(places, default_entity, grouping=together)]
+    blocks: list[Any] = [wr.H2("Runs"), wr.H3("Every setting, mean over seeds"), _panel_grid(sets, grouping=together)]
     for name, key in varying.items():
-        blocks += [wr.H3(f"By {name}"), _panel_grid(places, default_entity, by=key)]
+        blocks += [wr.H3(f"By {name}"), _panel_grid(sets, by=key)]
     return blocks
 
 
@@ -191,24 +175,11 @@ def varying_choices(runs: Sequence[Run]) -> dict[str, str]:
     return keys
 
 
-def _panel_grid(
-    places: Sequence[RunSet], default_entity: str, *, grouping: Sequence[str] = (), by: str | None = None
-) -> wr.PanelGrid:
+def _panel_grid(sets: Sequence[RunSet], *, grouping: Sequence[str] = (), by: str | None = None) -> wr.PanelGrid:
     """Return curves of the sweeps' runs: a line, and its mean, for what ``grouping`` or ``by`` does not tell apart."""
     import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
 
-    several = len({(place.entity, place.project) for place in places}) > 1
-    run_sets = [
-        wr.Runset(
-            entity=place.entity or default_entity,
-            project=place.project,
-            name=f"{place.project}: {place.group}" if several else place.group,
-            filters=expr.And(expr.Metric("Group") == place.group),
-            groupby=list(grouping),
-        )
-        for place in places
-    ]
+    several = len({run_set.place for run_set in sets}) > 1
     aggregated = {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"} if by else {}
     panels = [
         wr.LinePlot(
@@ -217,9 +188,23 @@ def _panel_grid(
             y=[metric],
             title_x="optimizer steps",
             title_y=title.lower(),
+            max_runs_to_show=MOST_LINES,
             layout=wr.Layout(x=8 * number, y=0, w=8, h=8),
             **aggregated,
         )
         for number, (metric, title) in enumerate(CURVES.items())
     ]
-    return wr.PanelGrid(runsets=run_sets, panels=panels)
+    return wr.PanelGrid(runsets=[_run_set(item, grouping, named=several) for item in sets], panels=panels)
+
+
+def _run_set(run_set: RunSet, grouping: Sequence[str] = (), *, named: bool = False) -> wr.Runset:
+    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces import expr
+
+    return wr.Runset(
+        entity=run_set.place.entity,
+        project=run_set.place.project,
+        name=f"{run_set.place.project}: {run_set.group}" if named else run_set.group,
+        filters=expr.And(expr.Metric("ID").isin(list(run_set.ids))),
+        groupby=list(grouping),
+    )

@@ -34,6 +34,15 @@ LONGEST_TAG = 64
 """Characters, W&B's limit."""
 MADE_WITH = ("device", "world_size", "threads", "commit", "versions")
 """What a result says of machine and code; W&B's own list of it holds paths and names of this machine."""
+QUIET: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    # Else the command line goes into the config, with its paths.
+    "x_disable_meta": True,
+}
+"""Settings of every run that we open in W&B."""
+X_AXIS = "trainer/global_step"
+"""The optimizer step, by which every row is drawn: W&B's own counter restarts when a run is resumed."""
 PLACES = ("results_dir", "data.root", "data.source.root")
 """Keys that say where things lie on this machine."""
 PATH = re.compile(r"(~|[A-Za-z]:\\|/)[^\s]*[/\\]")
@@ -71,30 +80,11 @@ class WandbMirror(Logger):
 
     def start(self, folder: Path, identity: dict[str, Any]) -> None:
         """Open the W&B run that shows the run in ``folder``."""
-        chosen = identity["choices"]
-        tags = [f"{group}={choice}" for group, choice in chosen.items() if isinstance(choice, str)]
-        num_earlier = sum(1 for _ in folder.glob("previous-*"))
-        # A run that is trained again is another curve.
         begun_as = RunFolder(folder).read_identity().get("wandb_id") or identity["run_id"]
-        self._run_id = begun_as + (f"-{num_earlier}" if num_earlier else "")
-        about = {
-            "folder": f"{folder.parent.name}/{folder.name}",
-            "choices": as_config(chosen),
-        }
-        described = {
-            "project": self.project,
-            "entity": self.entity,
-            "dir": str(folder),
-            "id": self._run_id,
-            "name": folder.name,
-            "group": identity["sweep"],
-            "job_type": "train",
-            "tags": [tag[:LONGEST_TAG] for tag in tags + list(chosen["regularizer"])],
-            "config": without_places(identity["config"]) | about,
-            "resume": "allow",
-            # A run still live in this process is another run of the sweep: W&B would hand it back and mix the two.
-            "reinit": "finish_previous",
-        }
+        self._run_id = id_in_wandb(folder, begun_as)
+        place = {"project": self.project, "entity": self.entity, "dir": str(folder)}
+        # A run still live in this process is another run of the sweep: W&B would hand it back and mix the two.
+        described = place | as_opened(folder, self._run_id, identity) | {"reinit": "finish_previous"}
         self._attempt(lambda: self._open(folder, described))
 
     def _open(self, folder: Path, described: dict[str, Any]) -> None:
@@ -140,10 +130,7 @@ class WandbMirror(Logger):
         import wandb
 
         settings = wandb.Settings(
-            silent=True,
-            console="off",
-            # Else the command line goes into the config, with its paths.
-            x_disable_meta=True,
+            **QUIET,
             program=Path(sys.argv[0]).name,
             # Of a run that is killed, what was logged before is on the disk.
             x_transaction_log_flush_interval=FLUSH_SECONDS,
@@ -154,12 +141,12 @@ class WandbMirror(Logger):
         self._run = wandb.init(mode=mode, settings=settings, **described)
         if self._run.offline and not self._run.disabled:
             self.unsent_folder = Path(self._run.dir).parent
-        self._run.define_metric("*", step_metric="trainer/global_step")
+        self._run.define_metric("*", step_metric=X_AXIS)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log one row, with the optimizer step as x axis: W&B's own counter restarts when a run is resumed."""
+        """Log one row, with the optimizer step as x axis."""
         if self._run is not None:
-            self._attempt(lambda: self._run.log({**metrics, "trainer/global_step": step}))
+            self._attempt(lambda: self._run.log({**metrics, X_AXIS: step}))
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: the run was opened with its config."""
@@ -171,7 +158,7 @@ class WandbMirror(Logger):
 
     def _show(self, result: dict[str, Any]) -> None:
         self._run.summary.update(result["metrics"])
-        self._run.config.update({"made_with": {key: result[key] for key in MADE_WITH}}, allow_val_change=True)
+        self._run.config.update(made_with(result), allow_val_change=True)
 
     def finish(self, exit_code: int) -> None:
         """Close the W&B run; one left open would take in the next run of the process."""
@@ -216,6 +203,33 @@ class Notices:
         self.tell_loss |= "will not be synced" in message
 
     error = warning
+
+
+def id_in_wandb(folder: Path, begun_as: str) -> str:
+    """Return the id in W&B of a run that began under this one: trained again, it is another curve."""
+    num_earlier = sum(1 for _ in folder.glob("previous-*"))
+    return begun_as + (f"-{num_earlier}" if num_earlier else "")
+
+
+def as_opened(folder: Path, run_id: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what a W&B run is opened with that shows the run in ``folder``, whenever that is: for ``wandb.init``."""
+    chosen = identity["choices"]
+    tags = [f"{group}={choice}" for group, choice in chosen.items() if isinstance(choice, str)]
+    about = {"folder": f"{folder.parent.name}/{folder.name}", "choices": as_config(chosen)}
+    return {
+        "id": run_id,
+        "name": folder.name,
+        "group": identity["sweep"],
+        "job_type": "train",
+        "tags": [tag[:LONGEST_TAG] for tag in tags + list(chosen.get("regularizer") or [])],
+        "config": without_places(identity["config"]) | about,
+        "resume": "allow",
+    }
+
+
+def made_with(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the config of a finished run says of machine and code."""
+    return {"made_with": {key: result[key] for key in MADE_WITH if key in result}}
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,16 @@ def in_brief(error: BaseException) -> str:
 
 def unsent(folder: Path) -> Iterator[Path]:
     """Give what ``wandb sync`` has still to send of the runs in a sweep's folder."""
-    for path in folder.glob(f"*/wandb/{OFFLINE}*"):
+    return _unsent(folder.glob(f"*/wandb/{OFFLINE}*"))
+
+
+def unsent_of(run_folder: Path) -> Iterator[Path]:
+    """Give the same of one run."""
+    return _unsent(run_folder.glob(f"wandb/{OFFLINE}*"))
+
+
+def _unsent(log_folders: Iterable[Path]) -> Iterator[Path]:
+    for path in log_folders:
         # So W&B marks what it has sent.
         if not any(path.glob("*.wandb.synced")) and not _is_empty(path):
             yield path

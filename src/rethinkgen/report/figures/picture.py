@@ -49,6 +49,10 @@ class Picture:
         """Return the drawing as a PDF with its fonts embedded."""
         return self._bytes("pdf", {"CreationDate": None, "Title": self.title})
 
+    def to_png(self) -> bytes:
+        """Return the drawing as pixels, for where neither SVG nor PDF is shown."""
+        return self._bytes("png", {})
+
     def _bytes(self, kind: str, metadata: dict[str, str | None]) -> bytes:
         file = io.BytesIO()
         with drawing(salt=self.name):
