@@ -174,7 +174,8 @@ class Plan:
         trainer = ("ddp_cpu" if size > 1 else "cpu") if self.small else ("ddp" if size > 1 else "gpu")
         run = ["data=digits", "model=inception", "until_fit=false", f"max_steps={steps}", "logger=none", "seed=0"]
         run += [f"trainer={trainer}", f"trainer.precision={precision}", f"results_dir={results}"]
-        self._train([*run, *([f"trainer.devices={size}"] if size > 1 else [])], 10 * DEVICES_SECONDS)
+        run += [f"trainer.devices={size}"] if size > 1 else []
+        self._train([*run, *(["data.num_train=256"] if self.small else [])], 10 * DEVICES_SECONDS)
         return next((path.parent for path in results.glob("*/*/result.json")), None)
 
     def _apart(self, folder: Path) -> float | None:
