@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
-from rethinkgen.console import duration, note, percent, say, say_command, say_error, take_any_encoding
+from rethinkgen import console as console_module
+from rethinkgen.console import (
+    Column,
+    cut_between_words,
+    duration,
+    note,
+    percent,
+    say,
+    say_command,
+    say_error,
+    say_table,
+    take_any_encoding,
+)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +126,35 @@ def test_a_note_that_finds_no_room_is_no_error(
     with contextlib.suppress(OSError):
         handler.close()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "shown"),
+    [
+        ("fit 97 %, test 98.1 % (chance 10 %): fitted", 20, ["fit 97 %, test", "98.1 % (chance", "10 %): fitted"]),
+        ("a  → /a/very/long/path and more", 10, ["a", "→ /a/very/long/path", "and more"]),
+        ("why it is:\n  python train.py model=mlp seed=1", 12, ["why it is:", "  python train.py model=mlp seed=1"]),
+        ("short", 80, ["short"]),
+    ],
+)
+def test_lines_are_cut_between_words_and_commands_nowhere(line: str, width: int, shown: list[str]) -> None:
+    assert cut_between_words(Text(line), width).plain.split("\n") == shown
+
+
+COLUMNS = [Column("data.corruption", "setting"), Column("seed", "setting"), Column("fit"), Column("steps to fit")]
+ROWS = [["random_labels", "0", "97.5 %", "1,234", "done"], ["none", "1", "", "", "failed: one of its files is damaged"]]
+
+
+@pytest.mark.parametrize("width", [31, 36, 37, 38, 60, 80, 200])
+def test_a_table_keeps_words_and_numbers_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    terminal = Console(file=printed, width=width, force_terminal=True, _environ={"TERM": "xterm", "NO_COLOR": "1"})
+    monkeypatch.setattr(console_module, "stdout", lambda: terminal)
+    say_table([*COLUMNS, Column("status", "words")], ROWS, [None, "red"])
+    said = printed.getvalue()
+    assert "\x1b[31m" not in said, "NO_COLOR"
+    lines = [Text.from_ansi(line).plain.rstrip() for line in said.splitlines()]
+    assert all(len(line) <= width for line in lines)
+    for whole in ("data.corruption", "random_labels", "97.5 %", "1,234", "damaged"):
+        assert any(whole in line for line in lines), whole
+    assert lines[0].startswith("data.corruption  seed" if width >= 60 else "data.corruption random_labels,"), lines

@@ -8,13 +8,20 @@ import functools
 import io
 import logging
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
 
 COLUMNS_OF_A_FILE = 160
 IN_ASCII = {"→": "->", "·": "|", "≤": "<", "≥": ">", "–": "-", "—": "-", "×": "x", "±": "~", "≈": "~", "…": "."}
@@ -89,11 +96,93 @@ def _console(*, stderr: bool = False) -> Console:
 def say(
     line: str, *, style: str | None = None, to: Console | None = None, markup: bool = False, end: str = "\n"
 ) -> None:
-    """Print a line as it is, on ``stdout()`` by default: not coloured by its words, and not cut to the width.
+    """Print a line as it is, on ``stdout()`` by default: not coloured by its words; on a terminal cut between words.
 
-    Only with ``markup`` are ``[bold]`` and its like more than text; what comes from outside is then escaped.
+    What is indented is not cut at all: a command to copy. Only with ``markup`` are ``[bold]`` and its like more than
+    text; what comes from outside is then escaped.
     """
-    (to or stdout()).print(line, style=style, markup=markup, highlight=False, soft_wrap=True, end=end)
+    console = to or stdout()
+    text = Text.from_markup(line, emoji=False) if markup else Text(line)
+    text.stylize(style or "")
+    is_cut = console.is_terminal and not console.is_dumb_terminal
+    console.print(cut_between_words(text, console.width) if is_cut else text, soft_wrap=True, end=end)
+
+
+BREAK = re.compile(r"(?<!→) +(?![%· ])")
+"""Where a line may be cut: not between a number and its unit, nor behind an arrow."""
+
+
+def cut_between_words(text: Text, width: int) -> Text:
+    """Return a text with a new line wherever the next word would not fit; a word that never does stays whole."""
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        plain = line.plain
+        cuts, start = [], 0
+        fitting: int | None = None
+        for end, following in (*(space.span() for space in BREAK.finditer(plain)), (len(plain), len(plain))):
+            if fitting is not None and cell_len(plain[start:end]) > width:
+                cuts.append(fitting)
+                start = fitting
+            fitting = following
+        lines += [line] if plain.startswith("  ") else line.divide(cuts)
+    for line in lines[:-1]:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people."""
+
+    name: str
+    kind: Literal["setting", "number", "words"] = "number"
+    """``words`` may take several lines"""
+
+
+def say_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str | None] = ()) -> None:
+    """Print a table on ``stdout()``; where there is no room for it, each row as lines, every word and number whole.
+
+    ``styles`` are those of the rows, if they have any.
+    """
+    console = stdout()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        is_number, takes_lines = column.kind == "number", column.kind == "words"
+        table.add_column(Text(column.name), justify="right" if is_number else "left", no_wrap=not takes_lines)
+    styles = styles or [None] * len(rows)
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*map(Text, row), style=style)
+    # Of words, what is needed is the longest one: the others go below each other.
+    needed = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
+    if needed <= console.width or not console.is_terminal:
+        console.print(table, width=max(needed, console.width), crop=False)
+        return
+    for row, style in zip(rows, styles, strict=True):
+        for line in _in_lines(columns, row, console.width):
+            say(line, style=style)
+
+
+def _in_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> Iterator[str]:
+    """Yield the lines of one row: its settings, and below them what came of it."""
+    cells = [(column, cell) for column, cell in zip(columns, row, strict=True) if cell]
+    settings = [f"{column.name} {cell}" for column, cell in cells if column.kind == "setting"]
+    found = [
+        cell if column.kind == "words" else f"{column.name} {cell}"
+        for column, cell in cells
+        if column.kind != "setting"
+    ]
+    indent = "  " if settings else ""
+    for items, before in ((settings, ""), (found, indent)):
+        line = ""
+        for item in items:
+            if line and len(f"{before}{line}, {item},") > width:
+                yield f"{before}{line},"
+                line = ""
+            line += f", {item}" if line else item
+        if line:
+            yield from (
+                f"{before}{part}" for part in cut_between_words(Text(line), width - len(before)).plain.split("\n")
+            )
 
 
 def note(line: str) -> None:
@@ -115,6 +204,12 @@ def say_command(why: str, command: str) -> None:
 def say_error(message: object) -> None:
     """Print what went wrong, in red, on ``stderr()``."""
     say(f"Error: {message}", style="red", to=stderr())
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be typed here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def first_line(text: str) -> str:

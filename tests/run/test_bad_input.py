@@ -308,6 +308,10 @@ def test_our_own_bug_shows_its_traceback(
         (["optimizer.weight_decay=5e-4"], "set regularizer.weight_decay=0.0005 instead"),
         (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
         (["max_steps=3", "max_epochs=1"], "give one of them"),
+        (
+            ["max_steps=null", "max_epochs=null"],
+            "max_steps=None: a whole number of at least 1 is needed, or",
+        ),
         (["+trainer.max_time=3"], "trainer.max_time=3: it is not set here. Instead: "),
         (["+trainer.logger=false"], "trainer.logger=False: it is not set here. Instead: logger=wandb"),
         (["+data.corruption.seed=3"], "seed of rethinkgen.data.corruption.TrueLabels: not set here"),
@@ -346,7 +350,10 @@ def test_whoever_wants_tracebacks_gets_them(
 
 
 def test_an_experiment_with_a_sweep_says_that_it_is_one(refused: Refused) -> None:
-    assert "add -m" in refused("+experiment=zhang2017/table_1", "data=digits")
+    said = refused("+experiment=zhang2017/table_1", "data=digits")
+    assert said.startswith("This experiment is a sweep, and needs -m:\n  ")
+    assert " -m +experiment=zhang2017/table_1 data=digits" in said or " -m results_dir=" in said
+    assert "needs -m" in refused("+experiment=tune_learning_rate")
 
 
 def test_a_typo_in_an_experiment_lists_those_there_are(refused: Refused) -> None:

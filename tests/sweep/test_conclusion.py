@@ -102,7 +102,7 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureF
     output = capsys.readouterr().out
     assert "[weight_decay]" in output
     assert f"{folder}/summary.csv" in output
-    assert "Not sent to W&B yet: " in output
+    assert "Not sent to W&B yet:\n  " in output
     assert f"wandb sync '{folder}'/*/wandb/offline-run-*" in output
     (folder / "run0" / "wandb" / "offline-run-1" / "run-1.wandb.synced").touch()
     assert conclude([folder], jobs) == 0

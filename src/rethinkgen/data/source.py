@@ -115,7 +115,7 @@ class Source(Protocol):
 
     A source that can tell without loading anything how many training examples it has, has ``num_train() -> int | None``
     too: asking for all of them by number is then the same run as asking for none. One whose images have names has
-    ``name_of(split, position) -> str``, for what is said of single images.
+    ``name_of(split, position) -> str`` once they are loaded, for what is said of single images and ``examples.csv``.
     """
 
     def prepare(self) -> None:
@@ -653,6 +653,8 @@ class ImageFolder:
         self.root = root
         self.num_workers = num_workers
         self._prepared: Images | None = None
+        self._names: dict[str, list[str]] = {}
+        """Files of the images that were loaded, by split"""
 
     def prepare(self) -> None:
         """Decode the images and write the cache, so that other processes need not; raise as ``load`` does."""
@@ -673,6 +675,7 @@ class ImageFolder:
                 "null for one process a core."
             )
         listing = list_folder(self.root)
+        self._names = {"train": [file.name for file in listing.train], "test": [file.name for file in listing.test]}
         cache = _cache_path(folder_at(self.root), listing)
         found = _read_cache(cache, is_last_word=False)
         if found is None:
@@ -702,8 +705,8 @@ class ImageFolder:
             return None
 
     def name_of(self, split: str, position: int) -> str:
-        """Return the file of an image, below the root."""
-        return getattr(list_folder(self.root, check=False), split)[position].name  # type: ignore[no-any-return]
+        """Return the file of an image that was loaded, below the root."""
+        return self._names[split][position]
 
     def _decode(self, listing: Listing) -> Images:
         from rethinkgen.data.decoding import decode

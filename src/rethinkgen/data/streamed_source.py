@@ -70,6 +70,7 @@ class StreamedFolder:
         self.root = root
         self.resize = check_whole("data.source.resize", resize, 1)
         self.num_workers = None if num_workers is None else check_whole("data.source.num_workers", num_workers, 0)
+        self._loaded: dict[str, Files] = {}
 
     def prepare(self) -> None:
         """List the files, so that other processes need not; raise as ``load`` does."""
@@ -86,6 +87,7 @@ class StreamedFolder:
             Files(*(found[f"{split}_{part}"] for part in ("names", "labels", "keys"))) for split in ("train", "test")
         )
         class_names = tuple(map(str, found["class_names"]))
+        self._loaded = {"train": train, "test": test}
         return ImageFiles(train, test, class_names, str(folder_at(self.root)), self.resize, self.num_workers)
 
     def fingerprint(self) -> str | None:
@@ -108,6 +110,10 @@ class StreamedFolder:
             found = self._kept("train_labels") or self._list()
             return len(found["train_labels"])
         return None
+
+    def name_of(self, split: str, position: int) -> str:
+        """Return the file of an image that was loaded, below the root."""
+        return os.fsdecode(self._loaded[split].names[position])
 
     def _kept(self, *parts: str) -> dict[str, Any] | None:
         """Return the kept listing, or only these parts of it; ``None`` where there is none of the present state."""

@@ -217,6 +217,11 @@ def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:
             ) from error
 
 
+def target_class(config: Any, key: str) -> Callable[..., Any]:
+    """Return the class or function that a node names at the place ``key``, if the place accepts it."""
+    return _find(target_of(OmegaConf.to_container(config), key, PLACES[key]), key, PLACES[key])
+
+
 def options_of(found: Callable[..., Any]) -> list[str]:
     """Return the names that a class or function takes, with those of the classes that it hands ``**keywords`` on to."""
     kinds = found.__mro__ if inspect.isclass(found) else (found,)

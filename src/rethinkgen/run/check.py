@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from rethinkgen.checks import (
@@ -26,6 +27,7 @@ from rethinkgen.checks import (
     check_whole,
 )
 from rethinkgen.run.build import PLACES, check_partial, target_of
+from rethinkgen.run.command import install_command
 from rethinkgen.run.declaration import check_declaration
 from rethinkgen.run.identity import Declaration, class_name, declaration, place
 from rethinkgen.run.known_keys import ACTS_AT
@@ -207,7 +209,7 @@ INSTEAD: dict[str, str] = {
     "gradient_clip_val": "gradient_clip=... scales a longer gradient down to this norm",
     "gradient_clip_algorithm": "gradient_clip=... scales by the norm; there is no other way",
     "log_every_n_steps": "log_every=...",
-    "logger": "logger=wandb, csv or none, or +logger.<name>._target_=... for another one",
+    "logger": "logger=wandb, tensorboard, csv or none, or +logger.<name>._target_=... for another one",
     "callbacks": "what a run keeps and when it stops are keys of its own (until_fit, evaluate_every, "
     "checkpoint_seconds); callbacks of your own go with a Trainer of your own, as in README, In a notebook",
     "plugins": "trainer.precision, trainer.strategy and trainer.sync_batchnorm choose them",
@@ -264,6 +266,7 @@ def check(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
         if not isinstance(node, dict):
             raise ValueError(f"logger.{name}={node!r}: a logger is needed, such as +logger.{name}._target_=...")
         _check_target(f"logger.{name}", node)
+        _check_is_installed(node["_target_"])
         _check_object(f"logger.{name}", node, declared)
     _check_trainer(root["trainer"], declared)
 
@@ -335,6 +338,22 @@ def _check_object(key: str, node: dict[str, Any], declared: Declaration, *, has_
         _check_betas(f"{key}.betas", node["betas"])
 
 
+def _check_is_installed(target: str) -> None:
+    """Refuse a logger of Lightning's whose own package is not there: it says so when all data are loaded."""
+    packages = NEEDS.get(target.rpartition(".")[2], ()) if target.startswith("pytorch_lightning.") else ()
+    if packages and not any(map(find_spec, packages)):
+        raise ValueError(f"logger: {target} needs the package {packages[0]}: {install_command(packages[0])}")
+
+
+NEEDS = {
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "CometLogger": ("comet_ml",),
+    "MLFlowLogger": ("mlflow", "mlflow_skinny"),
+    "NeptuneLogger": ("neptune",),
+}
+"""Logger of Lightning's -> the packages of which it needs one."""
+
+
 def _of_ours(target: str) -> Mapping[str, Rule]:
     return CLASSES.get(class_name(target), {}) if target.startswith("rethinkgen.") else {}
 
@@ -374,7 +393,7 @@ def check_keys_that_act(config: Mapping[str, Any], given: Sequence[str]) -> None
 
     Raises:
         ValueError: a regularizer was set where it acts instead of under ``regularizer``, a learning rate where the
-            optimizer does not read it, or the budget twice.
+            optimizer does not read it, or the budget twice or not at all.
     """
     root = dict(config)
     regularizers, optimizer, model = root["regularizer"], root["optimizer"], root["model"]
@@ -392,5 +411,11 @@ def check_keys_that_act(config: Mapping[str, Any], given: Sequence[str]) -> None
             f"model.learning_rate={rate!r} is not what this optimizer takes: set optimizer.lr "
             f"(now {optimizer.get('lr')!r})."
         )
-    if {"max_steps", "max_epochs"} <= set(given) and None not in (root.get("max_epochs"), root.get("max_steps")):
-        raise ValueError(f"max_steps={root['max_steps']!r} max_epochs={root['max_epochs']!r}: give one of them.")
+    steps, epochs = root.get("max_steps"), root.get("max_epochs")
+    if {"max_steps", "max_epochs"} <= set(given) and None not in (epochs, steps):
+        raise ValueError(f"max_steps={steps!r} max_epochs={epochs!r}: give one of them.")
+    # Who takes the steps away has not asked for the epochs that some data have by default.
+    if "max_steps" in given and steps is None and (epochs is None or "max_epochs" not in given):
+        raise ValueError(
+            "max_steps=None: a whole number of at least 1 is needed, or max_epochs=..., the same in epochs."
+        )

@@ -5,6 +5,7 @@ Here are the resolvers that Hydra names folders by, too. Light: no torch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -38,7 +39,10 @@ from rethinkgen.run.identity import (
     targets,
 )
 from rethinkgen.run.known_keys import check_keys_are_read
+from rethinkgen.run.run import has_published_budget
 
+BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
+"""Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
 """Whose version stands in the result. Of all other code that a config names, a digest does."""
 
@@ -272,6 +276,24 @@ def folders_with_id(run_id: str, sweep_folder: Path) -> list[Path]:
     return sorted((sweep_folder / name for name in names), key=_lacks)
 
 
+def run_before(description: Description, sweep_folder: Path) -> tuple[str, Path] | None:
+    """Return the folder of the run that the command meant before data of no published budget had one of their own.
+
+    With the overrides that ask for it today.
+    """
+    config, given = description.config, {override.lstrip("+~").split("=")[0] for override in description.overrides}
+    if has_published_budget(config["data"]["name"]):
+        return None
+    former = {key: value for key, value in BUDGET_BEFORE.items() if key not in given}
+    if given & {"max_steps", "max_epochs"}:
+        former = {key: value for key, value in former.items() if key == "until_fit"}
+    before = config | former
+    run_id = id_of(identifying(before, description.fingerprint, description.contents))
+    found = folders_of(dataclasses.replace(description, config=before, run_id=run_id), sweep_folder)
+    asked = " ".join(f"{key}={json.dumps(value)}" for key, value in former.items() if value is not None)
+    return (asked, found[0]) if found and run_id != description.run_id else None
+
+
 def renamed_since(path: Path) -> Path | None:
     """Return the folder that had the former name ``path``, known by the id that its W&B run keeps."""
     former_id = path.name.rpartition("-")[2]
@@ -365,7 +387,13 @@ def _for_data(default: Any, exceptions: dict[str, Any], *, _root_: DictConfig) -
     return exceptions.get(name, default) if isinstance(name, str) else default
 
 
+def _unless(given: Any, value: Any) -> Any:
+    """``${unless:${max_steps},100}``: 100, but null where ``max_steps`` is given."""
+    return value if given is None else None
+
+
 OmegaConf.register_resolver("run_slug", _run_slug, replace=True)
 OmegaConf.register_resolver("sweep_folder", _sweep_folder, replace=True)
 OmegaConf.register_resolver("sweep_name", _sweep_name, replace=True)
 OmegaConf.register_resolver("for_data", _for_data, replace=True)
+OmegaConf.register_resolver("unless", _unless, replace=True)

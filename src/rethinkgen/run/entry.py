@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
-from rethinkgen.console import note, say, say_error, stderr, stdout, take_any_encoding
+from rethinkgen.console import note, say, say_command, say_error, stderr, stdout, take_any_encoding
 from rethinkgen.errors import (
     DamagedFileError,
     Interrupted,
@@ -43,7 +43,7 @@ from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import config_folder, is_sweep, noted_program, typed, wandb
 from rethinkgen.run.config_files import words_on_a_file
-from rethinkgen.run.description import Description, changed_code, describe, folders_of, typed_overrides
+from rethinkgen.run.description import Description, changed_code, describe, folders_of, run_before, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
@@ -93,6 +93,8 @@ def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] |
                 better = better or _wrong_choice(arguments[1:], groups)
             if wants_tracebacks or (better is None and not is_users_mistake(cause)):
                 raise
+            if "hydra.mode changed" in str(error):
+                better = f"This experiment is a sweep, and needs -m:\n  {typed_command(adding='-m')}"
             say_error(better or f"{cause}{_more(error, groups)}")
             sys.exit(exit_code_of(cause))
         finally:
@@ -168,8 +170,6 @@ def _wrong_choice(arguments: Sequence[str], groups: Path) -> str | None:
 
 def _more(error: Exception, groups: Path) -> str:
     """Return what Hydra's message leaves out: the reason behind it, what to do, or the choices of a group."""
-    if "hydra.mode changed" in str(error):
-        return f"\nThis experiment brings a sweep of its own: add -m\n  {typed_command(adding='-m')}"
     if isinstance(error, MissingConfigException):
         # Hydra lists what lies in a group's own folder alone, and nothing for a folder below it.
         group = str(error.missing_cfg_file).rpartition("/")[0]
@@ -203,6 +203,8 @@ def run(config: DictConfig) -> dict[str, Any]:
 def take_up(folder: RunFolder, description: Description, ranks: Ranks, *, is_single: bool) -> dict[str, Any]:
     """Return the metrics of a run, training in ``folder``, or where it was begun, what is missing of it."""
     is_rerun = description.config["rerun"]
+    if not folder.holds_run and (before := run_before(description, folder.path.parent)) is not None:
+        say(f"With {before[0]}, the default of before, this command is the run in {before[1]}.")
     for line in take_up_former(description, folder):
         say(line)
     facts = description.facts()
@@ -348,6 +350,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
+    if (line := training.plan) is not None:
+        say(line, style="dim")
+        note(line)
     # Of a sweep its launcher says it, once.
     if is_single and training.is_on_cpu and (line := precision.advice(description.config)) is not None:
         say(line, style="dim")
@@ -376,7 +381,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     tell_result(folder, result)
     for mirror in training.mirrors:
         if mirror.unsent_folder is not None:
-            say(f"Not sent to W&B yet: {shlex.join([*wandb(), 'sync', str(mirror.unsent_folder)])}", style="dim")
+            say_command("Not sent to W&B yet:", shlex.join([*wandb(), "sync", str(mirror.unsent_folder)]))
     return dict(result["metrics"])
 
 

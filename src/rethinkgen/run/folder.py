@@ -1,9 +1,9 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
 ``config.yaml`` (resolved), ``overrides.yaml``, ``identity.json`` (which run it is: id, fingerprint of the data, id in
-W&B), ``metrics.csv``, ``examples.npz``, ``weights/end.pt``, ``result.json`` (written last), ``status.json`` (while it
-runs, or when it stopped without a result), ``checkpoints/`` (until there is a result), ``train.log``, and in a sweep
-``output.txt``.
+W&B), ``metrics.csv``, ``examples.npz``, ``examples.csv`` (of images in files), ``weights/end.pt``, ``result.json``
+(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/`` (until there is a
+result), ``train.log``, and in a sweep ``output.txt``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class RunFolder:
         self.identity = self.path / "identity.json"
         self.metrics = self.path / "metrics.csv"
         self.examples = self.path / "examples.npz"
+        self.examples_by_name = self.path / "examples.csv"
         self.weights = self.path / "weights"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"

@@ -49,6 +49,11 @@ NUM_TRAIN = {
 """Training examples of data sets of which everybody has the same; ``data=imagenet`` takes any folder."""
 
 
+def has_published_budget(data: str | None) -> bool:
+    """Whether ``conf/train.yaml`` has so many steps for a choice of ``data``; of own data it has none."""
+    return data in NUM_TRAIN or data == "imagenet"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How far a run is, as its files tell."""

@@ -7,22 +7,33 @@ import traceback
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
-from rethinkgen.console import note, percent, say, say_command, say_error, stderr, stdout, steps_to_fit
+from rethinkgen.console import (
+    Column,
+    note,
+    percent,
+    say,
+    say_command,
+    say_error,
+    say_table,
+    shown,
+    stderr,
+    steps_to_fit,
+)
 from rethinkgen.measure.thresholds import NEARLY_FITTED, STEPS_TO_NEARLY_FIT
 from rethinkgen.run import trial
-from rethinkgen.run.command import command_here
+from rethinkgen.run.command import command_here, other_command
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
+from rethinkgen.run.run import has_published_budget
 
 
 def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
     """Show a finished run."""
-    stdout().print(_table(result))
+    _tell_numbers(result)
     say(sentence(result))
     note(sentence(result))
-    if (command := next_command(result)) is not None:
+    if (command := next_command(result, folder)) is not None:
         say_command(*command)
 
 
@@ -45,16 +56,16 @@ def tell_skipped(folder: RunFolder, result: dict[str, Any]) -> None:
         f"{name} was finished on {escape(str(result.get('finished', 'an unknown day')))} at commit {commit}.",
         markup=True,
     )
-    stdout().print(_table(result))
+    _tell_numbers(result)
     say(sentence(result))
     say("rerun=true trains it again and keeps this result beside the new one.", style="dim")
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _tell_numbers(result: dict[str, Any]) -> None:
     metrics = result["metrics"]
-    table = Table(box=None, pad_edge=False, header_style="dim")
     columns = {
         "fit": percent(metrics.get("fit/accuracy")),
+        "validation": percent(metrics.get("validation/accuracy")),
         "test": percent(metrics.get("test/accuracy")),
         "memorised": percent(metrics.get("fit/accuracy_corrupted")),
         "corrected": percent(metrics.get("fit/accuracy_corrected")),
@@ -64,10 +75,7 @@ def _table(result: dict[str, Any]) -> Table:
         "time": f"{result.get('seconds') or 0:,.0f} s",
     }
     shown = {name: value for name, value in columns.items() if value != "-"}
-    for name in shown:
-        table.add_column(name, justify="right")
-    table.add_row(*shown.values())
-    return table
+    say_table([Column(name) for name in shown], [list(shown.values())])
 
 
 def sentence(result: dict[str, Any]) -> str:
@@ -89,29 +97,42 @@ def sentence(result: dict[str, Any]) -> str:
     return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
 
 
-def next_command(result: dict[str, Any]) -> tuple[str, str] | None:
-    """Return what to try next and the command for it: the same run with one thing changed."""
-    corruption = result["choices"]["data.corruption"]
-    overrides = list(result["overrides"])
+def next_command(result: dict[str, Any], folder: RunFolder) -> tuple[str, str] | None:
+    """Return what to do next and the command for it, or the file to look into."""
     if not result["fitted"]:
-        has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in overrides)
-        stops_early = "early_stopping" in result["choices"]["regularizer"]
-        if has_own_budget or stops_early or result["choices"]["schedule"] != "exponential":
-            return None
-        steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
-        same = command_here([*overrides, f"max_steps={steps}", factor])
-        return "Twice the steps, and a rate that falls more slowly:", same
+        return _with_more_steps(result)
+    corruption, is_own = result["choices"]["data.corruption"], not has_published_budget(result["choices"]["data"])
+    if corruption == "none" and is_own and folder.examples_by_name.exists():
+        return (
+            "The images learnt last, or never, are the first to look at for wrong labels (first_step_fitted):",
+            shown(folder.examples_by_name),
+        )
+    if corruption == "none" and not is_own:
+        return "The same network on labels drawn at random:", _with_corruption(result, "random_labels")
+    drawn_at_random = corruption in ("random_labels", "random_signs")
+    if corruption == "none" or drawn_at_random or any(folder.path.parent.glob("*-none-*/result.json")):
+        report = other_command("report", [shown(folder.path.parent)])
+        return None if report is None else ("Tables and figures of this run and all beside it:", report)
+    return "The same network on true labels and true pixels:", _with_corruption(result, "none")
+
+
+def _with_corruption(result: dict[str, Any], corruption: str) -> str:
     # With the values of the present corruption, which the next need not have.
-    others = [item for item in overrides if not re.match(r"[+~]*data\.corruption\b", item)]
-    why, following = NEXT.get(corruption, ("The same network on true labels and true pixels:", "none"))
-    return why, command_here([*others, f"data.corruption={following}"])
+    others = [item for item in result["overrides"] if not re.match(r"[+~]*data\.corruption\b", item)]
+    return command_here([*others, f"data.corruption={corruption}"])
 
 
-NEXT = {
-    "none": ("The same network on labels drawn at random:", "random_labels"),
-    "random_labels": ("The same network on images whose pixels are shuffled:", "shuffled_pixels"),
-}
-"""Corruption -> what to try after it, and why."""
+def _with_more_steps(result: dict[str, Any]) -> tuple[str, str] | None:
+    overrides = list(result["overrides"])
+    has_own_budget = any(item.startswith(("max_steps", "max_epochs", "schedule")) for item in overrides)
+    stops_early = "early_stopping" in result["choices"]["regularizer"]
+    if has_own_budget or stops_early or result["choices"]["schedule"] != "exponential":
+        return None
+    if (epochs := (result.get("config") or {}).get("max_epochs")) is not None:
+        return "Twice the epochs:", command_here([*overrides, f"max_epochs={2 * epochs:g}"])
+    steps, factor = 2 * result["metrics"]["steps"], "schedule.factor=0.98"
+    same = command_here([*overrides, f"max_steps={steps}", factor])
+    return "Twice the steps, and a rate that falls more slowly:", same
 
 
 def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:

@@ -6,6 +6,7 @@ This module is imported only when something must really be trained: it brings in
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
 import math
 import os
@@ -30,11 +31,12 @@ from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer, remove_leftovers
 from rethinkgen.machine import keep_freed_memory
 from rethinkgen.run import trial
-from rethinkgen.run.build import PLACES, build
+from rethinkgen.run.build import PLACES, build, target_class
 from rethinkgen.run.check import key_of
 from rethinkgen.run.declaration import check_regularizers_act, with_fixed
+from rethinkgen.run.examples_table import write_examples
 from rethinkgen.run.folder import RunFolder, now
-from rethinkgen.run.identity import declaration
+from rethinkgen.run.identity import declaration, flatten
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.probe import (
     check_accelerator,
@@ -44,7 +46,7 @@ from rethinkgen.run.probe import (
     spelled,
     telling_lack_of_memory,
 )
-from rethinkgen.run.progress import LiveProgress
+from rethinkgen.run.progress import LiveProgress, plan
 from rethinkgen.run.ranks import GiveUp, Ranks
 from rethinkgen.run.wandb_mirror import WandbMirror
 from rethinkgen.train.checkpoint import (
@@ -129,7 +131,7 @@ class Training:
         self.progress = LiveProgress(folder, self.evaluation, console)
         self.table = MetricsTable(folder.metrics)
         self.loggers: list[Logger] = (
-            [build(node, "logger") for node in config.logger.values()] if self.ranks.is_leading else []
+            [build_logger(node, folder.path) for node in config.logger.values()] if self.ranks.is_leading else []
         )
         self.mirrors = [logger for logger in self.loggers if isinstance(logger, WandbMirror)]
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
@@ -187,6 +189,16 @@ class Training:
         optimizer = self.model.configure_optimizers()
         self.model.check_parts(self.datamodule, optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer)
         self.evaluation.setup(self.trainer, self.model, "fit")
+
+    @property
+    def plan(self) -> str | None:
+        """How long it trains, in a sentence; nothing of what takes no steps. Known once it is prepared."""
+        if self.declared.fixes("max_steps"):
+            return None
+        timetable, total_steps = self.datamodule.timetable, self.trainer.max_steps
+        given = {key_of(override) for override in self.identity["overrides"]}
+        is_asked_for = bool(given & {"max_steps", "max_epochs", "until_fit"})
+        return plan(self.evaluation, total_steps, timetable.epochs(total_steps), is_asked_for=is_asked_for)
 
     @property
     def is_on_cpu(self) -> bool:
@@ -262,8 +274,11 @@ class Training:
             line = f"Going on from step {found.step:,} ({found.path.name}{whose})."
             say(line, to=self.console)
             note(line)
-        for mirror in self.mirrors:
-            mirror.start(self.folder.path, self.identity)
+        for logger in self.loggers:
+            if isinstance(logger, WandbMirror):
+                logger.start(self.folder.path, self.identity)
+            else:
+                logger.log_hyperparams(flatten(self.identity["config"]))
         self.checkpoint.begin(0.0 if found is None else found.seconds)
 
     def _result(self) -> dict[str, Any]:
@@ -319,6 +334,7 @@ class Training:
         arrays = {name: tensor.cpu().numpy() for name, tensor in (columns | self.evaluation.examples()).items()}
         with atomic_writer(self.folder.examples) as file:
             np.savez_compressed(file, **arrays)
+        write_examples(self.folder.examples_by_name, self.datamodule, arrays)
 
     def finish(self, exit_code: int) -> None:
         """Close what outlives the run otherwise."""
@@ -330,6 +346,14 @@ def default_threads() -> int:
     """Return how many threads torch takes by itself, or was to take: a forked process imported it long before."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) > 0 else DEFAULT_THREADS
+
+
+def build_logger(config: DictConfig, folder: Path) -> Logger:
+    """Build one of Lightning's loggers, whose files lie in the run's folder unless its config says where."""
+    place = {} if "save_dir" in config else {"save_dir": str(folder)}
+    takes_place = "save_dir" in inspect.signature(target_class(config, "logger")).parameters
+    logger: Logger = build(config, "logger", **(place if takes_place else {}))
+    return logger
 
 
 def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:

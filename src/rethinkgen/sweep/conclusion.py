@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from rethinkgen.console import percent, say, say_command, stdout, steps_to_fit
+from rethinkgen.console import Column, percent, say, say_command, say_table, shown, steps_to_fit
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import command_line, other_command, wandb
 from rethinkgen.run.description import changed_code, digest_of_code
 from rethinkgen.run.identity import LEVELS, SEEDS, counted, flatten, takes_steps
 from rethinkgen.run.run import Outcome, read_run
 from rethinkgen.run.wandb_offline import OFFLINE, unsent
-from rethinkgen.sweep.jobs import Job, brief, shown, varying_overrides
+from rethinkgen.sweep.jobs import Job, brief, varying_overrides
 from rethinkgen.sweep.summary import Summary
 
 MOST_ROWS = 60
@@ -69,7 +66,7 @@ def tell_runs(
             changed.update(_changed_since(run.result))
         is_shown = len(endings) <= MOST_ROWS
         outcomes.append(job.fault or Outcome(run.state, run.reason, run.result if is_shown else None))
-    stdout().print(_table(jobs, outcomes, columns or {}))
+    _tell_table(jobs, outcomes, columns or {})
     for line in sentences(endings):
         say(line)
     for package, number in sorted(changed.items()):
@@ -83,7 +80,7 @@ def tell_runs(
     if left := [folder for folder in folders if any(unsent(folder))]:
         globs = " ".join(f"{shlex.quote(shown(folder))}/*/wandb/{OFFLINE}*" for folder in left)
         # W&B passes over what it has sent before.
-        say(f"Not sent to W&B yet: {shlex.join(wandb())} sync {globs}", style="dim")
+        say_command("Not sent to W&B yet:", f"{shlex.join(wandb())} sync {globs}")
     failed = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == "failed"]
     told = [job.folder.output for job in failed if job.folder.output.exists()]
     if told:
@@ -99,33 +96,44 @@ def _changed_since(result: Mapping[str, Any]) -> list[str]:
     return changed_code(then, {name: digest_of_code(name) for name in then})
 
 
-def _table(jobs: Sequence[Job], outcomes: Sequence[Outcome], columns: Mapping[str, Sequence[str]]) -> Table:
+def _tell_table(jobs: Sequence[Job], outcomes: Sequence[Outcome], more_columns: Mapping[str, Sequence[str]]) -> None:
     keys = varying_overrides(jobs)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for key in keys:
-        table.add_column(key.lstrip("+"), overflow="fold")
-    for name in ("fit", "test", "steps to fit", "time", *columns):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", overflow="fold")
-    rows = list(zip(jobs, outcomes, zip(*columns.values(), strict=True) if columns else [()] * len(jobs), strict=True))
+    numbers = NUMBERS if any(_validation(outcome) != "-" for outcome in outcomes) else [*NUMBERS[:1], *NUMBERS[2:]]
+    columns = [Column(key.lstrip("+"), "setting") for key in keys]
+    columns += [*map(Column, [*numbers, *more_columns]), Column("status", "words")]
+    more = zip(*more_columns.values(), strict=True) if more_columns else [()] * len(jobs)
+    rows = list(zip(jobs, outcomes, more, strict=True))
     if len(rows) > MOST_ROWS:
         rows.sort(key=lambda row: row[1].state != "failed")
-    for job, outcome, more in rows[:MOST_ROWS]:
+    cells = []
+    for job, outcome, further in rows[:MOST_ROWS]:
         values = dict(override.split("=", 1) for override in job.overrides if "=" in override)
-        cells = [brief(values.get(key, "")) for key in keys]
-        style = "red" if outcome.state == "failed" else None
-        table.add_row(*map(Text, [*cells, *_numbers(outcome), *more, _status(job, outcome)]), style=style)
+        told = _numbers(outcome)
+        settings = [brief(values.get(key, "")) for key in keys]
+        cells.append([*settings, *(told.get(name, "") for name in numbers), *further, _status(job, outcome)])
+    styles = ["red" if outcome.state == "failed" else None for _, outcome, _ in rows[:MOST_ROWS]]
+    say_table(columns, cells, styles)
     if len(rows) > MOST_ROWS:
-        table.add_row(f"... {len(rows) - MOST_ROWS:,} more")
-    return table
+        say(f"... {len(rows) - MOST_ROWS:,} more")
 
 
-def _numbers(outcome: Outcome) -> list[str]:
+NUMBERS = ["fit", "validation", "test", "steps to fit", "time"]
+
+
+def _numbers(outcome: Outcome) -> dict[str, str]:
+    """Return the cells of a finished run, by their columns."""
     result = outcome.result
     if result is None or outcome.state != "done":
-        return ["", "", "", ""]
+        return {}
     fit, test = (percent(result["metrics"].get(f"{split}/accuracy")) for split in ("fit", "test"))
-    return [fit, test, steps_to_fit(result), f"{result.get('seconds') or 0:,.0f} s"]
+    time = f"{result.get('seconds') or 0:,.0f} s"
+    cells = [fit, _validation(outcome), test, steps_to_fit(result), time]
+    return dict(zip(NUMBERS, cells, strict=True))
+
+
+def _validation(outcome: Outcome) -> str:
+    """Return the accuracy on the held-out part, where one was asked for."""
+    return percent((outcome.result or {}).get("metrics", {}).get("validation/accuracy"))
 
 
 def _status(job: Job, outcome: Outcome) -> str:

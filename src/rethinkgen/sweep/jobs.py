@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from rethinkgen.console import first_line
+from rethinkgen.console import shown as shown
 from rethinkgen.run.description import folders_with_id, renamed_since
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME
@@ -103,12 +104,6 @@ def describe_exit(code: int) -> str:
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     hint = " (out of memory?)" if -code == signal.SIGKILL else ""
     return f"killed by {name}{hint}"
-
-
-def shown(path: Path) -> str:
-    """Return a path as short as it can be typed here."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:

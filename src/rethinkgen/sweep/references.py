@@ -16,6 +16,7 @@ RESOLVER = re.compile(r"\$\{(?P<name>[A-Za-z_][\w.]*):")
 READS: dict[str, tuple[str, ...]] = {
     "oc.env": (),
     "for_data": ("data.name",),
+    "unless": (),
     "sweep_name": (),
     "sweep_folder": ("results_dir", "sweep"),
     "slurm_gpus_per_node": ("trainer",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rethinkgen.console import duration, percent, say, stdout
+from rethinkgen.console import duration, percent, say, shown, stdout
 from rethinkgen.signals import STOPPING
-from rethinkgen.sweep.jobs import Job, labels, shown
+from rethinkgen.sweep.jobs import Job, labels
 
 LINE_SECONDS = 30.0
 """Between two lines of the count where nobody looks at a terminal."""
@@ -76,6 +77,32 @@ def watching(jobs: Sequence[Job], num_missing: int) -> Iterator[Callable[[Progre
         yield show
 
 
+COLUMNS = ("running", "epoch", "accuracy", "images/s", "time")
+DROPPED = (3, 1, 2)
+"""Columns that a narrow terminal is not shown, the first first."""
+
+
+def _table(rows: Sequence[Sequence[str]], width: int) -> tuple[Table, int]:
+    """Return the table of what a terminal has room for, each number whole, and how many rows it shows.
+
+    Where even then the name of a run is too long, it is cut between its words, and fewer runs are shown.
+    """
+    widths = [max(len(row[column]) for row in [COLUMNS, *rows]) for column in range(len(COLUMNS))]
+    kept = list(range(len(COLUMNS)))
+    for column in DROPPED:
+        if sum(widths[each] + 2 for each in kept) - 2 > width:
+            kept.remove(column)
+    room = max(1, width - sum(widths[each] + 2 for each in kept[1:]))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(COLUMNS[0], width=min(room, widths[0]), overflow="fold")
+    for column in kept[1:]:
+        table.add_column(COLUMNS[column], justify="right", no_wrap=True, width=widths[column])
+    num_shown = max(1, len(rows) // max(1, math.ceil(widths[0] / room)))
+    for row in rows[:num_shown]:
+        table.add_row(*(Text(row[column]) for column in kept))
+    return table, min(num_shown, len(rows))
+
+
 class View:
     """Draws the progress of a sweep; ``names`` gives each job's label by its ``id``."""
 
@@ -90,16 +117,11 @@ class View:
 
     def draw(self, progress: Progress[Any]) -> RenderableType:
         """Return one line for each running job, and the count."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, justify in (("running", "left"), ("epoch", "right"), ("accuracy", "right"), ("images/s", "right")):
-            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-        table.add_column("time", justify="right", no_wrap=True)
         # Of what is too tall, a terminal would show the top and leave out the count.
         num_rows = max(1, min(MOST_ROWS, self.console.height - 4))
-        for running in progress.running[:num_rows]:
-            table.add_row(*map(Text, self._row(running)))
-        if more := progress.running[num_rows:]:
-            table.add_row(f"... {len(more)} more")
+        table, num_shown = _table([self._row(running) for running in progress.running[:num_rows]], self.console.width)
+        if more := len(progress.running) - num_shown:
+            table.add_row(f"... {more} more")
         parts: list[RenderableType] = [table] if progress.running else []
         if not progress.is_warm and progress.waiting:
             parts.append(Text("starting torch and Lightning", style="dim"))

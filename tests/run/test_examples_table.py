@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from conftest import Command
+from rethinkgen.run import examples_table
+from rethinkgen.run.examples_table import COLUMNS, write_examples
+
+EXAMPLES = {
+    "index": np.array([0, 2, 3]),
+    "original_labels": np.array([0, 1, 1]),
+    "labels": np.array([0, 0, 1]),
+    "first_step_fitted": np.array([12, -1, 3]),
+    "times_forgotten": np.array([0, 1, 2]),
+    "final_loss": np.array([0.5, 1.25, 1e-9], np.float32),
+}
+ODD = os.fsdecode(b"train/b/caf\xe9.png")
+NAMES = ['train/=1+1/a, "b".png', "unused", ODD, "train/b/line\nbreak.png"]
+
+
+def data(**more: Any) -> Any:
+    source = SimpleNamespace(name_of=lambda split, position: {"train": NAMES}[split][position])
+    return SimpleNamespace(source=source, class_names=("=1+1", "b"), **more)
+
+
+def test_names_of_all_kinds_are_cells_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "examples.csv"
+    write_examples(path, data(), EXAMPLES)
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfindex,path,"), "by this spreadsheets know UTF-8"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        list(COLUMNS),
+        ["0", 'train/=1+1/a, "b".png', "'=1+1", "'=1+1", "12", "0", "0.5"],
+        ["2", r"train/b/caf\udce9.png", "b", "'=1+1", "", "1", "1.25"],
+        ["3", "train/b/line\nbreak.png", "b", "b", "3", "2", "1e-09"],
+    ]
+    table = pd.read_csv(path)
+    assert list(table.columns) == list(COLUMNS)
+    assert table["first_step_fitted"].isna().tolist() == [False, True, False]
+
+
+def test_images_without_names_and_more_than_a_spreadsheet_opens_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_examples(tmp_path / "examples.csv", SimpleNamespace(source=object()), EXAMPLES)  # type: ignore[arg-type]
+    monkeypatch.setattr(examples_table, "MOST_ROWS", 2)
+    write_examples(tmp_path / "examples.csv", data(), EXAMPLES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def image_folder(root: Path) -> Path:
+    """Write 12 images of two classes; in one colour each, so that the first steps fit them."""
+    for split in ("train", "test"):
+        for name, shade in (("cat", 40), ("dog", 200)):
+            (root / split / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = np.random.default_rng(number).integers(0, 50, (8, 8), dtype=np.uint8) + shade
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("data", ["image_folder", "imagenet"])
+def test_a_small_folder_ends_when_fitted_and_says_so(
+    data: str, train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_folder(tmp_path / "images")
+    own = ["data=image_folder"] if data == "image_folder" else ["data=imagenet", "data.crop=8", "data.source.resize=8"]
+    budget = [] if data == "image_folder" else ["max_steps=2"]
+    folder = train(
+        *own, f"data.root={root}", "data.batch_size=4", "model=mlp", "data.preprocessing=none", "threads=1",
+        "trainer=cpu", "logger=none", "data.source.num_workers=1", *budget,
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    table = pd.read_csv(folder / "examples.csv")
+    assert table["path"].tolist() == [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(6)]
+    assert table["original_label"].tolist() == table["given_label"].tolist() == ["cat"] * 6 + ["dog"] * 6
+    if data == "image_folder":
+        assert "Trains until the whole training set is fitted, 300 steps (100 epochs) at most." in said
+        assert "fitted in " in said
+        assert f"{folder.name}/examples.csv" in said
+    else:
+        assert "Trains for 2 steps" in said
+
+
+def test_a_run_of_before_is_named_to_who_means_it(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.batch_size=4", "model=mlp"]
+    own += ["threads=1", "trainer=cpu", "logger=none", "data.source.num_workers=1", "max_epochs=2"]
+    before = train(*own, "until_fit=false")
+    capsys.readouterr()
+    today = train(*own)
+    assert today != before
+    assert (
+        f"With until_fit=false, the default of before, this command is the run in {before}." in capsys.readouterr().out
+    )
+    train(*own)
+    assert "default of before" not in capsys.readouterr().out
