@@ -211,7 +211,7 @@ INSTEAD: dict[str, str] = {
     "log_every_n_steps": "log_every=...",
     "logger": "logger=wandb, tensorboard, csv or none, or +logger.<name>._target_=... for another one",
     "callbacks": "what a run keeps and when it stops are keys of its own (until_fit, evaluate_every, "
-    "checkpoint_seconds); callbacks of your own go with a Trainer of your own, as in README, In a notebook",
+    "checkpoint_seconds); callbacks of your own go with a Trainer of your own, as in docs/python.md",
     "plugins": "trainer.precision, trainer.strategy and trainer.sync_batchnorm choose them",
     "default_root_dir": "results_dir=... is the folder of all results, and each run has one in it",
     "enable_checkpointing": "checkpoint_seconds=... says how often; without checkpoints nothing could be resumed",
