@@ -14,7 +14,7 @@ from conftest import ROOT, Command, command_line
 README = (ROOT / "README.md").read_text()
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
 OF_TRAIN = re.compile(r"^(?:(?:uv run|python) train\.py|rethinkgen train)(.*?)(?:\s+#.*)?$", flags=re.MULTILINE)
-# What docs/own_code.md has its reader write and type, tests/docs/test_own_code.py does.
+# What docs/own_code.md has its reader write and type, tests/docs/test_page_on_own_code.py does.
 COMMANDS = sorted(
     {
         command.strip()

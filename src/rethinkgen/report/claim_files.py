@@ -126,8 +126,10 @@ class Claim:
     published: str = ""
     """The same as a text."""
     unit: str = "%"
-    command: str = ""
-    """That makes its runs; in the file by the ``experiment``, too."""
+    experiment: str = ""
+    """That makes its runs."""
+    of_no_experiment: str = ""
+    """The command that makes its runs, where no experiment does. In the file ``command``."""
     settings: Mapping[str, Selector] = field(default_factory=dict)
     """Name -> what tells a setting apart, where the rule compares several."""
     across: Mapping[str, Any] | None = None
@@ -150,6 +152,11 @@ class Claim:
     """Whether no seed changes the number: then one run tells. In the file ``exact``."""
     pool: str = ""
     """Claims of the same are judged by the deviation over the seeds of all of them."""
+
+    @property
+    def command(self) -> str:
+        """The command that makes its runs, by the program that was called."""
+        return self.of_no_experiment or train_command([f"+experiment={self.experiment}"])
 
     @property
     def names(self) -> set[str]:
@@ -310,7 +317,7 @@ def _claim(file: str, content: Mapping[str, Any], paper: Paper, node: dict[str, 
         _check_settings(where, rule, settings, across)
     made: dict[str, Any] = {
         "paper": paper,
-        "command": node.get("command") or train_command([f"+experiment={node['experiment']}"]),
+        "of_no_experiment": str(node.get("command", "")),
         "runs": _selector(where, "runs", node["runs"]),
         "settings": {str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
         "protocol": protocol,
@@ -318,7 +325,7 @@ def _claim(file: str, content: Mapping[str, Any], paper: Paper, node: dict[str, 
         "tuned": _tuning(where, node["tuned"], settings) if "tuned" in node else None,
         "is_exact": bool(node.get("exact")),
     }
-    as_they_stand = {key: told for key, told in node.items() if key not in ("exact", "experiment")}
+    as_they_stand = {key: told for key, told in node.items() if key not in ("exact", "command")}
     return Claim(**as_they_stand | made | rules)
 
 
