@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,19 +13,23 @@ ROOT = Path(__file__).parents[1]
 
 def install(folder: Path) -> Path:
     """Build the wheel, install it with the versions of here, and return the environment's ``bin``; once a folder."""
-    programs = folder / "environment" / "bin"
-    if (folder / "done").exists():
-        return programs
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes run tests
+        if not (folder / "done").exists():
+            _install(folder)
+    return folder / "environment" / "bin"
+
+
+def _install(folder: Path) -> None:
     _uv("build", "--wheel", "--out-dir", str(folder), str(ROOT))
     (wheel,) = folder.glob("*.whl")
     versions = folder / "versions.txt"
     versions.write_text(_uv("pip", "freeze", "--python", sys.executable, "--exclude-editable"))
-    _uv("venv", "--clear", "--python", sys.executable, str(programs.parent))
+    _uv("venv", "--clear", "--python", sys.executable, str(folder / "environment"))
     # Linked, not copied, from uv's cache; Python compiles what is imported.
-    where = ["--link-mode", "hardlink", "--python", str(programs / "python")]
+    where = ["--link-mode", "hardlink", "--python", str(folder / "environment" / "bin" / "python")]
     _uv("pip", "install", *where, "--constraints", str(versions), f"{wheel}[slurm]")
     (folder / "done").touch()
-    return programs
 
 
 def _uv(*words: str) -> str:
