@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,92 @@ def test_declarations_of_ours_are_complete() -> None:
     assert len(names) == len(set(names)) == 12
     assert [figure.name for figure in packaged() if figure.leads] == ["learnt_then_memorised"]
     assert all(isinstance(figure, Figure) and figure.title for figure in packaged())
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("where: 3", "where=3"),
+        ("where: {modle: mlp}", "where=modle: no run has it. Did you mean model"),
+        ("rows: 3", "rows=3"),
+        ("rows: seed", "rows=seed: runs that differ in their seeds alone are one line"),
+        ("series: seed", "series=seed: runs that differ in their seeds alone are one line"),
+        ("series: test/accuracy", "series=test/accuracy: runs that differ"),
+        ("limits: 3", "limits=3"),
+        ("limits: {y: 3}", "limits: y=3"),
+        ("limits: {z: [0, 1]}", "limits='z'"),
+        ("labels: {model.width: 3}", "labels: model.width=3"),
+        ("relative_to: {level: 0}", "{model.width: VALUE} is needed"),
+        ("instead: {test/accuracy: nonesuch}", "instead=nonesuch: no run has it"),
+        ("needs: 3", "needs=3"),
+        ("best: test/acuracy", "best=test/acuracy: no run has it"),
+        ("published: 3", "published=3"),
+        ("caption: 3", "caption=3"),
+        ("title: [a]", "title="),
+        ("leads: 3", "leads=3"),
+        ("y: []", "y=[]"),
+        ("y: data.corruption", "data.corruption: has names as values"),
+        ("kind: scatter, y: data.corruption", "data.corruption: has names as values"),
+        ("kind: heatmap, y: data.corruption, value: model", "model: has names as values"),
+        ("kind: curves, y: value, of: critical_samples", "of=critical_samples: only runs"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_its_key(told: str, named: str, tmp_path: Path) -> None:
+    def read() -> None:
+        (figure,) = declared_in(f"{{x: model.width, {told}}}")
+        check_quantities(figure, widths(tmp_path, seeds=1), "mine")
+
+    with pytest.raises(ValueError, match=re.escape(named)):
+        read()
+
+
+def test_one_name_stands_for_a_list_of_it() -> None:
+    (figure,) = declared_in("{x: model.width, marks: chance, merge: evaluate_every, log: x}")
+    assert (figure.marks, figure.merge, figure.log) == (("chance",), ("evaluate_every",), ("x",))
+
+
+def test_a_ratio_of_shares_is_no_percentage(tmp_path: Path) -> None:
+    told = {"x": "model.width", "y": "test/accuracy", "relative_to": {"model.width": 8}, "series": "data.corruption"}
+    made = drawn(told, widths(tmp_path, seeds=1))
+    assert made.data[made.data["line"] == "none"]["mean"].tolist() == pytest.approx([1, 1.25, 1.5])
+    low, high = made.figure.axes[0].get_ylim()
+    assert 0 < low < 1 < 1.5 < high < 2.5
+
+
+def test_what_is_relative_to_nothing_is_left_out(tmp_path: Path) -> None:
+    runs = [
+        made_up_run(
+            tmp_path / f"{width}",
+            steps=FEW_STEPS,
+            config={"model": {"_target_": "mine", "width": width}},
+            **{"test/loss": float(width - 8)},
+        )
+        for width in (8, 16)
+    ]
+    figure = read_figure("mine", {"x": "model.width", "y": "test/loss", "relative_to": {"model.width": 8}}, "mine")
+    assert picture(figure, runs) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "{x: model.sizes, y: test/accuracy}",
+        "{kind: curves, y: test/accuracy, rows: model.sizes, caption: 'Of {model.sizes}.'}",
+        "{kind: scatter, x: model.sizes, y: test/accuracy}",
+    ],
+)
+def test_a_key_may_hold_a_list(told: str, tmp_path: Path) -> None:
+    runs = [
+        made_up_run(
+            tmp_path / f"{number}",
+            steps=FEW_STEPS,
+            config={"model": {"_target_": "mine", "sizes": sizes}},
+            **{"test/accuracy": 0.5},
+        )
+        for number, sizes in enumerate(([512], [512, 512]))
+    ]
+    (figure,) = declared_in(told)
+    check_quantities(figure, runs, "mine")
+    made = picture(completed(figure, runs), runs)
+    assert made is not None
+    assert "[512, 512]" in f"{made.data.to_csv()}{made.caption}"

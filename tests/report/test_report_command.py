@@ -196,6 +196,18 @@ def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: p
     assert not Path("other").exists()
 
 
+def test_a_figure_of_which_nothing_can_be_drawn_is_said(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = "figure={x: level, y: test/accuracy, where: {data.corruption: nonesuch}}"
+    assert main([str(sweep), figure]) == 0
+    assert "figure own_figure: nothing to draw" in capsys.readouterr().out
+
+
+def test_a_figure_may_be_longer_than_a_files_name(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = f"figure={{kind: scatter, x: fit.accuracy, y: test.accuracy, title: {'long ' * 60}}}"
+    assert main([str(sweep), figure]) == 2
+    assert "x=fit.accuracy: no run has it" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_read_is_one_failed_row(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = min(sweep.glob("*/result.json"))
     result.unlink()

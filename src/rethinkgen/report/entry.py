@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -127,6 +128,9 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
+    for figure in figures:
+        if all(picture.declaration is not figure for picture in report.pictures):
+            say(f"figure {figure.name}: nothing to draw: no two points of these runs are as it says.", style="yellow")
     return 0 if publish is None else publish(report, index)
 
 
@@ -143,7 +147,8 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         # The name of a folder may hold a "=".
-        if not equals or Path(argument).exists() or "/" in key:
+        # By os, as pathlib fails on a text that is too long for a name, such as a figure of many panels.
+        if not equals or os.path.exists(argument) or "/" in key:
             sweeps.append(_folder(argument))
             continue
         _check_key(key, value)

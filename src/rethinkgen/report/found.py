@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
+from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.numbers import binomial_error, shown
 from rethinkgen.report.quantities import num_test
 from rethinkgen.run.identity import SEEDS
@@ -18,14 +19,8 @@ TWO_SIDED = 1.96
 """Standard errors of a 95 % interval."""
 
 
-def corruption_of(run: Run) -> str:
-    """Return a corruption and, where it has one, its level."""
-    has_level = run.level is not None and run.corruption not in ("none", "random_labels")
-    return f"{run.corruption} {run.level:g}" if has_level else run.corruption
-
-
 AXES: tuple[tuple[str, Callable[[Run], str]], ...] = (
-    ("with", lambda run: "no corruption" if run.corruption == "none" else corruption_of(run)),
+    ("with", lambda run: "no corruption" if run.corruption == "none" else corruption_name(run)),
     ("with", lambda run: run.model),
     ("with", lambda run: " + ".join(run.regularizers) or "no regularizer"),
     ("on", lambda run: run.data),

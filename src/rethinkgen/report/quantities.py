@@ -127,9 +127,16 @@ def value_of(run: Run, quantity: str) -> Any:
         return "+".join(value) if quantity == "regularizer" else value
     if quantity == "num_examples":
         return run.num_examples
-    if "/" in quantity or quantity.startswith(MEASURED_PREFIXES):
+    if is_measured(quantity):
         return observe(run, quantity)
-    return property_of(run, quantity)
+    value = property_of(run, quantity)
+    # As of layers' sizes: what runs are grouped by.
+    return str(value) if isinstance(value, list | dict) else value
+
+
+def is_measured(quantity: str) -> bool:
+    """Whether it is a number of the results, not a part of the config."""
+    return "/" in quantity or quantity.startswith(MEASURED_PREFIXES)
 
 
 def keys_of(quantity: str) -> tuple[str, ...]:

@@ -49,4 +49,4 @@ def picture(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataFra
         drawn, data = draw(grid)
     shown = list(dict.fromkeys(run for row in grid for panel in row for run in panel.runs))
     caption = caption_of(grid, data, left_out)
-    return Picture(figure.name, figure.title, caption, drawn, data, command_of(shown), figure.leads)
+    return Picture(figure.name, figure.title, caption, drawn, data, command_of(shown), figure.leads, figure)

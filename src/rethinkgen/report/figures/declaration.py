@@ -18,8 +18,9 @@ import yaml
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import OwnPaper, load_papers, own_papers
 from rethinkgen.report.declared import check_choice, check_keys, meant
-from rethinkgen.report.quantities import known_quantities
+from rethinkgen.report.quantities import QUANTITY_KEYS, TOLD, is_measured, known_quantities, value_of
 from rethinkgen.run import own_code
+from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
 
 NEEDED = {
@@ -37,6 +38,10 @@ OURS = "rethinkgen.report.figures.chosen"
 """Where functions are found that a declaration of ours names."""
 MOST_LINES = 8
 """In a panel: more cannot be told apart."""
+
+TEXTS = ("title", "kind", "of", "x", "value", "series", "shape", "pick", "spread", "best", "published", "panel_title")
+LISTS = ("marks", "log", "merge")
+PAIRS = ("needs", "relative_to", "instead", "limits", "labels")
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -133,7 +138,12 @@ def _overrides(figure: Figure, key: str, where: str) -> list[Figure]:
 
 def _checked(figure: Figure, node: Any, where: str) -> Figure:
     check_keys(where, node, (), KEYS)
-    told = {key: tuple(value) if key in ("marks", "log", "merge") else value for key, value in node.items()}
+    for key, value in node.items():
+        _check_type(where, key, value)
+    told = {
+        key: ((value,) if isinstance(value, str) else tuple(value)) if key in LISTS else value
+        for key, value in node.items()
+    }
     found = figure.but(**told)
     check_choice(where, "kind", found.kind, NEEDED)
     check_choice(where, "spread", found.spread, SPREADS)
@@ -141,17 +151,64 @@ def _checked(figure: Figure, node: Any, where: str) -> Figure:
         check_choice(where, "marks", mark, MARKS)
     for axis in found.log:
         check_choice(where, "log", axis, ("x", "y"))
+    for axis in found.limits:
+        check_choice(where, "limits", axis, ("x", "y"))
+    if found.relative_to is not None and found.x is not None and list(found.relative_to) != [found.x]:
+        raise ValueError(f"{where}: relative_to={found.relative_to}: {{{found.x}: VALUE}} is needed, a value of x.")
     if found.pick:
         function(found.pick, where)
     return found
 
 
+def _check_type(where: str, key: str, value: Any) -> None:
+    """Refuse what would only fail when it is drawn."""
+    if value is None and key in ("x", "y", "value", "series", "shape", "rows", "panels", "relative_to"):
+        return
+    if key in (*TEXTS, "caption"):
+        # A kind or spread of another type is refused with what there is.
+        if not isinstance(value, str) and key not in ("kind", "spread"):
+            raise ValueError(f"{where}: {key}={value!r}: a text is needed.")
+    elif key in LISTS:
+        if not isinstance(value, str | list):
+            raise ValueError(f"{where}: {key}={value!r}: a list is needed.")
+    elif key in PAIRS:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: {key}={value!r}: key: value pairs are needed.")
+        _check_pairs(where, key, value)
+    elif key in ("where", "without", "besides"):
+        if not all(isinstance(part, Mapping) for part in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{where}: {key}={value!r}: key: value pairs are needed, or a list of such.")
+    elif key in ("rows", "panels"):
+        if not isinstance(value, str | list):
+            raise ValueError(f"{where}: {key}={value!r}: a key, or a list is needed.")
+    elif key == "y":
+        if not isinstance(value, str | list) or value == []:
+            raise ValueError(f"{where}: y={value!r}: a quantity, or a list of such is needed.")
+    elif key == "leads" and not isinstance(value, bool):
+        raise ValueError(f"{where}: leads={value!r}: true or false is needed.")
+
+
+def _check_pairs(where: str, key: str, pairs: Mapping[Any, Any]) -> None:
+    for name, told in pairs.items():
+        if key in ("instead", "labels") and not isinstance(told, str):
+            raise ValueError(f"{where}: {key}: {name}={told!r}: a text is needed.")
+        ends = told if isinstance(told, list) else []
+        is_ends = len(ends) == 2 and all(
+            end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in ends
+        )
+        if key == "limits" and not is_ends:
+            raise ValueError(f"{where}: limits: {name}={told!r}: [low, high] is needed, a number or null each.")
+
+
 def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
-    """Refuse what none of the runs has.
+    """Refuse what none of the runs has, and what cannot be drawn of it.
 
     Raises:
-        ValueError: a key, choice or number is named that no run has; the message says what there is.
+        ValueError: a key, choice or number is named that no run has; the message says what there is. Or names stand
+            where numbers are needed, or runs of one setting would have to stand apart.
     """
+    if figure.of != "runs":
+        raise ValueError(f"{where}: of={figure.of}: only runs can be drawn here; a measure's table from Python.")
     known = known_quantities(runs)
     for part in (figure, *_overrides(figure, "rows", where), *_overrides(figure, "panels", where)):
         named = [("x", part.x), ("value", part.value), ("series", part.series), ("shape", part.shape)]
@@ -159,6 +216,10 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
         named += [
             (key, name) for key in ("rows", "panels") for name in _texts(getattr(part, key)) if name != "settings"
         ]
+        named += [("instead", name) for name in part.instead.values()]
+        named += [("best", name) for name in (part.best,) if name]
+        selectors = [(key, getattr(part, key)) for key in ("where", "without", "besides", "needs")]
+        named += [(key, name) for key, told in selectors for name in _names_in(told) if name not in TOLD]
         for key, name in named:
             if name is not None and name not in known:
                 told = [one for one in known if "." not in one or "/" in one]
@@ -166,6 +227,26 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
                     f"{where}: {key}={name}: no run has it.{meant(name, known)} There are the keys of their config, "
                     f"such as model.width, and {', '.join(told)}."
                 )
+            if key in ("rows", "panels") or (key == "series" and part.kind in ("lines", "curves")):
+                _check_tells_settings(str(name), f"{where}: {key}")
+        y = [name for key, name in named if key == "y" and part.y is not None]
+        numbers = {"histogram": [part.x], "heatmap": [part.value]}.get(part.kind, y)
+        for name in numbers:
+            if name is not None and any(isinstance(value_of(run, name), str) for run in runs):
+                raise ValueError(f"{where}: {name}: has names as values; a number is needed there (kind={part.kind}).")
+
+
+def _names_in(where: Where) -> list[str]:
+    return [str(name) for part in ([where] if isinstance(where, Mapping) else where) for name in part]
+
+
+def _check_tells_settings(name: str, where: str) -> None:
+    """Refuse what differs between runs of one setting, which are one line."""
+    if name in SEEDS or (name not in QUANTITY_KEYS and is_measured(name)):
+        raise ValueError(
+            f"{where}={name}: runs that differ in their seeds alone are one line; a choice or key of the config is "
+            "needed. For each run by itself: kind: scatter."
+        )
 
 
 def _texts(told: Any) -> list[str]:

@@ -119,12 +119,13 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
     """Name the axes, with units and scale, and let them reach as far as their quantities do."""
     figure, y = panel.figure, panel.y[0] if panel.y else ""
     label = _label_of_y(panel)
-    low, high = figure.limits.get("y", facts(y).limits)
+    is_percent = facts(y).scale == 100 and not figure.relative_to
+    low, high = figure.limits.get("y", (None, None) if figure.relative_to else facts(y).limits)
     if figure.kind in ("lines", "curves", "scatter"):
         is_log = (facts(y).is_log and not figure.relative_to) or "y" in figure.log
         label += plain_logarithmic(axes, vertical=True) if is_log else ""
         if not is_log or figure.limits:
-            axes.set_ylim(_below(axes) if low is None and facts(y).scale == 100 else low, high)
+            axes.set_ylim(_below(axes) if low is None and is_percent else low, high)
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
         axes.set_ylabel(f"{panel.row}\n{label}" if panel.row and is_first else label)
@@ -134,7 +135,6 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
         x = panel.x
         names = _names(panel) if figure.kind != "histogram" else []
         is_log = (facts(x).is_log or "x" in figure.log) and not names
-        values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
         axes.set_xlabel(figure.labels.get(x, facts(x).label) + (plain_logarithmic(axes) if is_log else ""))
         values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
         if figure.kind == "lines" and 0 < len(values) <= MOST_LINES:

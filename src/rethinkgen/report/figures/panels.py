@@ -304,12 +304,14 @@ def points(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     for value, group in groups.items():
         reached = [(run, number) for run in group if not math.isnan(number := _number(run, y))]
         if figure.relative_to:
-            reached = [pair for pair in reached if math.isfinite(units.get(pair[0].setting(*keys_of(x)), math.inf))]
-        numbers = [scale * (run.number("steps") if math.isinf(number) else number) for run, number in reached]
-        if figure.relative_to:
-            numbers = [
-                number / units[run.setting(*keys_of(x))] for number, (run, _) in zip(numbers, reached, strict=True)
-            ]
+            of_each = [units.get(run.setting(*keys_of(x)), math.inf) for run, _ in reached]
+            reached = [pair for pair, unit in zip(reached, of_each, strict=True) if math.isfinite(unit) and unit]
+        numbers = [run.number("steps") if math.isinf(number) else number for run, number in reached]
+        # A ratio has no unit.
+        numbers = [
+            number / units[run.setting(*keys_of(x))] if figure.relative_to else scale * number
+            for number, (run, _) in zip(numbers, reached, strict=True)
+        ]
         fit = statistics([run.number("fit/accuracy") for run in group])["mean"]
         is_about_unfitted = "unfitted" in figure.marks and not y.startswith(("fit/", "steps"))
         is_open = is_about_unfitted and fit < NEARLY_FITTED

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rethinkgen.report.style import drawing
+
+if TYPE_CHECKING:
+    from rethinkgen.report.figures.declaration import Figure as Declared
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,8 @@ class Picture:
     """What one types to have the runs."""
     leads: bool = False
     """Whether it is among the pictures that a page begins with."""
+    declaration: Declared | None = None
+    """What was asked for."""
 
     def __post_init__(self) -> None:
         # Each time it is computed, the layout goes on from the one before: once for all files, then.

@@ -50,7 +50,8 @@ def filled(template: str, *panels: Panel) -> str:
         name = match[1]
         if name == "fitted":
             return next((text for key, text in FITTED.items() if any(key in panel.y for panel in panels)), "it")
-        values = sorted({value for panel in panels for run in panel.runs if (value := value_of(run, name)) is not None})
+        found = {value for panel in panels for run in panel.runs if (value := value_of(run, name)) is not None}
+        values = sorted(found, key=lambda value: (isinstance(value, str), value))
         scale = facts(name).scale
         texts = [f"{scale * value:,.4g}" if isinstance(value, int | float) else str(value) for value in values]
         shown = texts if len(texts) < 4 else [texts[0], "...", texts[-1]]
