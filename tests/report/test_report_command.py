@@ -196,6 +196,30 @@ def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: p
     assert not Path("other").exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("items: Table 1", "table mine: items='Table 1': a list is needed"),
+        ("where: 3", "table mine: where=3: key: value pairs are needed"),
+        ("claims: 3", "table mine: claims=3: a text is needed"),
+        ("columns: {ours: {}}", "table mine: columns: ours={}"),
+        ("columns: {ours: 3}", "table mine: columns: ours=3"),
+    ],
+)
+def test_a_table_declared_wrongly_is_refused_by_its_key(
+    told: str, named: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(OWN_PAPER.replace("items: [Table 1], claims: mine.*", told))
+    assert main([str(sweep), "claims=mine.yaml"]) == 2
+    assert named in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_table_of_runs_has_no_published_difference(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "where: {data: digits}, columns: {model: {told: model}, less: {difference: test/accuracy}}"
+    Path("mine.yaml").write_text(OWN_PAPER.replace("items: [Table 1], claims: mine.*", told))
+    assert main([str(sweep), "claims=mine.yaml"]) == 0, capsys.readouterr().err
+
+
 def test_a_figure_of_which_nothing_can_be_drawn_is_said(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = "figure={x: level, y: test/accuracy, where: {data.corruption: nonesuch}}"
     assert main([str(sweep), figure]) == 0

@@ -270,6 +270,14 @@ def test_the_entity_of_the_environment_is_where_runs_are_logged(
     assert list(places_of(read_runs([small_sweep]), Wish())) == [Place("team", "rethinkgen")]
 
 
+def test_an_entity_that_is_no_text_is_nobodys(small_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer = SimpleNamespace(entity="me", username="me", teams=[])
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(viewer=viewer, settings={"entity": None}))
+    (run, *_) = read_runs([small_sweep])
+    with pytest.raises(ValueError, match=r"logged to \['strangers'\]/b, but me"):
+        places_of(logged_to(run, (["strangers"], "b")), Wish())
+
+
 def test_runs_of_a_team_that_one_is_not_in(small_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     viewer = SimpleNamespace(entity="me", username="me", teams=[])
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(viewer=viewer, settings={"entity": None}))

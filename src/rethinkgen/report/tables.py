@@ -24,6 +24,12 @@ from rethinkgen.run.run import Run
 
 __all__ = ["Table", "tables"]
 
+TYPES: dict[str, type] = {
+    **dict.fromkeys(("title", "note", "claims"), str),
+    **dict.fromkeys(("items", "always"), list),
+    **dict.fromkeys(("where", "names", "columns"), dict),
+}
+TOLD_TYPES = {str: "a text is needed", list: "a list is needed", dict: "key: value pairs are needed"}
 AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
 OF_CLAIMS: dict[str, dict[str, Any]] = {
     "what": {"statement": True},
@@ -84,8 +90,13 @@ def _tables_of(_: tuple[OwnPaper, ...]) -> tuple[Declared, ...]:
         for name, node in (paper.get("tables") or {}).items():
             where = f"{paper['paper']}, table {name}"
             check_keys(where, node, ("title",), [entry.name for entry in fields(Declared)[2:]])
+            for key, value in node.items():
+                if key in TYPES and not isinstance(value, TYPES[key]):
+                    raise ValueError(f"{where}: {key}={value!r}: {TOLD_TYPES[TYPES[key]]}.")
             table = Declared(name=name, **node)
             for head, spec in table.columns.items():
+                if not isinstance(spec, Mapping) or not spec:
+                    raise ValueError(f"{where}: columns: {head}={spec!r}: what stands below, such as {{ours: true}}.")
                 check_choice(where, f"columns: {head}", next(iter(spec)), CELLS)
             found.append(table)
     return tuple(found)
@@ -169,8 +180,7 @@ def _summary(row: Row, spec: Mapping[str, Any]) -> Summary | None:
 
 def _difference_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
     claim = row.claim_of(spec)
-    assert claim is not None
-    return _difference(_summary(row, spec), claim, row.group)
+    return DASH if claim is None else _difference(_summary(row, spec), claim, row.group)
 
 
 CELLS: dict[str, Callable[[Row, Mapping[str, Any]], Cell]] = {

@@ -102,23 +102,25 @@ def places_of(runs: Sequence[Run], wish: Wish) -> dict[Place, list[Run]]:
         viewer = api.viewer
     except Exception as error:  # of any kind: the network's, or W&B's
         raise ValueError(f"publish=wandb: W&B does not answer: {in_brief(error)}") from error
-    logged = [
-        (run.key("logger.wandb.entity"), str(run.key("logger.wandb.project")))
-        for run in runs
-        if run.key("logger.wandb.project") is not None
-    ]
+    logged = [(_entity_of(run), str(project)) for run in runs if (project := run.key("logger.wandb.project"))]
     ((usual, _),) = Counter(logged).most_common(1) or [((None, DEFAULT_PROJECT), 0)]
     # As ``wandb.init`` finds it: of WANDB_ENTITY or a settings file, else of whoever is logged in.
     default = api.settings["entity"] or viewer.entity or viewer.username
     places: dict[Place, list[Run]] = {}
     for run in runs:
         project = run.key("logger.wandb.project")
-        entity, project = usual if project is None else (run.key("logger.wandb.entity"), str(project))
+        entity, project = (_entity_of(run), str(project)) if project else usual
         place = Place(str(wish.entity or entity or default), wish.project or project)
         places.setdefault(place, []).append(run)
     for place, theirs in places.items():
         _check_place(place, len(theirs), viewer, wish)
     return dict(sorted(places.items(), key=lambda item: -len(item[1])))
+
+
+def _entity_of(run: Run) -> str | None:
+    # It may be somebody else's file, and anything stand there.
+    entity = run.key("logger.wandb.entity")
+    return None if entity is None else str(entity)
 
 
 def _check_place(place: Place, number: int, viewer: Any, wish: Wish) -> None:
