@@ -298,3 +298,23 @@ def test_a_key_may_hold_a_list(told: str, tmp_path: Path) -> None:
     made = picture(completed(figure, runs), runs)
     assert made is not None
     assert "[512, 512]" in f"{made.data.to_csv()}{made.caption}"
+
+
+def test_a_heat_map_says_what_its_fields_are_means_over(tmp_path: Path) -> None:
+    told = {"kind": "heatmap", "x": "model.width", "y": "data.corruption", "value": "test/accuracy"}
+    runs = widths(tmp_path, seeds=2)
+    assert "A field is the mean over its runs (n = 2)." in drawn(told, runs).caption
+    assert "more than their seeds" not in drawn(told, runs).caption
+    mixing = drawn({**told, "y": "model"}, runs)
+    assert "In 3 of 3 fields these differ in more than their seeds." in mixing.caption
+
+
+def test_a_run_that_was_not_fitted_is_an_arrow_in_a_scatter_plot_too(tmp_path: Path) -> None:
+    runs = [
+        made_up_run(tmp_path / f"{seed}", seed=seed, steps=FEW_STEPS, steps_to_fit=steps)
+        for seed, steps in enumerate((400, 800, None))
+    ]
+    made = drawn({"kind": "scatter", "x": "test/accuracy", "y": "steps_to_fit"}, runs)
+    plain = [line for line in made.figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert sorted(y for line in plain for y in np.asarray(line.get_ydata()).tolist()) == [400, 800]
+    assert "An arrow is a lower bound" in made.caption

@@ -312,7 +312,9 @@ def draw_scatter(axes: Axes, panel: Panel, steps: Steps) -> None:
     for line, y, table in panel.tables:
         style: dict[str, Any] = {"color": line.look.colour, "linestyle": "none", "markerfacecolor": "none"}
         x = table[panel.x].map(names.index) + shifts[markers.index(line.look.marker)] if names else table[panel.x]
-        axes.plot(x, table[y], marker=line.look.marker, markeredgewidth=1.1, **style)
+        bound = table.get("is_bound", pd.Series(False, table.index)).astype(bool)
+        axes.plot(x[~bound], table[y][~bound], marker=line.look.marker, markeredgewidth=1.1, **style)
+        draw_arrows(axes, x[bound], table[y][bound], line.look.colour)
     if names:
         _name_axis(axes, names)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_papers
 from rethinkgen.report.figures.panels import Panel
-from rethinkgen.report.figures.settings import finished
+from rethinkgen.report.figures.settings import finished, settings, x_of
 from rethinkgen.report.quantities import facts, value_of
 from rethinkgen.run.run import Run
 
@@ -40,7 +41,10 @@ def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Se
     )
     marks = [MARKS[name] for name in ("is_bound", "is_open") if name in data and data[name].eq(True).any()]
     marks += [MARKS["published"]] if "kind" in data and data["kind"].eq("published").any() else []
-    return sentences(own, *marks, setup_of(runs), spread_of(panels, data), unfinished(runs), not_drawn(left_out))
+    fields = fields_of(panels)
+    return sentences(
+        own, *marks, setup_of(runs), fields, spread_of(panels, data), unfinished(runs), not_drawn(left_out)
+    )
 
 
 def filled(template: str, *panels: Panel) -> str:
@@ -111,6 +115,21 @@ def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> str:
         of_two = "; of two from one to the other" if 2 in counts else ""
         told = f"Means over n = {n} seeds, with {what} of their 95 % interval (Student's t){of_two}."
     return sentences(told, thin, each)
+
+
+def fields_of(panels: Sequence[Panel]) -> str:
+    """Say of a heat map what a field is, and whether it is a mean over more than seeds."""
+    fields: dict[Any, list[Run]] = {}
+    for number, panel in enumerate(panels):
+        for run in panel.runs if panel.figure.kind == "heatmap" else ():
+            fields.setdefault((number, x_of(run, panel.x), x_of(run, panel.y[0])), []).append(run)
+    if not fields:
+        return ""
+    counts = sorted({len(group) for group in fields.values()})
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    mixed = sum(len(settings(group)) > 1 for group in fields.values())
+    more = f" In {mixed} of {len(fields)} fields these differ in more than their seeds." if mixed else ""
+    return f"A field is the mean over its runs (n = {n}).{more}"
 
 
 def unfinished(runs: Iterable[Run]) -> str:
