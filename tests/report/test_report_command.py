@@ -223,7 +223,7 @@ def test_a_table_of_runs_has_no_published_difference(sweep: Path, capsys: pytest
 def test_a_figure_of_which_nothing_can_be_drawn_is_said(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = "figure={x: level, y: test/accuracy, where: {data.corruption: nonesuch}}"
     assert main([str(sweep), figure]) == 0
-    assert "figure own_figure: nothing to draw" in capsys.readouterr().out
+    assert "figure own_figure (Test accuracy against level" in capsys.readouterr().out
 
 
 def test_a_figure_may_be_longer_than_a_files_name(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

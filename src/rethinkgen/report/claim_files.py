@@ -277,9 +277,9 @@ REQUIRED = tuple(
     if entry.default is MISSING and entry.default_factory is MISSING and entry.name != "paper"
 )
 OPTIONAL = (
-    *(entry.name for entry in fields(Claim) if entry.name not in (*REQUIRED, "is_exact")),
+    *(entry.name for entry in fields(Claim) if entry.name not in (*REQUIRED, "is_exact", "of_no_experiment")),
     "exact",
-    "experiment",
+    "command",
 )
 
 

@@ -130,7 +130,9 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
     tell_report(report, index, time.monotonic() - begun)
     for figure in figures:
         if all(picture.declaration is not figure for picture in report.pictures):
-            say(f"figure {figure.name}: nothing to draw: no two points of these runs are as it says.", style="yellow")
+            say(
+                f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says.", style="yellow"
+            )
     return 0 if publish is None else publish(report, index)
 
 

@@ -24,7 +24,7 @@ from rethinkgen.run.run import Run
 
 __all__ = ["Table", "tables"]
 
-TYPES: dict[str, type] = {
+TYPES: dict[str, type[str] | type[list[Any]] | type[dict[str, Any]]] = {
     **dict.fromkeys(("title", "note", "claims"), str),
     **dict.fromkeys(("items", "always"), list),
     **dict.fromkeys(("where", "names", "columns"), dict),
