@@ -78,7 +78,7 @@ def test_a_changed_value_is_spelled_so_that_hydra_reads_it() -> None:
         "Büro",
         "ähnlich",
         "C:\\images\\new",
-        'ends\\',
+        "ends\\",
         'back\\"quoted',
         "tab\there",
         ["ä", "a\\b"],
