@@ -58,11 +58,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="data=...", help="where Table 1 has its images")
     parser.add_argument("--minutes", type=float, default=12.0, help="after which nothing is begun any more")
-    parser.add_argument("--out", type=Path, default=ROOT / "multirun" / "on_gpu")
+    parser.add_argument("--out", type=Path, help="by default multirun/on_gpu, with --small multirun/on_gpu-small")
     parser.add_argument("--at-once", type=int, default=5, help="runs of Table 1 that share a GPU")
     parser.add_argument("--precision", default="32-true", choices=PEAK_TYPES, help="of Table 1")
     parser.add_argument("--small", action="store_true", help="on the CPU, on a few images, to try this script")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    # What was measured in little on a CPU is no GPU's measurement that is there already.
+    arguments.out = arguments.out or ROOT / "multirun" / ("on_gpu-small" if arguments.small else "on_gpu")
+    return arguments
 
 
 class Plan:

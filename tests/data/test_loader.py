@@ -71,3 +71,8 @@ def test_what_there_is_not_is_refused() -> None:
         data.loader("valid")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"mixup=1\.0: mixed images have two labels"):
         data.loader("train")
+    with pytest.raises(ValueError, match=r"batch_size=7: training batches are those of a run, RandomLabels\("):
+        RandomLabels(Digits()).loader("train", batch_size=7)
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=rf"batch_size={size}: a whole number of at least 1"):
+            data.loader("test", batch_size=size)  # type: ignore[arg-type]

@@ -75,6 +75,13 @@ def test_a_changed_value_is_spelled_so_that_hydra_reads_it() -> None:
         "true",
         "3",
         "",
+        "Büro",
+        "ähnlich",
+        "C:\\images\\new",
+        "ends\\",
+        'back\\"quoted',
+        "tab\there",
+        ["ä", "a\\b"],
     ]
     config = rethinkgen.compose()
     config.data.name = "o'clock"
@@ -83,6 +90,15 @@ def test_a_changed_value_is_spelled_so_that_hydra_reads_it() -> None:
         config.data.values_of_mine = {f"x{number}": value for number, value in enumerate(values)}
     again = rethinkgen.compose(*typed_overrides(composed._with_changes_told(config).hydra))
     assert OmegaConf.to_container(again.data, resolve=False) == OmegaConf.to_container(config.data, resolve=False)
+
+
+def test_a_folder_of_ones_own_may_have_any_name(tmp_path: Path) -> None:
+    own = tmp_path / "Büro, \\neu" / "model"
+    own.mkdir(parents=True)
+    (own / "tiny.yaml").write_text("_target_: rethinkgen.model.mlp.MLP\nwidth: 8\ndepth: 1\nlearning_rate: 0.1\n")
+    config = rethinkgen.compose("logger=none", "max_steps=1", "model=tiny", config_dir=own.parent)
+    assert config.model.width == 8
+    assert rethinkgen.run_config(config).choices["model"] == "tiny"
 
 
 def test_hydras_own_compose_will_do_where_it_keeps_the_choices() -> None:

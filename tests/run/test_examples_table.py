@@ -106,3 +106,19 @@ def test_a_run_of_before_is_named_to_who_means_it(
     )
     train(*own)
     assert "default of before" not in capsys.readouterr().out
+
+
+def test_the_budget_of_an_experiment_was_its_own_before(
+    train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tmp_path / "conf" / "experiment" / "short.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nmax_steps: 2\n")
+    own = ["data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.batch_size=4", "model=mlp"]
+    own += ["threads=1", "trainer=cpu", "logger=none", "data.source.num_workers=1", "sweep=short"]
+    own += ["--config-dir", str(experiment.parents[1]), "+experiment=short"]
+    before = train(*own, "until_fit=false")
+    capsys.readouterr()
+    train(*own)
+    said = capsys.readouterr().out
+    assert f"With until_fit=false, the default of before, this command is the run in {before}." in said

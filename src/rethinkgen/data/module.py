@@ -291,14 +291,15 @@ class CorruptedImages(pl.LightningDataModule):
         """Return ``loader("test")``. In training the test split is evaluated without it."""
         return self.loader("test")
 
-    def loader(self, split: SplitName = "train", batch_size: int = 1000) -> Loader:
+    def loader(self, split: SplitName = "train", batch_size: int | None = None) -> Loader:
         """Return batches ``(images, labels)`` of a split, whoever trains on them; sets up what is not yet.
 
         Those of ``train`` are a run's own: its sizes, its order and its augmentation, each iteration the next epoch. Of
-        other splits they are in order, ``batch_size`` images each.
+        other splits they are in order, ``batch_size`` images each, 1,000 by default.
 
         Raises:
-            ValueError: there is no such split, or training mixes images, of which none has one label.
+            ValueError: there is no such split or size, the size is asked for of ``train``, or training mixes images, of
+                which none has one label.
         """
         if not self.splits:
             self.setup()
@@ -306,10 +307,16 @@ class CorruptedImages(pl.LightningDataModule):
             there = ", ".join(self.splits)
             raise ValueError(f"split={split!r}: there are {there}. A validation split needs validation=0.1, say.")
         if split == "train":
+            if batch_size is not None:
+                raise ValueError(
+                    f"batch_size={batch_size!r}: training batches are those of a run, {type(self).__name__}(source, "
+                    "batch_size=...)."
+                )
             if self.mixup:
                 raise ValueError(f"mixup={self.mixup}: mixed images have two labels. Read batches() instead.")
             return Loader(self._training_batches, self.timetable.steps)
-        parts = [slice(start, start + batch_size) for start in range(0, len(self.splits[split]), batch_size)]
+        size = check_whole("batch_size", 1000 if batch_size is None else batch_size, 1)
+        parts = [slice(start, start + size) for start in range(0, len(self.splits[split]), size)]
         return Loader(lambda _: self._batches_in_order(split, parts), lambda _: len(parts))
 
     def _training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -110,7 +110,7 @@ def _program() -> list[str]:
 
 
 def _search_path(folders: Sequence[str]) -> list[str]:
-    return [f"hydra.searchpath={json.dumps([f'file://{folder}' for folder in folders])}"] if folders else []
+    return [f"hydra.searchpath={_spelled([f'file://{folder}' for folder in folders])}"] if folders else []
 
 
 def _config_dirs(root: DictConfig) -> list[str]:
@@ -168,8 +168,15 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 def _spelled(value: Any) -> str:
     """Return a value as Hydra's grammar of overrides reads it."""
-    is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.]*", value)
-    return value if is_word and value.lower() not in NO_WORDS else json.dumps(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_spelled, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[A-Za-z][\w.]*", value, re.ASCII) and value.lower() not in NO_WORDS:
+        return value
+    # Not as JSON has it: Hydra takes a backslash for itself, but before a quote.
+    escaped = re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), value)
+    return f'"{escaped}"'
 
 
 def _import_changed_code_again() -> None:

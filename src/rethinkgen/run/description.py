@@ -43,6 +43,8 @@ from rethinkgen.run.run import has_published_budget
 
 BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
 """Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
+OWN_EPOCHS = 100
+"""That these have since, as ``conf/train.yaml`` says."""
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
 """Whose version stands in the result. Of all other code that a config names, a digest does."""
 
@@ -285,7 +287,8 @@ def run_before(description: Description, sweep_folder: Path) -> tuple[str, Path]
     if has_published_budget(config["data"]["name"]):
         return None
     former = {key: value for key, value in BUDGET_BEFORE.items() if key not in given}
-    if given & {"max_steps", "max_epochs"}:
+    # Not only the command gives a budget: an experiment may.
+    if given & {"max_steps", "max_epochs"} or (config["max_steps"], config["max_epochs"]) != (None, OWN_EPOCHS):
         former = {key: value for key, value in former.items() if key == "until_fit"}
     before = config | former
     run_id = id_of(identifying(before, description.fingerprint, description.contents))
