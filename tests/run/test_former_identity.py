@@ -52,19 +52,15 @@ def of_today(overrides: list[str]) -> list[str]:
     return [*overrides, "max_steps=25000", "until_fit=false"] if "data=image_folder" in overrides else overrides
 
 
-def test_the_ids_of_then_are_told_from_the_config_of_now(described: Callable[..., Description]) -> None:  # noqa: F811
-    for row in FORMER_IDS:
-        assert row["id"] in described(*of_today(row["overrides"])).former_ids, row["overrides"]
-    assert len(FORMER_IDS) > 150
-
-
-def test_no_two_runs_of_then_are_one_now_but_those_that_were_the_same(
+def test_the_ids_of_then_are_told_and_no_two_runs_of_then_are_one_but_those_that_were_the_same(
     described: Callable[..., Description],  # noqa: F811
 ) -> None:
+    assert len(FORMER_IDS) > 150
     then: dict[str, set[str]] = {}
     settings: dict[str, set[str]] = {}
     for row in FORMER_IDS:
         told = described(*of_today(row["overrides"]))
+        assert row["id"] in told.former_ids, row["overrides"]
         then.setdefault(told.run_id, set()).add(row["id"])
         run = Run(Path("run"), "missing", "", {}, in_one_spelling(told.config), [], 0, None)
         settings.setdefault(told.run_id, set()).add(run.setting())
