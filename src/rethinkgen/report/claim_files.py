@@ -1,12 +1,12 @@
 """Published items as claims, read from ``published/*.yaml`` and checked.
 
 A file holds ``paper`` (its short name), ``reference``, ``sources`` (mark -> what was read there), ``protocols`` and
-``items``. A protocol says what makes a run
-the paper's: key -> the values allowed, ``{at_least: ...}``, ``{at_most: ...}``, or ``{by_model: {model: value}}``; and
-under ``leaves_open`` the keys of which the paper says nothing. A key that neither protocol nor claim names must be
-neutral. An item is a table, a figure or a passage; what its claims have in common stands beside them. ``figures`` and
-``tables`` say what is drawn and tabulated (docs/figures.md), ``stand_ins`` what is told of data that are not quite the
-paper's, ``one_axis`` which corruptions are one under several names at the levels 0 and 1.
+``items``. A protocol says what makes a run the paper's: key -> the values allowed, ``{at_least: ...}``,
+``{at_most: ...}``, or ``{by_model: {model: value}}``; and under ``leaves_open`` the keys of which the paper says
+nothing. A key that neither protocol nor claim names must be neutral. An item is a table, a figure or a passage; what
+its claims have in common stands beside them. ``figures`` and ``tables`` say what is drawn (docs/figures.md),
+``stand_ins`` what is told of data that are not quite the paper's, ``one_axis`` which corruptions are one under several
+names at the levels 0 and 1.
 """
 
 from __future__ import annotations
