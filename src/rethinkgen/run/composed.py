@@ -26,11 +26,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rethinkgen import configs
 from rethinkgen.console import ANY_ENCODING
-from rethinkgen.errors import Interrupted, RunIsHeldError, reason_of
+from rethinkgen.errors import Interrupted, RunIsHeldError
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import typed
 from rethinkgen.run.description import describe, digest_of_code, look_again, typed_overrides
-from rethinkgen.run.entry import note_failure, take_up
+from rethinkgen.run.entry import how_it_ended, note_failure, take_up
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import flatten
 from rethinkgen.run.known_keys import better_words, check_regularizers_are_read
@@ -197,9 +197,8 @@ def _noting_failures(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        is_told_to = isinstance(error, KeyboardInterrupt | Interrupted)
         if folder.has_begun and not isinstance(error, RunIsHeldError):
-            note_failure(folder, "interrupted" if is_told_to else "failed", reason_of(error), error)
+            note_failure(folder, *how_it_ended(error, folder), error)
         else:
             folder.remove_unused()
         if isinstance(error, Interrupted):

@@ -463,6 +463,18 @@ def check_holds_this_run(folder: RunFolder, description: Description) -> None:
     )
 
 
+def _signal_of(error: BaseException) -> int | None:
+    number: int | None = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
+    return number
+
+
+def how_it_ended(error: BaseException, folder: RunFolder) -> tuple[str, str]:
+    """Return the state in which ``error`` leaves a run, and why, as ``status.json`` says it."""
+    number = _signal_of(error)
+    reason = reason_of(error) if number is None else signal.Signals(number).name
+    return "failed" if number is None else "interrupted", storage_trouble(error, folder.path) or reason
+
+
 @contextmanager
 def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
     """Turn whatever ends a run into ``status.json``, a clear message, and an exit code other than 0.
@@ -472,11 +484,8 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
-        state = "failed" if number is None else "interrupted"
-        reason = reason_of(error) if number is None else signal.Signals(number).name
-        if trouble := storage_trouble(error, folder.path):
-            reason = trouble
+        number, trouble = _signal_of(error), storage_trouble(error, folder.path)
+        state, reason = how_it_ended(error, folder)
         if isinstance(error, RunIsHeldError):
             # Nothing to note: the files are the other process's.
             folder.remove_unused()
