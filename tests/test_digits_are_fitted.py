@@ -12,7 +12,7 @@ NETWORKS = [
     ("inception", 300),
     pytest.param("inception", 1437, marks=pytest.mark.slow),  # two minutes on one core
     pytest.param("inception_no_bn", 500, marks=pytest.mark.slow),  # three minutes
-    ("alexnet", 700),
+    ("alexnet", 300),
     pytest.param("alexnet", 1437, marks=pytest.mark.slow),
     ("mlp_1x512", 1437),
     ("mlp_3x512", 1437),

@@ -248,7 +248,7 @@ def test_a_folder_that_cannot_be_written(sweep: Path, capsys: pytest.CaptureFixt
     assert "out=/proc/report: the report cannot be written" in capsys.readouterr().err
 
 
-def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
+def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=basic", *TINY, "max_steps=5", "seed=0,1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     (line,) = re.findall(r"^  (.*report\.py .*)$", ended.stdout, flags=re.MULTILINE)
@@ -257,5 +257,5 @@ def test_a_sweep_ends_with_the_command_of_its_report(tmp_path: Path) -> None:
     assert "2 of 2 runs finished." in made.stdout
     assert (tmp_path / "multirun/runs/report/index.html").exists()
     # The report is none of the runs.
-    again = subprocess.run(printed, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "2 of 2 runs finished." in again.stdout
+    assert main([str(tmp_path / "multirun/runs")]) == 0
+    assert "2 of 2 runs finished." in capsys.readouterr().out
