@@ -94,7 +94,7 @@ class PoolLauncher(Launcher):
             say(line, style="dim")
         hydra_overrides = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
 
-        def start(job: Job, share: Share) -> Any:
+        def start(job: Job, share: Share, words: Any) -> Any:
             assert job.cell is not None
             command = Command(
                 config=job.cell.compose(),
@@ -110,7 +110,7 @@ class PoolLauncher(Launcher):
                 has_safe_path=SAFE_PATH in os.environ,
                 trial=os.environ.get(trial.VARIABLE),
             )
-            return make_process(run_in_child, command)
+            return make_process(run_in_child, command, words)
 
         with watching(whole_sweep, len(jobs)) as watch:
             pool = Pool(resources, start, timeout_min=self.timeout_min, watch=watch)

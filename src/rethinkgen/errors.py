@@ -13,6 +13,8 @@ from pathlib import Path
 
 HELD = 75
 """Exit code of a job whose run another process trains (``EX_TEMPFAIL``)."""
+UNTOLD = 74
+"""Exit code of a job that cannot write down why it ended, and has nobody else to tell (``EX_IOERR``)."""
 GO_ON = "the same command goes on from the last checkpoint."
 USERS_MISTAKE = 2
 """Exit code of a command other than ``train.py`` that cannot be met as it was typed."""
@@ -117,18 +119,26 @@ def is_full_disk(error: BaseException) -> bool:
 
 def storage_trouble(error: BaseException, folder: Path) -> str:
     """Say that the place where a run's files go is full, can no longer be written, or is gone; else nothing."""
+    error = cause_of(error)
     if is_full_disk(error):
         return f"there is no room left to write the run's files ({error}). Make room; {GO_ON}"
     if not isinstance(error, OSError):
         return ""
-    if not folder.is_dir():
-        return f"{folder} is gone: somebody has moved or removed it. The same command trains the run again."
     is_inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE) and is_inside:
+    is_unwritable = is_inside and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    if not is_unwritable and not folder.is_dir():
+        return f"{folder} is gone: somebody has moved or removed it. The same command trains the run again."
+    if is_unwritable or (is_inside and error.errno in (errno.EIO, errno.ESTALE)):
         return f"the run's files can no longer be written ({error}). Once they can, {GO_ON}"
     if error.errno == errno.ENOENT and is_inside:
         return f"a file of the run is gone ({error}): somebody has moved or removed it. If the rest is there, {GO_ON}"
     return ""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what the system said where ``logging`` hides it, as when a run's ``train.log`` cannot be opened."""
+    hidden = error.__cause__
+    return hidden if isinstance(hidden, OSError) and "configure handler" in str(error) else error
 
 
 def is_outside_trouble(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ from rethinkgen.errors import (
     Interrupted,
     RunFolderError,
     RunIsHeldError,
+    cause_of,
     exit_code_of,
     is_outside_trouble,
     is_users_mistake,
@@ -54,6 +55,7 @@ from rethinkgen.run.known_keys import (
     group_of,
     refused_by_hydra,
 )
+from rethinkgen.run.last_words import say_last
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
 
@@ -143,9 +145,7 @@ def _origin(error: BaseException) -> BaseException:
     """Return what a resolver raised, which OmegaConf wraps twice, or the system, which ``logging`` hides."""
     while isinstance(error, InterpolationResolutionError) and error.__context__ is not None:
         error = error.__context__
-    if isinstance(error.__cause__, OSError) and "configure handler" in str(error):
-        return error.__cause__  # of logging: the run's folder cannot be written
-    return error
+    return cause_of(error)
 
 
 def _wrong_choice(arguments: Sequence[str], groups: Path) -> str | None:
@@ -471,7 +471,7 @@ def _signal_of(error: BaseException) -> int | None:
 def how_it_ended(error: BaseException, folder: RunFolder) -> tuple[str, str]:
     """Return the state in which ``error`` leaves a run, and why, as ``status.json`` says it."""
     number = _signal_of(error)
-    reason = reason_of(error) if number is None else signal.Signals(number).name
+    reason = reason_of(cause_of(error)) if number is None else signal.Signals(number).name
     return "failed" if number is None else "interrupted", storage_trouble(error, folder.path) or reason
 
 
@@ -505,14 +505,16 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
 
 
 def note_failure(folder: RunFolder, state: str, reason: str, error: BaseException) -> None:
-    """Write ``status.json``; where even that fails, say so and leave the first error in front."""
+    """Write ``status.json``; where even that fails, tell whoever started this process, and the screen."""
     details = {"reason": reason}
     note(f"{state}: {reason}")
     if not folder.path.is_dir():
+        say_last(state, reason)
         return  # somebody has removed it, which the reason says
     if state == "failed":
         details["traceback"] = "".join(traceback.format_exception(error))
     try:
         folder.write_status(state, **details)
     except OSError as second:
+        say_last(state, reason)
         say(f"{folder.status} cannot be written: {second}", to=stderr())

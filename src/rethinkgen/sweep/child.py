@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from hydra.core.plugins import Plugins
@@ -20,16 +21,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from rethinkgen.console import ANY_ENCODING, say
-from rethinkgen.errors import HELD, RunIsHeldError, reason_of
+from rethinkgen.errors import HELD, RunIsHeldError
 from rethinkgen.machine import CORES_OF_JOB, SAFE_PATH
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import typed
-from rethinkgen.run.entry import note_failure
+from rethinkgen.run.entry import how_it_ended, note_failure
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.last_words import heard_by, say_last
 from rethinkgen.sweep.resources import Share
 
 GRACE_SECONDS = 10.0
 """Between asking a job without a launcher to save and killing it."""
+LONGEST_WORDS = 4000
+"""Characters; far less than a pipe holds whose other end is read only once this process has ended."""
 
 
 @dataclass
@@ -55,16 +59,24 @@ class Command:
     """Where the trial runs of the command lie, if these are some."""
 
 
-def run_in_child(command: Command) -> NoReturn:
-    """Run one job and exit with its code: 0, 1 (failed, as ``status.json`` says), 128 + signal, or ``HELD``."""
+def run_in_child(command: Command, launcher: Connection) -> NoReturn:
+    """Run one job and exit with its code: 0, 1 (failed), 128 + signal, or ``HELD``.
+
+    ``status.json`` says why there is no result; where that cannot be written, ``launcher`` is told.
+    """
     # Out of the terminal's group: Ctrl-C is the launcher's to pass on. And a group that can be ended as a whole.
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     # The server was started with both ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    heard_by(lambda state, reason: launcher.send((state, reason[:LONGEST_WORDS])))
     folder = RunFolder(command.folder)
-    _redirect_output(folder)
+    try:
+        _redirect_output(folder)
+    except OSError as error:
+        say_last(*how_it_ended(error, folder))
+        os._exit(1)
     _take_share(command.share)
     sys.argv = [command.program[0], *command.arguments]
     if not command.has_safe_path:
@@ -83,12 +95,19 @@ def run_in_child(command: Command) -> NoReturn:
         is_code = isinstance(error.code, int) and 0 < error.code < 256 and error.code != HELD
         code = int(error.code) if is_code else 1  # type: ignore[arg-type]
         if folder.read_status().get("pid") != os.getpid():
-            folder.add_to_status("failed", reason=f"sys.exit({error.code!r})", pid=os.getpid())
+            _note_exit(folder, f"sys.exit({error.code!r})")
     finally:
         _close_wandb(code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _note_exit(folder: RunFolder, reason: str) -> None:
+    try:
+        folder.add_to_status("failed", reason=reason, pid=os.getpid())
+    except OSError:
+        say_last("failed", reason)
 
 
 def _run(command: Command, folder: RunFolder) -> int:
@@ -110,7 +129,7 @@ def _run(command: Command, folder: RunFolder) -> int:
 
 
 def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
-    """Run a job; return 0, 1 (failed, as ``status.json`` then says), or ``HELD``."""
+    """Run a job; return 0, 1 (failed, as ``status.json``, or else its last words, then say), or ``HELD``."""
     try:
         _ = run().return_value  # raises what the job raised
     except RunIsHeldError as error:
@@ -119,7 +138,7 @@ def exit_code(run: Callable[[], JobReturn], folder: RunFolder) -> int:
     except Exception as error:
         status = folder.read_status()
         if status.get("pid") != os.getpid() or status.get("state") != "failed":
-            note_failure(folder, "failed", reason_of(error), error)
+            note_failure(folder, *how_it_ended(error, folder), error)
         return 1
     return 0
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from rethinkgen.console import first_line
 from rethinkgen.console import shown as shown
+from rethinkgen.errors import UNTOLD
 from rethinkgen.run.description import folders_with_id, renamed_since
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME
@@ -79,13 +80,14 @@ class Job:
 
     def fail(self, reason: str, **details: str) -> None:
         """Note in ``status.json`` how the job's process ended; on a full disk, only here."""
-        self._end("failed", reason, **details)
+        self.end("failed", reason, **details)
 
     def interrupt(self, reason: str) -> None:
         """Note that the job's process was stopped before it could say so."""
-        self._end("interrupted", reason)
+        self.end("interrupted", reason)
 
-    def _end(self, state: State, reason: str, **details: str) -> None:
+    def end(self, state: State, reason: str, **details: str) -> None:
+        """Note how the job's process ended."""
         self.fault = Outcome(state, first_line(reason))
         try:
             self.folder.add_to_status(state, reason=reason, **details)
@@ -99,6 +101,8 @@ class Job:
 
 def describe_exit(code: int) -> str:
     """Say how a process ended that told nothing itself: ``-9`` is a SIGKILL."""
+    if code == UNTOLD:
+        return "nothing could be written into its folder, not even why: a full disk, or one that can only be read?"
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"

@@ -14,9 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from rethinkgen.errors import HELD
 from rethinkgen.machine import SAFE_PATH
 from rethinkgen.run.entry import as_the_user_set_it, wait_politely
+from rethinkgen.run.run import State
 from rethinkgen.signals import handled_by, stopping
 from rethinkgen.sweep.jobs import Job, describe_exit
 from rethinkgen.sweep.resources import Resources, Share
@@ -52,6 +54,8 @@ class Running:
     job: Job
     process: BaseProcess
     share: Share
+    words: Connection
+    """By which it says how it ended, where its folder cannot."""
     started: float = field(default_factory=time.monotonic)
     stopped_at: float | None = None
     """When it was asked to stop because its time was up."""
@@ -67,12 +71,21 @@ class Running:
         status = self.job.folder.read_status()
         return self.wrote(status) and status.get("state") in ("failed", "interrupted")
 
+    def last_words(self) -> tuple[State, str] | None:
+        """Return the state and the reason that this process, which has ended, could not write down."""
+        with self.words, suppress(EOFError, OSError):
+            if self.words.poll():
+                state, reason = self.words.recv()
+                return state, reason
+        return None
+
 
 class Pool:
     """Runs jobs in as many processes as there is room for.
 
     Args:
-        start: makes the unstarted process of a job with its share of the machine.
+        start: makes the unstarted process of a job with its share of the machine, and the end of a pipe by which it
+            says what it cannot write down.
         timeout_min: minutes that a job may take; it is then asked to save, and failed. ``None``: any.
         watch: called several times a second with the progress.
     """
@@ -80,7 +93,7 @@ class Pool:
     def __init__(
         self,
         resources: Resources,
-        start: Callable[[Job, Share], BaseProcess],
+        start: Callable[[Job, Share, Connection], BaseProcess],
         *,
         timeout_min: float | None = None,
         watch: Callable[[Progress[Running]], None] = lambda _: None,
@@ -172,9 +185,11 @@ class Pool:
                 continue
             progress.waiting.remove(job)
             job.fault = None
-            process = self.start(job, share)
-            process.start()
-            progress.running.append(Running(job, process, share))
+            listening, speaking = multiprocessing.Pipe(duplex=False)
+            with speaking:
+                process = self.start(job, share, speaking)
+                process.start()
+            progress.running.append(Running(job, process, share, listening))
 
     def _reap(self, progress: Progress[Running], running: Running) -> None:
         process, job = running.process, running.job
@@ -185,6 +200,7 @@ class Pool:
         process.join()
         progress.running.remove(running)
         self.resources.give_back(running.share)
+        words = running.last_words()
         if code in (0, HELD):
             job.find_folder()
         if code == HELD:
@@ -193,6 +209,8 @@ class Pool:
         if code != 0 and running.stopped_at is not None:
             assert self.timeout_seconds is not None
             job.fail(f"stopped after {self.timeout_seconds / 60:g} min (hydra.launcher.timeout_min)")
+        elif code != 0 and words is not None:
+            job.end(*words)
         elif code != 0 and not running.has_told_its_end():
             if self.stopped_by is not None:
                 job.interrupt(f"{signal.Signals(self.stopped_by).name}, before it could save")

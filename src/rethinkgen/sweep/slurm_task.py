@@ -17,18 +17,25 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobReturn
 
 from rethinkgen.console import take_any_encoding
+from rethinkgen.errors import UNTOLD
 from rethinkgen.run.entry import slurm_job
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.last_words import heard_by
 from rethinkgen.sweep.child import exit_code
 
 ASKING_SECONDS = 60
 
 
 def run_in_task(run: Callable[[], JobReturn], folder: RunFolder) -> None:
-    """Run a job; where it does not end well, exit with its code or have it requeued."""
+    """Run a job; where it does not end well, exit with its code or have it requeued.
+
+    Whoever waits for it hears of the exit code alone: ``UNTOLD`` where the folder does not say why.
+    """
     take_any_encoding(into_files=True)
     _take_cpus()
     requeue = _Requeue(folder)
+    untold: list[str] = []
+    heard_by(lambda state, reason: untold.append(reason))
     for number in (signal.SIGTERM, requeue.signal):
         # Outside of training, where there is nothing to save.
         signal.signal(number, requeue.obey)
@@ -39,7 +46,7 @@ def run_in_task(run: Callable[[], JobReturn], folder: RunFolder) -> None:
         if code in (128 + signal.SIGTERM, 128 + requeue.signal):
             requeue.obey(code - 128)
     if code:
-        sys.exit(code)
+        sys.exit(UNTOLD if code == 1 and untold else code)
 
 
 def _take_cpus() -> None:
