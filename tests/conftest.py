@@ -33,6 +33,9 @@ ROOT = Path(__file__).parents[1]
 TINY = ["model=mlp_1x512", "model.width=16", "trainer=cpu", "logger=none", "threads=1", "until_fit=false"]
 """Overrides of a run that takes well under a second."""
 
+PATIENCE_SECONDS = 120.0
+"""What takes a second or ten on an idle machine may take, on one however busy, before it counts as never."""
+
 Command = Callable[..., Path]
 
 
@@ -118,7 +121,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Return once ``condition()`` holds; it must within ``seconds``."""
     give_up_at = time.monotonic() + seconds
     while not condition():

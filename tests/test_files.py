@@ -155,6 +155,18 @@ def test_errors_name_the_file_and_not_the_one_beside_it(tmp_path: Path) -> None:
     assert str(failed.value.filename) == str(tmp_path / "another")
 
 
+def test_a_signal_while_torch_writes_is_not_hidden_by_what_torch_then_says(tmp_path: Path) -> None:
+    def save() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 128 vs 16")
+
+    with pytest.raises(KeyboardInterrupt), atomic_writer(tmp_path / "a"):
+        save()
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_process_holds_a_lock_until_it_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "folder" / ".lock"
     assert not is_locked(path)
@@ -163,7 +175,7 @@ def test_one_process_holds_a_lock_until_it_is_killed(tmp_path: Path) -> None:
     asked = time.monotonic()
     with pytest.raises(LockIsHeldError), lock(path, patience=0.2):
         pass
-    assert 0.2 <= time.monotonic() - asked < 5
+    assert 0.2 <= time.monotonic() - asked < 60
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not is_locked(path)

@@ -122,7 +122,9 @@ def _naming(path: Path, beside: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # On a full disk torch fails again while it closes its archive, and hides the reason behind that.
+        # On a full disk torch fails again while it closes its archive, and hides the reason behind that; or a signal.
+        if error.__context__ is not None and not isinstance(error.__context__, Exception):
+            raise error.__context__ from None
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError) or reason.errno is None or _is_about_another(reason, beside):
             raise

@@ -24,6 +24,7 @@ import scipy.io
 import torchvision.datasets
 from PIL import Image
 
+from conftest import PATIENCE_SECONDS
 from rethinkgen.data import decoding, source
 from rethinkgen.data.source import (
     CIFAR10,
@@ -354,7 +355,7 @@ def test_without_network_the_error_says_which_files_to_put_where(tmp_path: Path,
     start = time.monotonic()
     with pytest.raises(ValueError, match="the network is down") as caught:
         kind(root).prepare()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
     wanted = {
         MNIST: "MNIST/raw/train-images-idx3-ubyte.gz",
         FashionMNIST: "FashionMNIST/raw/train-images-idx3-ubyte.gz",
@@ -373,13 +374,13 @@ def test_a_network_that_swallows_everything_is_given_up_soon(monkeypatch: pytest
     end = threading.Event()
 
     def silence(*arguments: Any, **keywords: Any) -> None:
-        end.wait(10)
+        end.wait(PATIENCE_SECONDS)
         raise URLError("too late")
 
     monkeypatch.setattr(urllib.request, "urlopen", silence)
     start = time.monotonic()
     assert source._no_answer(["http://a.invalid", "http://b.invalid"], seconds=0.05) == "no answer in 0.05 s"
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < PATIENCE_SECONDS / 2
     end.set()
 
 
@@ -741,7 +742,7 @@ def test_files_that_another_process_is_unpacking_are_waited_for(tmp_path: Path) 
         preparing.join(0.2)
         assert preparing.is_alive()
         labels.write_bytes(whole)
-    preparing.join(10)
+    preparing.join(PATIENCE_SECONDS)
     assert not preparing.is_alive()
     assert len(data.load().test) == 10
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from every_corruption import EVERY
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from image_folder import make_image_folder
 from one_epoch import one_epoch
@@ -462,6 +463,21 @@ def take_one(reader: Any) -> None:
 def test_a_worker_that_fails_ends_the_run_with_what_to_do(fail: Any) -> None:
     with pytest.raises(WorkersFailedError, match=r"A process that decodes images failed .*data\.source\.num_workers=1"):
         take_one(Failing(fail))
+
+
+def test_a_worker_that_is_killed_while_it_is_ended_adds_no_second_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = _MultiProcessingDataLoaderIter._mark_worker_as_unavailable
+
+    def kill_first(loader: Any, worker: int, shutdown: bool = False) -> None:
+        pid = loader._workers[worker].pid
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # PyTorch hears of it now, or at the next line
+        end(loader, worker, shutdown)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_mark_worker_as_unavailable", kill_first)
+    with pytest.raises(UnreadableImageError, match="one word"):
+        take_one(Failing(lambda: "one word"))
+    gc.collect()  # what is raised in a ``__del__`` is an error here
 
 
 def test_a_mistake_of_ours_in_a_worker_is_told_as_it_is() -> None:

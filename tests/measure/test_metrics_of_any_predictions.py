@@ -205,7 +205,7 @@ class Ranks:
     def __init__(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size = size
         self.number = threading.local()
-        self.barrier = threading.Barrier(size, timeout=10)
+        self.barrier = threading.Barrier(size, timeout=60)
         self.given: list[Any] = [None] * size
         monkeypatch.setattr(prediction, "rank", lambda: self.number.value)
         monkeypatch.setattr(prediction, "num_ranks", lambda: size)

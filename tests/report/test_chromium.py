@@ -82,7 +82,7 @@ def test_a_picture_and_its_numbers_are_saved_from_the_page_alone(
     assert [name.rpartition(".")[2] for name in names] == ["svg", "csv"]
     browser.evaluate(f"{links}.forEach(link => link.click())")
     for name in names:
-        wait_until((tmp_path / name).exists, 20)
+        wait_until((tmp_path / name).exists)
         assert (tmp_path / name).read_bytes() == (index.parent / "figures" / name).read_bytes()
     assert visit.complaints == []
 

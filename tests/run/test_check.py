@@ -134,10 +134,10 @@ def test_the_keys_of_every_config_are_those_of_the_constructors(key: str) -> Non
 def test_it_takes_next_to_no_time() -> None:
     told = normalised(config("model=mlp", "data.corruption=partial_labels"))
     door.check(told, ["model=mlp"])
-    begun = time.perf_counter()
+    begun = time.process_time()  # of this process alone, however busy the machine
     for _ in range(20):
         door.check(told, ["model=mlp"])
-    assert (time.perf_counter() - begun) / 20 < 0.05
+    assert (time.process_time() - begun) / 20 < 0.05
 
 
 CONFIG = normalised(config())

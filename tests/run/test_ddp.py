@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from conftest import TINY, Command, in_own_process, is_running, read_result
+from conftest import PATIENCE_SECONDS, TINY, Command, in_own_process, is_running, read_result, wait_until
 from outcomes import assert_same, outcome
 from rethinkgen.collective import gathered, take_buffers_of_rank_zero
 from rethinkgen.errors import RankDiedError, TrainingDivergedError
@@ -181,7 +181,7 @@ def test_stopped_and_killed_runs_end_as_undisturbed_ones(train: Command, start: 
     until_trained(results, process, 0.1)
     (follower,) = [child for child in children(process.pid) if is_running(child)]
     os.kill(follower, signal.SIGTERM)  # whichever rank a signal reaches
-    process.join(30)
+    process.join(PATIENCE_SECONDS)
     assert process.exitcode == 128 + signal.SIGTERM, (tmp_path / "output.txt").read_text()
     assert not is_running(follower)
     (status,) = results.glob("*/*/status.json")
@@ -192,8 +192,7 @@ def test_stopped_and_killed_runs_end_as_undisturbed_ones(train: Command, start: 
     (follower,) = children(process.pid)
     process.kill()
     process.join()
-    time.sleep(1)
-    assert not is_running(follower), "an orphan trains on"
+    wait_until(lambda: not is_running(follower), 10)  # else an orphan trains on
 
     process = start(*command)
     process.join()
@@ -209,7 +208,7 @@ def test_a_rank_that_is_killed_fails_the_run(start: Start, tmp_path: Path) -> No
     until_trained(results, process, 0.2)
     (follower,) = children(process.pid)
     os.kill(follower, signal.SIGKILL)
-    process.join(15)
+    process.join(PATIENCE_SECONDS)
     assert process.exitcode == 1
     (status,) = [json.loads(path.read_text()) for path in results.glob("*/*/status.json")]
     assert (status["state"], status["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
@@ -256,7 +255,7 @@ def as_rank(folder: Path, name: str, rank: str) -> None:
 def on_two_ranks(start: Start, tmp_path: Path, body: Callable[[int], None]) -> None:
     ranks = [start(str(rank), folder=tmp_path, body=as_rank, arguments=(body.__name__,)) for rank in (0, 1)]
     for process in ranks:
-        process.join(60)
+        process.join(PATIENCE_SECONDS)
     assert [process.exitcode for process in ranks] == [0, 0]
 
 
@@ -366,7 +365,7 @@ def start_tasks(start: Start, size: int, *overrides: str) -> list[BaseProcess]:
 def on_two_tasks(start: Start, tmp_path: Path, *overrides: str) -> tuple[list[int | None], list[str]]:
     tasks = start_tasks(start, 2, f"results_dir={tmp_path}/results", *DDP, "max_steps=30", *overrides)
     for process in tasks:
-        process.join(60)
+        process.join(PATIENCE_SECONDS)
     texts = [(tmp_path / f"task{rank}" / "output.txt").read_text() for rank in (0, 1)]
     return [process.exitcode for process in tasks], texts
 
@@ -406,7 +405,7 @@ def test_three_ranks_go_on_to_the_bit_after_a_kill(start: Start, tmp_path: Path)
             until_trained(tmp_path / name, tasks[0], 0.3)
             tasks[1].kill()
         for process in tasks:
-            process.join(60)
+            process.join(PATIENCE_SECONDS)
         assert [process.exitcode for process in tasks] == ([1, -signal.SIGKILL, 1] if kill else [0, 0, 0])
         return tmp_path / name
 
@@ -443,9 +442,7 @@ def test_a_rank_that_dies_while_this_one_hangs(monkeypatch: pytest.MonkeyPatch, 
     leader.begin(tmp_path, {})
     with leader.together(lambda error: None):
         theirs.close()
-        deadline = time.monotonic() + 10
-        while not left and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: bool(left))
     assert [(str(error), code) for error, code in left] == [
         ("rank 1 died without a word: it was killed, or its machine failed", 1)
     ]

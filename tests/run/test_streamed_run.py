@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -53,7 +54,7 @@ def test_killed_at_any_moment(start: Callable[..., BaseProcess], train: Command,
     for _ in range(3):
         before = last_checkpoint(tmp_path / "killed")
         process = start(*command)
-        wait_until(lambda: last_checkpoint(tmp_path / "killed") > before or not process.is_alive(), 120)  # noqa: B023
+        wait_until(lambda: last_checkpoint(tmp_path / "killed") > before or not process.is_alive())  # noqa: B023
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.join()
@@ -92,14 +93,17 @@ def test_no_worker_outlives_its_run(
     process = start(*RUN, f"data.root={images}", f"results_dir={tmp_path}/multirun", "max_steps=100000")
     assert process.pid is not None
     pid = process.pid
-    wait_until(lambda: bool(workers_of(pid)) or not process.is_alive(), 60)
-    wait_until(lambda: "going" in status_text(tmp_path / "multirun") or not process.is_alive(), 60)
+    wait_until(lambda: bool(workers_of(pid)) or not process.is_alive())
+    wait_until(lambda: "going" in status_text(tmp_path / "multirun") or not process.is_alive())
     workers = workers_of(pid)
     assert workers, (tmp_path / "output.txt").read_text()
+    if number == signal.SIGKILL:
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)  # so that they cannot find out for themselves, in seconds
     process.kill() if number == signal.SIGKILL else process.terminate()
     process.join()
-    # At once: they have inherited the lock on the run's folder.
-    wait_until(lambda: not any(map(is_running, workers)), 2)
+    # They have inherited the lock on the run's folder.
+    wait_until(lambda: not any(map(is_running, workers)))
     if number == signal.SIGTERM:
         output = (tmp_path / "output.txt").read_text()
         assert "The same command goes on" in output

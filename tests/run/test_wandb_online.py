@@ -67,7 +67,7 @@ def test_nothing_of_this_machine_stands_in_the_config(train: Command, server: Wa
     assert str(tmp_path).encode() not in run.files["config.yaml"]
 
 
-PATIENCE = 15
+PATIENCE = 30
 """Seconds on a busy machine for what takes one; W&B's own client takes some 40, or never ends."""
 LONGER = [*RUN[:-2], "max_steps=1000", "evaluate_every=50", "log_every=20"]
 """Some seconds where checkpoints are many."""
@@ -79,10 +79,10 @@ def test_a_killed_run_continues_its_curve(
     begun = overrides_for(server, tmp_path)
     process = start(f"results_dir={tmp_path}/multirun", *LONGER, "checkpoint_seconds=0", *begun)
     pid = process.pid or 0
-    wait_until(lambda: any(path.read_text().count("\n") > 3 for path in tmp_path.glob("multirun/*/*/metrics.csv")), 60)
+    wait_until(lambda: any(path.read_text().count("\n") > 3 for path in tmp_path.glob("multirun/*/*/metrics.csv")))
     # W&B's client, another process, sends only every 15 s; until then no step is trained for nothing.
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: any(run.rows for run in server.runs.values()), 60)
+    wait_until(lambda: any(run.rows for run in server.runs.values()))
     os.kill(pid, signal.SIGKILL)
     process.join()
     (run,) = server.runs.values()
@@ -136,7 +136,7 @@ def test_a_run_logged_offline_is_sent_later(
     offline = [*overrides_for(server, tmp_path), "+hydra.job.env_set.WANDB_MODE=offline"]
     process = start(f"results_dir={tmp_path}/multirun", *LONGER, "checkpoint_seconds=0", *offline)
     logs = "multirun/runs/*/wandb/offline-run-*/*.wandb"
-    wait_until(lambda: any(b"train/loss" in path.read_bytes() for path in tmp_path.glob(logs)), 60)
+    wait_until(lambda: any(b"train/loss" in path.read_bytes() for path in tmp_path.glob(logs)))
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     monkeypatch.setenv("WANDB_MODE", "offline")

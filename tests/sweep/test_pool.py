@@ -172,7 +172,7 @@ def test_a_run_that_is_begun_meanwhile_under_another_name_is_waited_for(
         fcntl.flock(lock, fcntl.LOCK_EX)
 
         def finish() -> None:
-            wait_until(lambda: bool(started), 120)
+            wait_until(lambda: bool(started))
             time.sleep(2.5)
             (folder / "result.json").write_bytes(result)
             lock.close()
@@ -263,7 +263,7 @@ def children_of(folder: Path) -> list[int]:
 def test_ctrl_c_has_the_jobs_save_and_the_same_command_goes_on(start: Start, train: Command, tmp_path: Path) -> None:
     command = ["-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1,2", "hydra.launcher.n_jobs=2"]
     launcher = start(*command)
-    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2)
     output = ctrl_c(launcher, tmp_path)
     assert [status["state"] for status in statuses(tmp_path).values()] == ["interrupted", "interrupted"]
     assert "The same command runs the 3 unfinished and nothing else" in output
@@ -273,12 +273,12 @@ def test_ctrl_c_has_the_jobs_save_and_the_same_command_goes_on(start: Start, tra
 
 def test_a_second_signal_kills_and_the_runs_are_interrupted_not_failed(start: Start, tmp_path: Path) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1", "hydra.launcher.n_jobs=2")
-    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2)
     deaf, other = children_of(tmp_path)
     os.kill(deaf, signal.SIGSTOP)
     assert launcher.pid is not None
     os.kill(launcher.pid, signal.SIGTERM)
-    wait_until(lambda: not is_running(other), 20)
+    wait_until(lambda: not is_running(other))
     assert launcher.is_alive()
     os.kill(launcher.pid, signal.SIGTERM)
     launcher.join()
@@ -294,7 +294,7 @@ def test_a_second_signal_kills_and_the_runs_are_interrupted_not_failed(start: St
 def test_jobs_outlive_the_server_they_were_forked_from(start: Start, tmp_path: Path) -> None:
     grid = [*TINY, "max_steps=4000", "seed=0,1", "hydra.launcher.n_jobs=2", "checkpoint_seconds=0.1"]
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *grid)
-    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2)
     job = children_of(tmp_path)[0]
     server = int(Path(f"/proc/{job}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(server, signal.SIGKILL)
@@ -321,15 +321,15 @@ def test_a_server_that_is_still_ending_is_replaced_once(monkeypatch: pytest.Monk
     server = pool.ForkServer()
     if num_failing == 2:
         with pytest.raises(RuntimeError, match="server ended while it imported torch"):
-            wait_until(server.is_ready, 10)
+            wait_until(server.is_ready)
     else:
-        wait_until(server.is_ready, 10)
+        wait_until(server.is_ready)
     assert not failing
 
 
 def test_a_job_that_was_stopped_by_somebody_else_leaves_the_sweep_unfinished(start: Start, tmp_path: Path) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0")
-    wait_until(lambda: bool(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))), 90)
+    wait_until(lambda: bool(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))))
     os.kill(children_of(tmp_path)[0], signal.SIGTERM)
     launcher.join()
     assert launcher.exitcode == 1
@@ -338,29 +338,29 @@ def test_a_job_that_was_stopped_by_somebody_else_leaves_the_sweep_unfinished(sta
 
 def test_no_job_outlives_a_launcher_that_was_killed(start: Start, tmp_path: Path) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=0,1", "hydra.launcher.n_jobs=2")
-    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2, 90)
+    wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2)
     jobs = children_of(tmp_path)
     assert all(map(is_running, jobs))
     launcher.kill()
     launcher.join()
-    wait_until(lambda: not any(map(is_running, jobs)), 15)
+    wait_until(lambda: not any(map(is_running, jobs)))
     assert {status["state"] for status in statuses(tmp_path).values()} == {"interrupted"}
 
 
 def test_a_job_that_is_deaf_to_the_launchers_end_is_killed(tmp_path: Path, start: Start) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=4,5", body=odd_jobs_in_own_process)
     outputs = "multirun/runs/*/output.txt"
-    wait_until(lambda: sum("threads" in path.read_text() for path in tmp_path.glob(outputs)) == 2, 90)
+    wait_until(lambda: sum("threads" in path.read_text() for path in tmp_path.glob(outputs)) == 2)
     launcher.kill()
     launcher.join()
-    wait_until(lambda: not processes_mentioning(tmp_path), 15)
+    wait_until(lambda: not processes_mentioning(tmp_path))
 
 
 def test_a_rank_that_dies_fails_its_job_and_no_other(start: Start, tmp_path: Path) -> None:
     ddp = [item for item in TINY if not item.startswith("trainer=")]
     grid = ["-m", f"results_dir={tmp_path}/multirun", *ddp, "trainer=ddp_cpu", "max_steps=2000", "seed=0,1"]
     launcher = start(*grid)
-    wait_until(lambda: any("step" in status for status in statuses(tmp_path).values()), 120)
+    wait_until(lambda: any("step" in status for status in statuses(tmp_path).values()))
     (victim,) = statuses(tmp_path)  # two devices a job: one at a time on two cores
     rank_zero = statuses(tmp_path)[victim]["pid"]
     others = [int(pid) for pid in Path(f"/proc/{rank_zero}/task/{rank_zero}/children").read_text().split()]

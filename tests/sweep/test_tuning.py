@@ -371,7 +371,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     results = f"results_dir={tmp_path}/runs"
     launcher = start("-m", "hydra/sweeper=optuna", "sweep=study", results, *command)
     # The second trial is being trained.
-    wait_until(lambda: len(runs(tmp_path)) == 1 and num_going(tmp_path) == 1, 90)
+    wait_until(lambda: len(runs(tmp_path)) == 1 and num_going(tmp_path) == 1)
     launcher.kill()
     launcher.join()
     assert [state for state, _, _ in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.RUNNING]
@@ -389,7 +389,7 @@ def test_ctrl_c_in_the_pool_and_the_same_command_goes_on(start: Start, tmp_path:
     command = ["-m", "hydra/sweeper=optuna", "sweep=study", f"results_dir='{results}'", *TINY, RATE, HELD_OUT]
     command += ["hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=3", "max_steps=4000", "checkpoint_seconds=0.1"]
     launcher = start(*command)
-    wait_until(lambda: len(list(results.glob("study/*/checkpoints/last.ckpt"))) == 2, 90)
+    wait_until(lambda: len(list(results.glob("study/*/checkpoints/last.ckpt"))) == 2)
     output = ctrl_c(launcher, tmp_path)
     assert "The same command goes on with the 3 trials left" in output
     assert [state for state, _, _ in trials(results.parent)] == [TrialState.RUNNING] * 2
@@ -411,7 +411,7 @@ def test_a_job_killed_in_the_pool_is_a_failed_trial(start: Start, tmp_path: Path
     command = ["-m", "hydra/sweeper=optuna", "sweep=study", f"results_dir={tmp_path}/runs", *TINY, HELD_OUT]
     command += ["hydra/sweeper/sampler=grid", "max_steps=1,300000", "hydra.launcher.n_jobs=2"]
     launcher = start(*command)
-    wait_until(lambda: len(runs(tmp_path)) == 1 and len(list(tmp_path.glob("runs/study/*/status.json"))) == 1, 90)
+    wait_until(lambda: len(runs(tmp_path)) == 1 and len(list(tmp_path.glob("runs/study/*/status.json"))) == 1)
     (status,) = tmp_path.glob("runs/study/*/status.json")
     os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
     launcher.join()

@@ -18,7 +18,7 @@ T = TypeVar("T")
 def on_ranks(module: ModuleType, size: int, work: Callable[[int], T]) -> list[T]:
     """Return what ``work(rank)`` gives on each rank, where ``module`` asks ``rethinkgen.collective`` what it needs."""
     place = threading.local()
-    meeting = threading.Barrier(size, timeout=10)
+    meeting = threading.Barrier(size, timeout=60)
     given: list[Tensor | None] = [None] * size
 
     def sum_over_ranks(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ position and gets what an undisturbed one would have got.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import mmap
 import os
@@ -33,6 +34,8 @@ from rethinkgen.data.streamed_source import Files
 from rethinkgen.errors import UnreadableImageError, WorkersFailedError
 from rethinkgen.machine import cores_of_run
 from rethinkgen.signals import STOPPING
+
+log = logging.getLogger(__name__)
 
 Pattern = tuple[Tensor, ...]
 CPU = torch.device("cpu")
@@ -284,8 +287,7 @@ def decoded(reader: Reader, requests: Iterable[Request], num_workers: int, devic
                 raise UnreadableImageError(batch)
             yield (batch.taken() if isinstance(batch, Handed) else batch).to(device)
     finally:
-        # Ends the workers, which the traceback of what was raised would keep otherwise.
-        del batches
+        _end_workers(batches)
 
 
 def num_workers_here(asked: int | None, num_processes: int = 1) -> int:
@@ -356,6 +358,24 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
             "container /dev/shm may be full, which --shm-size makes larger, or the number of processes limited "
             "(--pids-limit)."
         ) from error
+
+
+def _end_workers(batches: Iterator[Any]) -> None:
+    """End the workers now: PyTorch does when the last traceback that knows of them is gone.
+
+    It would do so in ``__del__``, where what it raises in whatever this process does, because a worker was killed just
+    then, is printed as an exception that is ignored, and hides the message that counts.
+    """
+    end = getattr(batches, "_shutdown_workers", None)  # not there where this process decodes itself
+    if end is None:
+        return
+    try:
+        end()
+    except RuntimeError as error:
+        if not _is_of_worker(error):
+            raise
+        # One of these has nothing more to do. One of another loader will be missed there, within five seconds.
+        log.debug("while workers ended: %s", error)
 
 
 def _begin_worker(worker: int) -> None:
