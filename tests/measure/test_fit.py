@@ -7,11 +7,13 @@ import re
 
 import pytest
 import torch
+from subjects import subject_of
 from torch import nn
 
 from rethinkgen.data.module import Split
-from rethinkgen.measure.fit import fit_metrics, test_metrics, validation_metrics, weights_digest
-from rethinkgen.measure.predict import Predictions, predict
+from rethinkgen.measure.fit import evaluate, fit, fit_metrics, test_metrics, validation_metrics, weights_digest
+from rethinkgen.measure.predict import Predictions, predict, recalibrated_batch_norm
+from rethinkgen.measure.subject import Subject
 
 
 def split(given: list[int], original: list[int]) -> Split:
@@ -80,3 +82,22 @@ def test_equal_weights_have_an_equal_digest_and_no_number_could_be_read_from_it(
         value = other.state_dict()[name].view(-1)
         value[-1] = torch.nextafter(value[-1], torch.tensor(9.0)) if value.is_floating_point() else 1
         assert weights_digest(other) != digest, name
+
+
+def test_the_measure_gives_the_numbers_of_an_evaluation() -> None:
+    subject = subject_of("convolutional")
+    found = fit(subject, batch_size=4).numbers
+    expected = evaluate(subject.network, subject.splits).metrics
+    assert found == expected | {
+        "fit/accuracy_recalibrated": found["fit/accuracy_recalibrated"],
+        "generalization_gap": expected["fit/accuracy"] - expected["test/accuracy"],
+    }
+    train = subject.split("train")
+    with recalibrated_batch_norm(subject.network, train.inputs, 4):
+        right = subject.network.eval()(train.inputs).argmax(1) == train.labels
+    assert found["fit/accuracy_recalibrated"] == float(right.double().mean()) != found["fit/accuracy"]
+    assert "fit/accuracy_recalibrated" not in fit(subject_of("mlp")).numbers
+    joined = Subject(subject.network, {"train": train})
+    assert not {name for name in fit(joined).numbers if "test" in name or "gap" in name}
+    with pytest.raises(ValueError, match=r"batch_size=1: a whole number of at least 2"):
+        fit(subject, batch_size=1)

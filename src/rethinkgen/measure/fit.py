@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rethinkgen.measure.predict import TOP, Predictions, predict
+from rethinkgen.checks import check_whole
+from rethinkgen.measure.predict import TOP, Predictions, has_batch_norm, predict, recalibrated_batch_norm
+from rethinkgen.measure.subject import Findings
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import Split, SplitName
+    from rethinkgen.measure.subject import Subject
 
 Metrics = dict[str, float]
 
@@ -103,6 +106,24 @@ def weights_digest(network: nn.Module) -> str:
     for value in network.state_dict().values():
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def fit(subject: Subject, *, batch_size: int = 100) -> Findings:
+    """Every number of the network at one step, by the names that a run has for them, and of the same digits.
+
+    ``fit/accuracy_recalibrated`` is given of every network with BatchNorm: of statistics that are means over one pass
+    through the training set, in batches of ``batch_size``.
+    """
+    check_whole("batch_size", batch_size, 2)
+    metrics = evaluate(subject.network, subject.splits).metrics
+    if has_batch_norm(subject.network):
+        train = subject.split("train")
+        with recalibrated_batch_norm(subject.network, train.inputs, batch_size):
+            predictions = predict(subject.network, train.inputs, train.labels)
+        metrics["fit/accuracy_recalibrated"] = fit_metrics(predictions, train)["fit/accuracy"]
+    if "test" in subject.splits:
+        metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
+    return Findings(metrics)
 
 
 METRICS: dict[str, Callable[[Predictions, Split], Metrics]] = {

@@ -150,6 +150,11 @@ class Subject:
         return steps
 
     @property
+    def has_other(self) -> bool:
+        """Whether a second run was asked for."""
+        return self._makers["other"] is not None
+
+    @property
     def other(self) -> Subject:
         """The subject of the second run that was asked for by ``other=``."""
         subject: Subject = self._ask("other")()

@@ -1,0 +1,231 @@
+"""Gradients of the loss of single examples with respect to the weights, layer by layer.
+
+One pass forward and back gives what each layer was given and the gradient at its output, for all examples at once.
+Of linear layers, convolutions and BatchNorm each example's gradient follows in closed form; the parameters of any other
+module are differentiated one example after another. ``torch.func``'s ``vmap`` would do all alike, 150 times as slowly
+for linear layers, and not through code that a user may write (``contiguous(memory_format=...)`` for one).
+
+In evaluation mode, where examples are independent; of all parameters that require a gradient. The loss is the
+cross-entropy of the logits in nats, without what a run may have added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rethinkgen.measure.outputs import differentiable, summed_loss
+from rethinkgen.measure.predict import PREDICTION_BATCH, BatchNorm, slices
+
+BYTES = 4
+"""Of a float32."""
+
+
+class Passed(NamedTuple):
+    """What went through a layer."""
+
+    inputs: Tensor
+    """``(n, ...)``"""
+    gradients: Tensor
+    """``(n, ...)``: of the summed loss, at its output"""
+
+
+class Piece(NamedTuple):
+    """Some rows of a parameter, whose gradients are held at once."""
+
+    layer: str
+    kind: str
+    """``weight`` or ``bias``; of a module without a closed form the name of the parameter"""
+    rows: slice
+    """Of the parameter's first dimension"""
+    size: int
+    """Numbers in it"""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A network's layers as this module sees them."""
+
+    network: nn.Module
+    closed: Mapping[str, nn.Module]
+    """Name -> a layer with a closed form."""
+    others: Mapping[str, nn.Parameter]
+    """Name -> a parameter without one."""
+    bytes_per_example: int
+    """That a pass forward and back holds, about."""
+
+    def pieces(self, most: int) -> list[Piece]:
+        """Cut all trained parameters into pieces of at most ``most`` numbers, but of one row at least."""
+        found = [
+            (name, kind, parameter)
+            for name, layer in self.closed.items()
+            for kind, parameter in layer.named_parameters(recurse=False)
+            if parameter.requires_grad
+        ]
+        # What has no closed form is differentiated whole.
+        whole = [Piece(name, name, slice(0, len(value)), value.numel()) for name, value in self.others.items()]
+        return whole + [
+            Piece(name, kind, rows, (rows.stop - rows.start) * parameter[0].numel())
+            for name, kind, parameter in found
+            for rows in slices(len(parameter), max(1, most // parameter[0].numel()))
+        ]
+
+    def chunk(self, memory_mb: float, num_examples: int) -> int:
+        """Return how many examples go through the network at once, in half of what may be held.
+
+        Raises:
+            ValueError: not one.
+        """
+        fits = int(memory_mb * 2**20 / 2 / self.bytes_per_example)
+        if not fits:
+            raise ValueError(
+                f"memory_mb={memory_mb:g}: one example takes about {self.bytes_per_example / 2**20:.3g} MB. Allow "
+                f"{2 * self.bytes_per_example / 2**20:.3g} at least."
+            )
+        return min(fits, num_examples, PREDICTION_BATCH)
+
+
+def layers_of(network: nn.Module, image: Tensor) -> Layers:
+    """Find out, by one pass of an image ``(1, C, H, W)``, which layers have a closed form.
+
+    A module has one if it is called once and shares no parameter with another.
+
+    Raises:
+        ValueError: no parameter requires a gradient.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    calls: dict[str, int] = {}
+    is_usual: dict[str, bool] = {}
+    values = 0
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal values
+        values += output.numel() + _unfolded_numel(module, arguments, output)
+        calls[names[module]] = calls.get(names[module], 0) + 1
+        is_usual[names[module]] = len(arguments) == 1 and _has_closed_form(module, arguments[0])
+
+    leaves = [module for module in network.modules() if not next(module.children(), None)]
+    hooks = [module.register_forward_hook(note) for module in leaves]
+    try:
+        with differentiable(network, image.device), torch.no_grad():
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    owners: dict[nn.Parameter, set[str]] = {}
+    for module, name in names.items():
+        for value in module.parameters(recurse=False):
+            owners.setdefault(value, set()).add(name)
+    shared = {name for which in owners.values() if len(which) > 1 for name in which}
+    modules = dict(network.named_modules())
+    closed = {name: modules[name] for name, n in calls.items() if n == 1 and is_usual[name] and name not in shared}
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    if not trained:
+        raise ValueError("the network has no weights that are trained by gradients. Leave this run out.")
+    others = {name: value for name, value in trained.items() if name.rpartition(".")[0] not in closed}
+    # An output, its gradient, and what autograd and the allocator keep beside.
+    return Layers(network, closed, others, bytes_per_example=3 * BYTES * (values + image.numel()))
+
+
+def _has_closed_form(module: nn.Module, inputs: Tensor) -> bool:
+    # A subclass may do anything, so the very class; BatchNorm's own subclasses differ in training mode alone.
+    if type(module) is nn.Linear:
+        return inputs.dim() > 1 and len(inputs) == 1
+    if type(module) is nn.Conv2d:
+        return inputs.dim() == 4 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return isinstance(module, BatchNorm) and module.running_mean is not None
+
+
+def _unfolded_numel(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> int:
+    """Return the numbers of a convolution's input in the form of one column for each place of its kernel."""
+    if type(module) is not nn.Conv2d or output.dim() != 4:
+        return 0
+    return int(arguments[0].shape[1] * module.kernel_size[0] * module.kernel_size[1] * output[0, 0].numel())
+
+
+def passed(layers: Layers, names: set[str], images: Tensor, labels: Tensor) -> dict[str, Passed]:
+    """Take examples ``(n, C, H, W)`` once forward and back; return what went through the layers named."""
+    given: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            given[name] = arguments[0].detach()
+            # A tensor's own hook gets the gradient at what left the layer, also where a ReLU then works in its place.
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: gradients.__setitem__(name, gradient.detach())
+            )
+
+        return note
+
+    hooks = [layers.closed[name].register_forward_hook(watch(name)) for name in names if name in layers.closed]
+    try:
+        with differentiable(layers.network, images.device):
+            # With respect to the images: it goes by every layer, and computes no gradient of a weight.
+            images = images.detach().requires_grad_(True)
+            torch.autograd.grad(summed_loss(layers.network(images).float(), labels), images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: Passed(given[name], gradients[name]) for name in given}
+
+
+def piece_gradients(layers: Layers, piece: Piece, by_layer: Mapping[str, Passed]) -> Tensor:
+    """Return the gradients ``(n, size)`` of a piece of a layer with a closed form, one row an example."""
+    layer, (inputs, gradients), rows = layers.closed[piece.layer], by_layer[piece.layer], piece.rows
+    if isinstance(layer, nn.Linear):
+        gradients = gradients.reshape(len(gradients), -1, gradients.shape[-1])[..., rows]
+        inputs = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        found = gradients.sum(1) if piece.kind == "bias" else torch.einsum("nto,nti->noi", gradients, inputs)
+    elif isinstance(layer, nn.Conv2d):
+        found = _convolution_gradients(layer, piece, inputs, gradients)
+    else:
+        assert isinstance(layer, BatchNorm)
+        gradients = gradients[:, rows]
+        if piece.kind == "weight":
+            gradients = gradients * _normalised(layer, inputs)[:, rows]
+        found = gradients.flatten(2).sum(2) if gradients.dim() > 2 else gradients
+    return found.flatten(1)
+
+
+def _convolution_gradients(layer: nn.Conv2d, piece: Piece, inputs: Tensor, gradients: Tensor) -> Tensor:
+    n, outputs = gradients.shape[:2]
+    gradients = gradients.reshape(n, outputs, -1)
+    if piece.kind == "bias":
+        return gradients[:, piece.rows].sum(2)
+    columns = F.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+    if layer.groups == 1:
+        return torch.einsum("nol,nkl->nok", gradients[:, piece.rows], columns)
+    gradients = gradients.reshape(n, layer.groups, outputs // layer.groups, -1)
+    columns = columns.reshape(n, layer.groups, -1, columns.shape[-1])
+    return torch.einsum("ngol,ngkl->ngok", gradients, columns).reshape(n, outputs, -1)[:, piece.rows]
+
+
+def _normalised(layer: BatchNorm, inputs: Tensor) -> Tensor:
+    shape = (1, -1, *[1] * (inputs.dim() - 2))
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return (inputs - layer.running_mean.view(shape)) / (layer.running_var.view(shape) + layer.eps).sqrt()
+
+
+def other_gradients(layers: Layers, names: list[str], images: Tensor, labels: Tensor) -> Iterator[list[Tensor]]:
+    """Yield for each example the gradients of parameters without a closed form, flat, in the order of ``names``."""
+    parameters = [layers.others[name] for name in names]
+    with differentiable(layers.network, images.device):
+        for i in range(len(images)):
+            loss = summed_loss(layers.network(images[i : i + 1]).float(), labels[i : i + 1])
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            yield [
+                torch.zeros_like(parameter).flatten() if gradient is None else gradient.detach().flatten()
+                for parameter, gradient in zip(parameters, found, strict=True)
+            ]
+
+
+def is_flat_linear(layers: Layers, name: str, through: Passed) -> bool:
+    """Whether a layer is linear on vectors: its gradients are products of one vector given and one passed back."""
+    return isinstance(layers.closed.get(name), nn.Linear) and through.inputs.dim() == 2

@@ -1,0 +1,51 @@
+"""What a network answers, part by part, where more is wanted of it than loss and class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rethinkgen.data.streaming import Inputs, in_parts
+from rethinkgen.measure.predict import PREDICTION_BATCH, PREDICTION_VALUES, evaluation_mode, slices
+
+
+def prediction_parts(inputs: Inputs) -> list[slice]:
+    """Cut the inputs ``(N, C, H, W)`` as ``predict`` does."""
+    return slices(len(inputs), min(PREDICTION_BATCH, max(1, PREDICTION_VALUES // math.prod(inputs.shape[1:]))))
+
+
+@torch.no_grad()
+def logits_in_parts(network: nn.Module, inputs: Inputs) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each part of the inputs, and its logits ``(n, C)`` float32, as ``predict`` computes them."""
+    parts = prediction_parts(inputs)
+    with evaluation_mode(network):
+        for part, images in zip(parts, in_parts(inputs, parts), strict=True):
+            with torch.autocast(images.device.type, enabled=False):
+                logits = network(images).float()
+            yield part, logits
+
+
+@contextmanager
+def differentiable(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, gradients on, without autocast; no ``.grad`` is touched by ``torch.autograd.grad``."""
+    with evaluation_mode(network), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the cross-entropies in nats, in float64 where the device has it.
+
+    Of a fitted example the gradient at the logits is a probability less one, of which float32 leaves no digit.
+    """
+    return F.cross_entropy(logits if logits.device.type == "mps" else logits.double(), labels, reduction="sum")
+
+
+def output_margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ``(n,)``: the logit of the label less the largest other one; above zero where the label is predicted."""
+    own = logits.gather(1, labels[:, None])
+    return (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
