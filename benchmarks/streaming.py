@@ -93,7 +93,7 @@ def ours(root: Path, arguments: argparse.Namespace, is_augmented: bool) -> Itera
         flip=is_augmented,
     )
     data.setup()
-    data._move(torch.device(arguments.device))
+    data.move(torch.device(arguments.device))
     try:
         step = 0
         blocks = Blocks(data.timetable, 0, lambda: step, lambda step: float("inf"))

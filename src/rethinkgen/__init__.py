@@ -2,7 +2,8 @@
 
     import rethinkgen
     run = rethinkgen.run_config(rethinkgen.compose("data.corruption=random_labels", "model=mlp_1x512"))
-    runs = rethinkgen.read_runs("multirun/runs")
+    runs = rethinkgen.open_sweep("multirun/runs")
+    network = rethinkgen.open_run(runs["folder"].iloc[0]).network()
 
 ``dir(rethinkgen)`` lists what there is: networks, corruptions, sources, and these functions. Nothing is imported before
 it is asked for: ``train.py --help`` and the skipping of a finished run never import torch.
@@ -49,7 +50,9 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.run.composed import compose as compose
     from rethinkgen.run.composed import run_config as run_config
     from rethinkgen.run.frame import mean_over_seeds as mean_over_seeds
+    from rethinkgen.run.frame import open_sweep as open_sweep
     from rethinkgen.run.frame import read_runs as read_runs
+    from rethinkgen.run.opened import open_run as open_run
     from rethinkgen.train.classifier import Classifier as Classifier
 
     __version__: str
@@ -69,7 +72,8 @@ _WHERE = {
     "model.mlp": "MLP",
     "model.torchvision_networks": "InceptionV3 ResNet50",
     "run.composed": "compose run_config",
-    "run.frame": "mean_over_seeds read_runs",
+    "run.frame": "mean_over_seeds open_sweep read_runs",
+    "run.opened": "open_run",
     "train.classifier": "Classifier",
 }
 """Module of ours -> the names that it gives this one: the same as above."""

@@ -400,7 +400,7 @@ def test_digits_need_no_config_and_no_files() -> None:
 
 def test_everything_moves_to_the_trainer_s_device() -> None:
     data = make(RandomPixels, **AUGMENTATION)
-    data._move(torch.device("meta"))
+    data.move(torch.device("meta"))
     moved: list[Tensor] = [data.splits["train"].inputs, data.splits["test"].labels, data.statistics.mean]
     assert data._uncropped is not None
     moved += [data._uncropped, *data._pattern]

@@ -246,7 +246,7 @@ class CorruptedImages(pl.LightningDataModule):
                 self.prepare_data()
             self._load()
         if self.trainer is not None:
-            self._move(self.trainer.strategy.root_device)
+            self.move(self.trainer.strategy.root_device)
 
     def check_shares(self, num_ranks: int) -> None:
         """Refuse what so many devices cannot share, once the data are set up.
@@ -675,7 +675,7 @@ class CorruptedImages(pl.LightningDataModule):
             stop = start + len(crops)
             pixels = torch.from_numpy(crops.astype(np.float32)).div_(255)
             pixels = self._corrupted(pixels, self._drawn_pattern(name, keys[start:stop]))
-            inputs[start:stop] = self._preprocess(pixels)
+            inputs[start:stop] = self.preprocess(pixels)
             start = stop
         return inputs
 
@@ -703,7 +703,8 @@ class CorruptedImages(pl.LightningDataModule):
         for start in range(0, len(index), CHUNK):
             yield crops[index[start : start + CHUNK]]
 
-    def _preprocess(self, images: Tensor) -> Tensor:
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return what the network is given for images ``(n, C, H, W)`` in ``[0, 1]`` of its size; differentiable."""
         if self.preprocessing == "whitening":
             return whitening(images)
         if self.preprocessing == "normalization":
@@ -758,7 +759,7 @@ class CorruptedImages(pl.LightningDataModule):
             images = decoded.images.float().div_(255)
             if draws is not None:
                 images = self.augmentation(images, draws)
-            return self._preprocess(self._corrupted(images, decoded.pattern))
+            return self.preprocess(self._corrupted(images, decoded.pattern))
 
     def _open_stream(self, rank: int = 0, world_size: int = 1, num_processes: int = 1) -> None:
         """Have the training batches of one rank decoded from where it will ask for them.
@@ -781,7 +782,8 @@ class CorruptedImages(pl.LightningDataModule):
             train.inputs.device,
         )
 
-    def _move(self, device: torch.device) -> None:
+    def move(self, device: torch.device) -> None:
+        """Have everything on ``device``; a trainer asks for it by itself."""
         self.splits = {name: split.to(device) for name, split in self.splits.items()}
         self._statistics = None if self._statistics is None else self._statistics.to(device)
         self._uncropped = None if self._uncropped is None else self._uncropped.to(device)

@@ -43,7 +43,10 @@ def whitening(images: Tensor) -> Tensor:
     blown up.
     """
     variance, mean = torch.var_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
-    return (images - mean) / variance.sqrt().clamp_min(images[0].numel() ** -0.5)
+    # The floor is put before the root, whose gradient is infinite at the variance of a constant image. The root of a
+    # number's square is that number, to the bit.
+    least = variance.new_full((), images[0].numel() ** -0.5).square()
+    return (images - mean) / variance.clamp_min(least).sqrt()
 
 
 def signed(images: Tensor) -> Tensor:

@@ -219,7 +219,8 @@ def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:
 
 def target_class(config: Any, key: str) -> Callable[..., Any]:
     """Return the class or function that a node names at the place ``key``, if the place accepts it."""
-    return _find(target_of(OmegaConf.to_container(config), key, PLACES[key]), key, PLACES[key])
+    node = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    return _find(target_of(node, key, PLACES[key]), key, PLACES[key])
 
 
 def options_of(found: Callable[..., Any]) -> list[str]:

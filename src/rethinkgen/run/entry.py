@@ -371,6 +371,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         contents=description.contents,
         wandb_id=description.run_id,
         code=description.code,
+        begun_in=os.getcwd(),
+        **training.shapes,
     )
     folder.write_status("running", started=now())
     with closing(training):

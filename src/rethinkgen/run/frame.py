@@ -19,7 +19,7 @@ SOMETIMES = ("loss", "optimizer", "schedule")
 NONE = "none"
 
 
-def read_runs(*folders: str | Path) -> pd.DataFrame:
+def open_sweep(*folders: str | Path) -> pd.DataFrame:
     """Return a row for each run of sweeps' folders, indexed by all in which they differ, seeds last.
 
     The index has the choices of data, corruption, model and regularizer, then whatever else of the config is not the
@@ -41,8 +41,12 @@ def read_runs(*folders: str | Path) -> pd.DataFrame:
     return table.sort_index()
 
 
+read_runs = open_sweep
+"""Its former name."""
+
+
 def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return ``mean``, ``std`` and ``n`` of a metric for each setting of ``read_runs``, over its finished runs.
+    """Return ``mean``, ``std`` and ``n`` of a metric for each setting of ``open_sweep``, over its finished runs.
 
     ``std`` is the sample standard deviation, not a number for a single run. Where a finished run did not reach what the
     metric counts to (``steps_to_fit``), neither is the mean: without that run it would be of the fast ones alone.

@@ -119,7 +119,7 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
     Raises:
         ValueError: a file cannot be read.
     """
-    return {key: _content(key, path) for key, path in named_files(config).items()}
+    return {key: content_of_file(key, path) for key, path in named_files(config).items()}
 
 
 def named_files(config: dict[str, Any]) -> dict[str, str]:
@@ -239,7 +239,12 @@ def place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     return node if isinstance(node, dict) else {}, name
 
 
-def _content(key: str, path: str) -> str:
+def content_of_file(key: str, path: str) -> str:
+    """Return the digest of the file that a key names.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
     except OSError as error:

@@ -5,6 +5,7 @@ Nothing that a file names is built or imported.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"]
 
+MOST_NAMED = 3
+"""Runs that are named where another was asked for."""
 FOLDERS = (".ImageFolder", ".StreamedFolder")
 """Sources that are whatever lies at their path."""
 IMAGE_SHAPES = {
@@ -393,6 +396,27 @@ def _nothing_there(folder: Path) -> str:
     sweeps = sorted(str(path) for path in around.glob("*/") if any(map(_holds_run, path.glob("*"))))
     there = f" There are: {', '.join(sweeps)}." if sweeps else ""
     return f"{folder}: {what}. Give the folder of a sweep, such as multirun/runs, or of a run.{there}"
+
+
+def open_one(path: Path) -> Run:
+    """Read the run in a folder, where there is one.
+
+    Raises:
+        ValueError: there is none; the message says what is there instead.
+    """
+    if _holds_run(path):
+        return read_run(path, _entries(path.parent).get(path.name))
+    if path.is_file() and _holds_run(path.parent):
+        raise ValueError(f"{path}: it is a file of a run. Give the run's folder, {path.parent}.")
+    around = path if path.is_dir() else next((each for each in path.parents if each.is_dir()), Path("multirun"))
+    runs = sorted(str(each) for each in around.glob("*/") if _holds_run(each))
+    if not runs:
+        raise ValueError(_nothing_there(path))
+    # Their names are alike but for a few letters: those with most in common are meant.
+    near = difflib.get_close_matches(str(path), runs, n=MOST_NAMED, cutoff=0) if path != around else runs[:MOST_NAMED]
+    what = f"it is the folder of a sweep, which open_sweep({str(path)!r}) reads whole" if path == around else "no run"
+    more = f" and {len(runs) - len(near)} more" if len(runs) > len(near) else ""
+    raise ValueError(f"{path}: {what}. Runs in {around}: {', '.join(Path(each).name for each in near)}{more}.")
 
 
 def damage_of(folder: Path) -> list[str]:

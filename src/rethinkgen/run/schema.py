@@ -73,16 +73,19 @@ NEEDED_IN = {
 OF_A_RUN: Schema = {"run_id": NAME, "choices": CHOICES, "choices.regularizer": TEXTS, "overrides": TEXTS}
 RESULT: Schema = OF_A_RUN | {
     "sweep": NAME, "config": NODE, "metrics": METRICS, "fitted": SWITCH, "reason": TEXT, "image_shape": SHAPE,
-    "num_classes": POSITIVE, "num_train": COUNT, "num_test": COUNT, "seconds": COUNT, "images_per_second": COUNT,
-    "seed": COUNT, "finished": NAME, "device": NAME, "versions": NAMES, "commit": NAME, "code": NAMES,
-    "fingerprint": NAME, "contents": NAMES,
+    "num_classes": POSITIVE, "num_outputs": POSITIVE, "num_train": COUNT, "num_test": COUNT, "seconds": COUNT,
+    "images_per_second": COUNT, "seed": COUNT, "finished": NAME, "device": NAME, "versions": NAMES, "commit": NAME,
+    "code": NAMES, "fingerprint": NAME, "contents": NAMES,
 }  # fmt: skip
 STATUS: Schema = OF_A_RUN | {
     "state": NAME, "reason": TEXT, "traceback": TEXT, "pid": COUNT, "host": NAME, "started": NAME, "updated": NAME,
     "slurm_job": NAME, "step": NUMBER, "epoch": NUMBER, "accuracy": NUMBER, "images_per_second": NUMBER,
 }  # fmt: skip
 """Not the seed: a run may have failed by what was asked for in its place."""
-IDENTITY: Schema = {"run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES}
+IDENTITY: Schema = {
+    "run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES, "begun_in": TEXT,
+    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE,
+}  # fmt: skip
 CONFIG: Schema = {
     "seed": COUNT, "max_steps": COUNT, "max_epochs": COUNT, "evaluate_every": COUNT, "fit_threshold": COUNT,
     "data": NODE, "data.source": NODE, "data.corruption": NODE, "data.num_train": COUNT, "data.batch_size": COUNT,

@@ -26,6 +26,7 @@ from rich.console import Console
 from rethinkgen.blame import blamed
 from rethinkgen.console import note, say
 from rethinkgen.data.module import CorruptedImages
+from rethinkgen.data.source import Source
 from rethinkgen.data.streaming import telling_of_workers
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.files import atomic_writer, remove_leftovers
@@ -191,6 +192,15 @@ class Training:
         self.evaluation.setup(self.trainer, self.model, "fit")
 
     @property
+    def shapes(self) -> dict[str, Any]:
+        """What the network is built for, so that it can be built again without the data. Known once it is prepared."""
+        return {
+            "image_shape": list(self.datamodule.image_shape),
+            "num_classes": self.datamodule.num_classes,
+            "num_outputs": self.datamodule.num_outputs,
+        }
+
+    @property
     def plan(self) -> str | None:
         """How long it trains, in a sentence; nothing of what takes no steps. Known once it is prepared."""
         if self.declared.fixes("max_steps"):
@@ -296,9 +306,7 @@ class Training:
             "metrics": metrics,
             "fitted": self.evaluation.fitted,
             "reason": self.declared.how if self.declared.fixes("max_steps") else self.evaluation.reason(self.trainer),
-            "image_shape": list(self.datamodule.image_shape),
-            "num_classes": self.datamodule.num_classes,
-            "num_outputs": self.datamodule.num_outputs,
+            **self.shapes,
             "num_train": len(self.datamodule.splits["train"]),
             "num_test": len(self.datamodule.splits["test"]),
             "steps_per_epoch": self.datamodule.timetable.steps(0),
@@ -356,13 +364,12 @@ def build_logger(config: DictConfig, folder: Path) -> Logger:
     return logger
 
 
-def build_datamodule(config: DictConfig, **keywords: Any) -> CorruptedImages:
-    """Build the corrupted images around their source from the ``data`` node, ``keywords`` taking precedence."""
+def build_datamodule(config: DictConfig, source: Source | None = None) -> CorruptedImages:
+    """Build the corrupted images of the ``data`` node, around the ``source`` that it names or one that is given."""
     arguments = {
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
-    arguments |= keywords
-    source = build(config.source, "data.source")
+    source = source or build(config.source, "data.source")
     datamodule: CorruptedImages = build(config.corruption, "data.corruption", source=source, **arguments)
     return datamodule
 

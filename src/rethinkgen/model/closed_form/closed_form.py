@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.batches import Batch
+from rethinkgen.data.module import CorruptedImages
 from rethinkgen.errors import UnsolvableError
 from rethinkgen.machine import available_bytes
 from rethinkgen.train.classifier import Classifier
@@ -111,9 +112,26 @@ class ClosedForm(Classifier):
             self.check_problem(train.inputs, train.labels, self.num_classes)
             self._is_checked = True
 
+    @torch.no_grad()
+    def solve_for(self, datamodule: CorruptedImages) -> None:
+        """Have ``network`` be the solution for a training set, without a trainer."""
+        self.image_shape, self.num_classes = datamodule.image_shape, datamodule.num_classes
+        train = datamodule.splits["train"]
+        assert isinstance(train.inputs, Tensor)
+        self.check_problem(train.inputs, train.labels, self.num_classes)
+        self._take_solution(train.inputs, train.labels)
+
+    def _take_solution(self, inputs: Tensor, labels: Tensor) -> None:
+        with torch.autocast(inputs.device.type, enabled=False):
+            self.network, self.solution_metrics = self.solve(inputs, labels, self.num_classes or 0)
+        for name, parameter in self.network.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise UnsolvableError(f"{name} of the solution is no finite number. {self.advice}")
+            parameter.requires_grad_(False)
+
     def free_bytes(self) -> int:
         """Return the memory that is free where the solve will run."""
-        device = self.trainer.strategy.root_device
+        device = self.device if self._trainer is None else self.trainer.strategy.root_device
         return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -124,12 +142,7 @@ class ClosedForm(Classifier):
     def training_step(self, batches: Iterable[Batch], _block: int) -> None:
         """Solve for the whole training set, which is not taken from ``batches``, and have training end."""
         train = self.trainer.datamodule.splits["train"]  # type: ignore[attr-defined]
-        with torch.autocast(train.inputs.device.type, enabled=False):
-            self.network, self.solution_metrics = self.solve(train.inputs, train.labels, self.num_classes or 0)
-        for name, parameter in self.network.named_parameters():
-            if not bool(parameter.isfinite().all()):
-                raise UnsolvableError(f"{name} of the solution is no finite number. {self.advice}")
-            parameter.requires_grad_(False)
+        self._take_solution(train.inputs, train.labels)
         self.count_steps(1)
         self.trainer.should_stop = True
 

@@ -1,0 +1,503 @@
+"""A run opened in Python: its numbers as tables, its network at a step, and its data.
+
+    run = rethinkgen.open_run("multirun/runs/digits-random_labels-...")
+    network = run.network()
+
+Opening reads small files; everything else is made when it is asked for. The caller's generators, threads, default dtype
+and modes stay as they are. Of what the folder names only networks and data are built, from the places of
+``rethinkgen.run.build``, and code of the user's own where the call opens it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import random
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rethinkgen.console import first_line
+from rethinkgen.data.augmentation import center_crop
+from rethinkgen.data.decoding import decode_colour
+from rethinkgen.data.draws import generator
+from rethinkgen.data.module import CorruptedImages, Split, SplitName
+from rethinkgen.data.source import Images
+from rethinkgen.data.timetable import Timetable
+from rethinkgen.errors import DamagedFileError
+from rethinkgen.measure.subject import At, Subject
+from rethinkgen.model.closed_form.closed_form import ClosedForm
+from rethinkgen.received import open_regular
+from rethinkgen.run import own_code
+from rethinkgen.run.build import build, target_class
+from rethinkgen.run.data_of_run import acting_config, datamodule_of
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import Run, open_one
+from rethinkgen.train.checkpoint import load_checkpoint
+from rethinkgen.train.classifier import Classifier
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AT_ONCE = 500
+"""Images that are predicted at once."""
+
+
+def open_run(
+    path: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    code: str | Sequence[str] = (),
+) -> OpenedRun:
+    """Open the run in a folder, however far it is: finished, running, stopped or failed, of any version.
+
+    Args:
+        path: of the run's folder.
+        data_root: where its data lie today; by default it is looked for where they lay, then at ``RETHINKGEN_DATA``.
+        device: of networks and data.
+        code: packages of one's own that its config may name, as ``code=`` of ``train.py``.
+
+    Raises:
+        ValueError: there is no run; the message says what is there instead.
+    """
+    return OpenedRun(
+        open_one(Path(path).expanduser()),
+        data_root,
+        torch.device(device),
+        [code] if isinstance(code, str) else list(code),
+    )
+
+
+class OpenedRun:
+    """One run: what its files say, its networks, its data. Made by ``open_run``.
+
+    Attributes:
+        run: what the small files of its folder say.
+    """
+
+    def __init__(self, run: Run, data_root: str | Path | None, device: torch.device, code: Sequence[str]) -> None:
+        self.run = run
+        self.device = device
+        self._data_root = data_root
+        self._code = list(code)
+
+    def __repr__(self) -> str:
+        numbers = [f"{name}={self.metrics[name]:.4g}" for name in ("fit/accuracy", "test/accuracy") if self.metrics]
+        return f"<{self.path.name}: {', '.join([self.state, *numbers, *filter(None, [self.run.reason])])}>"
+
+    # What its files say.
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.run.path
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.run.path
+
+    @property
+    def run_id(self) -> str:
+        """The hash that names it."""
+        return self.run.run_id
+
+    @property
+    def state(self) -> str:
+        """``done``, ``failed``, ``interrupted``, ``waiting``, ``running`` or ``missing``."""
+        return self.run.state
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole resolved config."""
+        return self.run.config
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Group -> choice, ``regularizer`` -> list."""
+        return self.run.choices
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The whole ``result.json``; nothing where it is not finished."""
+        return self.run.result
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Name -> number of a finished run, ``None`` where it was not reached; else empty."""
+        return self.run.metrics
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """The rows of ``metrics.csv``, one for each logged step; of a run at work those that there are."""
+        return self.run.curves
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """A row for each training example: ``index`` in the source, labels and histories, and ``path`` of a file.
+
+        Raises:
+            ValueError: the run is not finished, or its folder came without them.
+        """
+        import pandas as pd
+
+        columns = _arrays(RunFolder(self.path).examples)
+        if columns is None:
+            raise ValueError(f"{self.path}: there is no examples.npz, which {self._comes_at_the_end()}")
+        table = pd.DataFrame(columns)
+        by_name = RunFolder(self.path).examples_by_name
+        if by_name.is_file():
+            paths = pd.read_csv(by_name, encoding="utf-8-sig", usecols=["index", "path"], dtype={"path": str})
+            table = table.merge(paths, on="index", how="left")
+        return table
+
+    # Its networks.
+
+    def step(self, at: At = "end") -> int:
+        """Return how many steps had been taken at ``"end"`` (the chosen step), ``"last"``, ``300`` or ``"10ep"``.
+
+        Raises:
+            ValueError: it is no step of this run.
+        """
+        return step_of_run(self.run, at)
+
+    def network(self, step: At = "end") -> Classifier:
+        """Return the network that the run had at a step, a new one each time: in evaluation mode, in float32.
+
+        It needs no data, but for what is solved in closed form, which is solved again. ``"end"`` is the network that
+        the metrics are about: with early stopping the best. Of a run without a result ``"last"`` is its latest
+        checkpoint.
+
+        Raises:
+            ValueError: it has no such step, or no weights of it were kept.
+            DamagedFileError: they cannot be read.
+        """
+        weights = self._weights(step)
+        with self._building():
+            model = self._solved() if self._is_closed_form else self._built()
+        try:
+            model.load_state_dict(weights)
+        except (RuntimeError, TypeError) as error:
+            raise DamagedFileError(
+                f"{self.path}: its weights are not of the network that its config describes "
+                f"({first_line(str(error).replace(chr(10), ' '))})."
+            ) from error
+        if not self._is_closed_form:  # these may need their float64
+            model = model.float()
+        return model.eval().to(self.device)
+
+    def fresh(self, draw: int) -> Classifier:
+        """Return a network of the same architecture with initial weights of its own, the same for the same ``draw``."""
+        self._refuse_closed_form("fresh")
+        with self._building():
+            own = generator("fresh", int(self.run.seed), "network", draw)
+            torch.manual_seed(int(own.integers(2**63)))
+            return self._built().float().eval().to(self.device)
+
+    # Its data.
+
+    @cached_property
+    def datamodule(self) -> CorruptedImages:
+        """Its data, set up on ``device``: shared by all opened runs that have the same, while one of them lives.
+
+        Raises:
+            ValueError: they are not found, or are not what the run was trained on.
+        """
+        with self._building():
+            return datamodule_of(self.run, self._data_root, self.device)
+
+    @property
+    def splits(self) -> Mapping[SplitName, Split]:
+        """``train``, ``test`` and, where some were held out, ``validation``, as the network sees them."""
+        return self.datamodule.splits
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the labels, in their order."""
+        return self.datamodule.class_names
+
+    def images(self, index: int | Sequence[int] | NDArray[Any] | Tensor, split: str = "train") -> Any:
+        """Return images as they are in the source, uint8 ``(n, C, H, W)``, or ``(C, H, W)`` of one index.
+
+        Those of files that are read on the way may differ in size: of several a list. ``index`` counts in the source's
+        ``train`` or ``test`` part, as the columns ``index`` of ``examples`` and of ``splits`` do.
+        """
+        if split not in ("train", "validation", "test"):
+            raise ValueError(f"split={split!r}: train, validation or test is needed.")
+        loaded = self.datamodule.source.load()
+        which = np.asarray(index)
+        count = len(loaded.test if split == "test" else loaded.train)
+        if which.dtype.kind not in "iu" or which.ndim > 1 or not ((which >= 0) & (which < count)).all():
+            raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
+        if isinstance(loaded, Images):
+            return (loaded.test if split == "test" else loaded.train).images[which]
+        names = (loaded.test if split == "test" else loaded.train).names[np.atleast_1d(which)]
+        decoded = [decode_colour(os.path.join(loaded.root, os.fsdecode(name))).transpose(2, 0, 1) for name in names]
+        return decoded if which.ndim else decoded[0]
+
+    def pixels(self, split: SplitName = "train") -> Any:
+        """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing."""
+        with self._building():
+            found = datamodule_of(self.run, self._data_root, self.device, as_pixels=True)
+        if split not in found.splits:
+            raise ValueError(f"split={split!r}: this run has none; it has {', '.join(found.splits)}.")
+        return found.splits[split].inputs
+
+    def from_pixels(self, images: Tensor) -> Tensor:
+        """Return what the network takes for images in ``[0, 1]`` of its size; differentiable."""
+        return self.datamodule.preprocess(images)
+
+    def predict(self, images: Any, step: At = "end", split: SplitName = "train") -> pd.DataFrame:
+        """Return what the network says of images: columns ``label``, ``class_name`` and ``probability``.
+
+        Args:
+            images: uint8 ``(n, C, H, W)`` as in the source, which are cropped; or float ``(n, C, H, W)`` in ``[0, 1]``
+                of the network's size; or integers ``(n,)``: examples of ``split`` as the network sees them, by the
+                ``index`` that they have in the source.
+            step: of the network.
+            split: in which integers count.
+        """
+        import pandas as pd
+
+        inputs = self._inputs(images, split)
+        model = self.network(step)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            parts = [model(part).float().softmax(1).max(1) for part in torch.split(inputs, AT_ONCE)]
+        labels = torch.cat([part.indices for part in parts]).cpu().numpy()
+        return pd.DataFrame(
+            {
+                "label": labels,
+                "class_name": np.array(self.class_names, dtype=object)[labels],
+                "probability": torch.cat([part.values for part in parts]).cpu().numpy(),
+            }
+        )
+
+    def _inputs(self, images: Any, split: SplitName) -> Tensor:
+        given = torch.as_tensor(images)
+        shape = self.datamodule.image_shape
+        if given.ndim == 1 and given.dtype in (torch.int64, torch.int32):
+            part = self.datamodule.splits.get(split)
+            if part is None:
+                raise ValueError(f"split={split!r}: this run has none; it has {', '.join(self.splits)}.")
+            places = {index: place for place, index in enumerate(part.index.tolist())}
+            if absent := [index for index in given.tolist() if index not in places]:
+                raise ValueError(f"index={absent[0]}: it is none of the {len(part):,} examples of split={split!r}.")
+            rows = [places[index] for index in given.tolist()]
+            if isinstance(part.inputs, Tensor):
+                return part.inputs[rows]
+            return torch.cat(list(part.inputs.in_parts([slice(row, row + 1) for row in rows])))
+        is_image = given.ndim == 4 and given.shape[1] == shape[0]
+        if (
+            is_image
+            and given.dtype == torch.uint8
+            and all(a >= b for a, b in zip(given.shape[2:], shape[1:], strict=True))
+        ):
+            pixels = center_crop(given.to(self.device), shape[1:]).float() / 255
+        elif is_image and given.is_floating_point() and tuple(given.shape[1:]) == shape:
+            pixels = given.to(self.device).float()
+        else:
+            raise ValueError(
+                f"images: {given.dtype} {tuple(given.shape)} was given. uint8 (n, {shape[0]}, H, W) as in the source, "
+                f"float (n, {', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+            )
+        return self.from_pixels(pixels)
+
+    # What a measure is given.
+
+    def subject(
+        self,
+        step: At = "end",
+        *,
+        name: str = "",
+        memory_mb: float = 1024.0,
+        other: Callable[[], Subject] | None = None,
+    ) -> Subject:
+        """Return what a measure asks about: the network at a step, the data, and what can be made of them."""
+        return Subject(
+            self.network(step),
+            _WhenAsked(lambda: self.splits),
+            self.step(step),
+            seed=int(self.run.seed),
+            name=name,
+            memory_mb=memory_mb,
+            class_names=self.class_names,
+            pixels=self.pixels,
+            from_pixels=self.from_pixels,
+            at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
+            fresh=self.fresh,
+            other=other,
+        )
+
+    # How it is made.
+
+    @contextlib.contextmanager
+    def _building(self) -> Iterator[None]:
+        with own_code.opening(self._code), leaving_all_as_it_is():
+            yield
+
+    @property
+    def _is_closed_form(self) -> bool:
+        with self._building():
+            kind = target_class(self._model_config, "model")
+        return isinstance(kind, type) and issubclass(kind, ClosedForm)
+
+    @cached_property
+    def _model_config(self) -> dict[str, Any]:
+        return dict(acting_config(self.run)["model"])
+
+    def _built(self) -> Classifier:
+        shapes = self._shapes
+        return build(  # type: ignore[no-any-return]
+            self._model_config,
+            "model",
+            image_shape=tuple(shapes["image_shape"]),
+            num_classes=shapes["num_classes"],
+            num_outputs=shapes["num_outputs"],
+        )
+
+    def _solved(self) -> ClosedForm:
+        """Solve once more: what the solution holds of the training set is not kept."""
+        datamodule = self.datamodule
+        torch.manual_seed(int(self.run.seed))
+        model: ClosedForm = build(self._model_config, "model")
+        model.solve_for(datamodule)
+        return model
+
+    def _refuse_closed_form(self, what: str) -> None:
+        if self._is_closed_form:
+            raise ValueError(f"{self.path}: {self.run.model} is solved in closed form, of which there is no {what!r}.")
+
+    @property
+    def _shapes(self) -> dict[str, Any]:
+        """What the network is built for; folders of commit 785b5e0 do not say all of it, and then the data do."""
+        told = {**self.run.facts, **(self.result or {})}
+        names = ("image_shape", "num_classes", "num_outputs")
+        if all(told.get(name) for name in names):
+            return {name: told[name] for name in names}
+        return {name: getattr(self.datamodule, name) for name in names}
+
+    def _weights(self, at: At) -> dict[str, Tensor]:
+        folder = RunFolder(self.path)
+        if self.result is None:
+            saved = self._checkpoint(at)
+            return dict(saved["state_dict"])
+        step = self.step(at)
+        if step == self.step("end"):
+            if not folder.end_weights.exists():
+                raise ValueError(
+                    f"{self.path}: there is no {folder.end_weights.name}, the folder came without weights."
+                )
+            return _read_tensors(folder.end_weights)
+        raise ValueError(
+            f"step={at!r}: {self.path} kept no weights of step {step}; it has those of step {self.step()}."
+        )
+
+    def _checkpoint(self, at: At) -> dict[str, Any]:
+        """Return the latest checkpoint of a run without a result, if that is the step asked for."""
+        for name in ("last.ckpt", "previous.ckpt"):
+            path = RunFolder(self.path).checkpoints / name
+            if path.exists():
+                saved = _read_tensors(path)
+                step = int(saved["global_step"])
+                if at == "last" or str(at) == str(step):
+                    return saved
+                raise ValueError(
+                    f"step={at!r}: {self.path} has no result yet ({self.state}). Its latest checkpoint is of step "
+                    f'{step}: step="last".'
+                )
+        raise ValueError(f"step={at!r}: {self.path} has neither a result nor a checkpoint ({self.state}).")
+
+    def _comes_at_the_end(self) -> str:
+        if self.result is None:
+            return f"is written when a run ends; this one is {self.state}."
+        return "every finished run has: the folder came without it."
+
+
+class _WhenAsked(Mapping[SplitName, Split]):
+    """The splits, of which the data are loaded when one is asked for: some measures look at weights alone."""
+
+    def __init__(self, make: Callable[[], Mapping[SplitName, Split]]) -> None:
+        self._make = make
+
+    def __getitem__(self, name: SplitName) -> Split:
+        return self._make()[name]
+
+    def __iter__(self) -> Iterator[SplitName]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+
+def step_of_run(run: Run, at: At) -> int:
+    """Return the number of steps that ``at`` means in a finished run."""
+    last = int(run.metrics["steps"])
+    end = run.metrics.get("early_stopping_step") or last
+    text = str(at)
+    if text in ("end", "last"):
+        return int(end if text == "end" else last)
+    if text.endswith("ep"):
+        size = run.key("data.batch_size")
+        count = run.num_examples or 0
+        return Timetable(count, count if size == "all" else size).step_at(float(text[:-2]))
+    if text.isdigit() and int(text) <= last:
+        return int(text)
+    raise ValueError(f"step={at!r}: a number from 0 to {last}, epochs such as '1ep', 'end' or 'last' is needed.")
+
+
+@contextlib.contextmanager
+def leaving_all_as_it_is() -> Iterator[None]:
+    """Build something under torch's defaults, and put back the caller's generators and settings afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.inference_mode(mode=False), torch.enable_grad():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    try:
+        file = open_regular(path)
+        if file is not None:
+            with file, zipfile.ZipFile(file) as archive:
+                if broken := archive.testzip():
+                    raise DamagedFileError(f"{path} is damaged (its part {broken} does not match its checksum).")
+            return load_checkpoint(path)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        if isinstance(error, DamagedFileError):
+            raise
+        raise DamagedFileError(f"{path} is damaged ({first_line(str(error))}).") from error
+    raise DamagedFileError(f"{path} is gone.")
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Return the columns of an ``examples.npz``; nothing where there is no file."""
+    file = open_regular(path)
+    if file is None:
+        return None
+    try:
+        with file, np.load(file, allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in stored.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        raise DamagedFileError(f"{path} is damaged ({first_line(str(error))}).") from error
+    count = len(columns["index"]) if "index" in columns else -1
+    if unfit := [name for name, values in columns.items() if values.shape != (count,)]:
+        raise DamagedFileError(f"{path} is damaged ({unfit[0]} is not one value for each example).")
+    return columns
