@@ -92,14 +92,18 @@ def subject_of(
         name = ""
 
     def at(other: At) -> Subject:
-        assert isinstance(other, int)
-        another = network_of(name, seed=100 + other) if name else copy.deepcopy(network)
-        return Subject(another, splits, step=other, **keywords)
+        # An epoch has 10 steps.
+        taken = other if isinstance(other, int) else 10 * int(other.removesuffix("ep"))
+        another = network_of(name, seed=100 + taken) if name else copy.deepcopy(network)
+        return Subject(another, splits, step=taken, **keywords)
+
+    def fresh(draw: int) -> nn.Module:
+        return network_of(name, seed=200 + draw)
 
     splits = {
         "train": split_of(size, 1, share_wrong=share_wrong),
         "validation": split_of(8, 2, share_wrong=share_wrong),
         "test": split_of(11, 3),
     }
-    keywords.setdefault("at", at)
+    keywords = {"at": at, "fresh": fresh, **keywords}
     return Subject(network, splits, step, **keywords)  # type: ignore[arg-type]

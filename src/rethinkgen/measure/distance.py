@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,33 +34,32 @@ def distance(subject: Subject, *, origin: At = 0) -> Findings:
     trained = {name for name, value in subject.network.named_parameters() if value.requires_grad}
     there = state_of(subject.at(origin).network)
     check_same_architecture(here, there, f"origin={origin}")
-    layers = {
-        layer: difference
-        for layer, names in layer_tensors(subject.network).items()
-        if len(difference := _difference(here, there, [name for name in names if name in trained]))
-    }
-    if not layers:
+    if not trained:
         raise ValueError("measure=distance: the network has no weights that are trained. Leave this run out.")
-    everything = torch.cat(list(layers.values()))
-    size = float(torch.cat([there[name].flatten().cpu().double() for name in sorted(trained)]).norm())
+    # Subtracted and summed in float64, as neighbouring steps differ in few digits.
+    moved = {name: here[name].cpu().double() - there[name].cpu().double() for name in sorted(trained)}
+    layers = {
+        layer: [moved[name] for name in names if name in trained]
+        for layer, names in layer_tensors(subject.network).items()
+        if trained.intersection(names)
+    }
+    norm_2, norm_max = norms(list(moved.values()))
+    root_mean_square = norms([there[name] for name in sorted(trained)])[0]
     numbers: dict[str, Number] = {
-        "norm_2": _root_mean_square(everything),
-        "norm_max": float(everything.abs().max()),
-        "relative": float(everything.norm()) / size if size else None,
+        "norm_2": norm_2,
+        "norm_max": norm_max,
+        "relative": norm_2 / root_mean_square if root_mean_square else None,
     }
     table: Table = {
         "layer": list(layers),
-        "num_parameters": [len(difference) for difference in layers.values()],
-        "norm_2": [_root_mean_square(difference) for difference in layers.values()],
-        "norm_max": [float(difference.abs().max()) for difference in layers.values()],
+        "num_parameters": [sum(part.numel() for part in parts) for parts in layers.values()],
+        "norm_2": [norms(parts)[0] for parts in layers.values()],
+        "norm_max": [norms(parts)[1] for parts in layers.values()],
     }
     return Findings(numbers, {"layers": table})
 
 
-def _difference(here: Mapping[str, Tensor], there: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    parts = [(here[name].cpu().double() - there[name].cpu().double()).flatten() for name in names]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
-
-
-def _root_mean_square(values: Tensor) -> float:
-    return float(values.norm()) / math.sqrt(len(values))
+def norms(parts: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the root mean square and the largest size of all numbers in ``parts``."""
+    values = torch.cat([part.cpu().double().flatten() for part in parts])
+    return float(values.norm()) / math.sqrt(len(values)), float(values.abs().max())

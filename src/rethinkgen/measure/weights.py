@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -18,20 +17,19 @@ def state_of(network: nn.Module) -> State:
 
 @contextmanager
 def replaced(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """For a while, these weights and buffers have these values."""
-    own = network.state_dict()
-    saved = {name: own[name].clone() for name in values}
+    """For a while, these weights and buffers have these values.
+
+    Nothing is copied: what stands in the network is put aside, and comes back to the bit.
+    """
+    own = network.state_dict(keep_vars=True)
+    saved = {name: own[name].data for name in values}
     try:
-        _copy(values, own)
+        for name, value in values.items():
+            own[name].data = value.to(saved[name].device)
         yield
     finally:
-        _copy(saved, own)
-
-
-@torch.no_grad()
-def _copy(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        own[name].copy_(value)
+        for name, value in saved.items():
+            own[name].data = value
 
 
 def check_same_architecture(here: Mapping[str, Tensor], there: Mapping[str, Tensor], which: str) -> None:
@@ -58,16 +56,72 @@ def layer_tensors(network: nn.Module) -> dict[str, list[str]]:
     known = network.state_dict().keys()
     found = {}
     for name, module in network.named_modules():
-        prefix = f"{name}." if name else ""
-        own = [key for key, _ in module.named_parameters(prefix.rstrip("."), recurse=False)]
+        start = f"{name}." if name else ""
+        own = [f"{start}{key}" for key, _ in module.named_parameters(recurse=False)]
         if own:
-            buffers = [f"{prefix}{key}" for key, _ in module.named_buffers(recurse=False)]
+            buffers = [f"{start}{key}" for key, _ in module.named_buffers(recurse=False)]
             found[name] = [*own, *(key for key in buffers if key in known)]
-    return dict(zip(_without_common_prefix(list(found)), found.values(), strict=True))
+    start = _start(network)
+    return {name.removeprefix(start): names for name, names in found.items()}
 
 
-def _without_common_prefix(names: list[str]) -> list[str]:
-    parts = [name.split(".") for name in names]
-    while parts and all(len(part) > 1 for part in parts) and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    return [".".join(part) for part in parts]
+def _start(network: nn.Module) -> str:
+    """Return the modules, ``"a.b."``, that all layers are in."""
+    owners = [name for name, module in network.named_modules() if _has_parameters(module, recurse=False)]
+    parts = [name.split(".")[:-1] for name in owners]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len({*level}) > 1:
+            break
+        common.append(f"{level[0]}.")
+    return "".join(common)
+
+
+def block_layers(network: nn.Module) -> dict[str, list[str]]:
+    """Return block -> its layers, as ``layer_tensors`` names them: modules of several layers, but not of all.
+
+    A residual network's stages and blocks, an Inception module and its branches, a convolution with its BatchNorm.
+    """
+    layers = list(layer_tensors(network))
+    start = _start(network)
+    found = {}
+    for name, _ in network.named_modules():
+        inside = [layer for layer in layers if f"{start}{layer}".startswith(f"{name}.")]
+        if 1 < len(inside) < len(layers):
+            found[name.removeprefix(start)] = inside
+    return found
+
+
+def residual_stages(network: nn.Module) -> dict[str, list[str]]:
+    """Return stage -> the layers of all its blocks but the first.
+
+    A stage is an ``nn.Sequential`` of several blocks of one class, which consist of modules themselves.
+    """
+    layers, start = list(layer_tensors(network)), _start(network)
+    found = {}
+    for name, module in network.named_modules():
+        blocks = list(module.named_children())
+        is_alike = len(blocks) > 1 and len({type(block) for _, block in blocks}) == 1
+        if isinstance(module, nn.Sequential) and is_alike and next(blocks[0][1].children(), None):
+            later = tuple(f"{name}.{block}." for block, _ in blocks[1:])
+            found[name.removeprefix(start)] = [layer for layer in layers if f"{start}{layer}".startswith(later)]
+    return {stage: inside for stage, inside in found.items() if inside}
+
+
+def _has_parameters(module: nn.Module, *, recurse: bool) -> bool:
+    return next(module.parameters(recurse), None) is not None
+
+
+def check_untied(network: nn.Module) -> None:
+    """Refuse a network in which two layers share a weight: neither can be replaced alone.
+
+    Raises:
+        ValueError: two do.
+    """
+    first: dict[int, str] = {}
+    for name, value in network.named_parameters(remove_duplicate=False):
+        if (other := first.setdefault(id(value), name)) != name:
+            raise ValueError(
+                f"the network has tied weights: {other} is {name}, so that neither layer can be replaced alone. "
+                "Leave this run out."
+            )
