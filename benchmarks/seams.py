@@ -35,7 +35,7 @@ def imported(root: Path) -> dict[str, ModuleType]:
     sys.path.insert(0, str(root / "src"))
     try:
         found = {}
-        for name in ("data.batches", "data.source", "data.corruption", "model.mlp", "train.loss"):
+        for name in ("data.batches", "data.source", "data.corruption", "model.mlp", "train.loss", "train.histories"):
             try:
                 found[name] = importlib.import_module(f"rethinkgen.{name}")
             except ModuleNotFoundError:
@@ -66,6 +66,9 @@ class Side:
         )
         self.data = modules["data.corruption"].TrueLabels(source, batch_size=BATCH_SIZE, flip=arguments.flip)
         self.block = modules["data.batches"].Block
+        kept = getattr(modules.get("train.histories"), "PresentedExamples", None)
+        self.history = kept() if kept else None
+        """What ``Evaluation`` keeps of each block."""
         self.generator = torch.get_rng_state()
         """Each side has its own, for dropout, though both are in one process."""
         self.seconds: list[float] = []
@@ -95,6 +98,8 @@ class Side:
             yield
             with torch.enable_grad():
                 self.model.training_step(self.data.batches(block), step)
+            if self.history is not None:
+                self.history.update(len(sizes) * (step + 1), self.model.presented)
             yield
             step += 1
 

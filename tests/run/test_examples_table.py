@@ -49,6 +49,21 @@ def test_names_of_all_kinds_are_cells_of_their_own(tmp_path: Path) -> None:
     assert table["first_step_fitted"].isna().tolist() == [False, True, False]
 
 
+def test_what_was_presented_stands_beside_it_where_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "examples.csv"
+    presented = {
+        "presented_times": np.array([4, 4, 3], np.int32),
+        "presented_margin_sum": np.array([-1.5, 1e-9, 12345678], np.float32),
+        "presented_last_step_right": np.array([-1, 0, 30], np.int32),
+    }
+    write_examples(path, data(), EXAMPLES | presented)
+    table = pd.read_csv(path)
+    assert list(table.columns) == [*COLUMNS, *presented]
+    assert table["presented_times"].tolist() == [4, 4, 3]
+    assert table["presented_margin_sum"].tolist() == [-1.5, 1e-9, 12345700]
+    assert table["presented_last_step_right"].isna().tolist() == [True, False, False]
+
+
 def test_images_without_names_and_more_than_a_spreadsheet_opens_have_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,21 +23,23 @@ def write_examples(path: Path, datamodule: CorruptedImages, examples: Mapping[st
     """Write a row for each training example, if its images have names; ``examples`` are the columns of the ``.npz``.
 
     Labels are names of classes; ``first_step_fitted`` is the first evaluated step at which the network predicted the
-    given label, empty where none did. UTF-8 with the mark by which spreadsheets know it.
+    given label, empty where none did; so are steps of ``presented_...``, where these are known. UTF-8 with the mark by
+    which spreadsheets know it.
     """
     name_of = getattr(datamodule.source, "name_of", None)
     if name_of is None or len(examples["index"]) > MOST_ROWS:
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    presented = [name for name in examples if name.startswith("presented_")]
+    writer.writerow([*COLUMNS, *presented])
     names = [name_of("train", position) for position in examples["index"].tolist()]
-    writer.writerows(_rows(names, datamodule.class_names, examples))
+    writer.writerows(_rows(names, datamodule.class_names, examples, presented))
     write_atomically(path, f"\ufeff{text.getvalue()}")
 
 
 def _rows(
-    names: Sequence[str], class_names: Sequence[str], examples: Mapping[str, NDArray[Any]]
+    names: Sequence[str], class_names: Sequence[str], examples: Mapping[str, NDArray[Any]], presented: Sequence[str]
 ) -> Iterator[list[Any]]:
     classes = np.array([csv_cell(name) for name in class_names], dtype=object)
     columns = [
@@ -45,9 +47,21 @@ def _rows(
         map(csv_cell, names),
         classes[examples["original_labels"]],
         classes[examples["labels"]],
-        ["" if step < 0 else step for step in examples["first_step_fitted"].tolist()],
+        _steps(examples["first_step_fitted"]),
         examples["times_forgotten"].tolist(),
-        [f"{loss:.6g}" for loss in examples["final_loss"].tolist()],
+        _numbers(examples["final_loss"]),
     ]
+    for name in presented:
+        kind = _numbers if examples[name].dtype.kind == "f" else _steps
+        columns.append(kind(examples[name]))
     for row in zip(*columns, strict=True):
         yield list(row)
+
+
+def _steps(column: NDArray[Any]) -> list[Any]:
+    """Return whole numbers, of which a negative one says that there is none."""
+    return ["" if step < 0 else step for step in column.tolist()]
+
+
+def _numbers(column: NDArray[Any]) -> list[str]:
+    return [f"{number:.6g}" for number in column.tolist()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -20,8 +19,9 @@ from rethinkgen.collective import sum_over_ranks
 from rethinkgen.data.batches import Batch
 from rethinkgen.data.timetable import Timetable
 from rethinkgen.measure.predict import batch_norms
+from rethinkgen.train.block_record import BlockRecord, block_totals, presented
 from rethinkgen.train.evaluation import Evaluation
-from rethinkgen.train.histories import Step
+from rethinkgen.train.histories import Presented, Step
 from rethinkgen.train.loss import BlockRows, CrossEntropy, Loss, RemembersExamples
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -129,6 +129,8 @@ class Classifier(pl.LightningModule, ABC):
         self.channels_last = check_switch("model.channels_last", channels_last)
         self.steps: list[Step] = []
         """One entry for each optimizer step of the block trained last."""
+        self.presented: Presented | None = None
+        """What the network said of that block's examples; ``None`` where images were mixed, and none stood there."""
         self._loss_state: dict[str, Any] | None = None
         self._hooks: list[RemovableHandle] = []
         if image_shape is not None and num_classes is not None:
@@ -252,28 +254,23 @@ class Classifier(pl.LightningModule, ABC):
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         needs_second_pass = getattr(optimizer, "needs_second_pass", False)
-        losses: list[Tensor] = []
-        are_right: list[Tensor] = []
-        indices: list[Tensor] = []
-        sizes: list[int] = []
-        rates: list[float] = []
+        record = BlockRecord()
         for batch in batches:
             batch = batch if self.mix is None else self.mix(batch, self)
-            loss_sum, is_right = self._backward(batch, optimizer)
-            rates.append(optimizer.param_groups[0]["lr"])
+            loss_sum, logits = self._backward(batch, optimizer)
+            rate = optimizer.param_groups[0]["lr"]
             if needs_second_pass:
                 optimizer.step(functools.partial(self._backward_again, batch, optimizer))
             else:
                 optimizer.step()
             scheduler.step()
-            losses.append(loss_sum)
-            are_right.append(is_right)
-            indices.append(batch.indices)
-            sizes.append(batch.global_size)
-        self.count_steps(len(sizes))
+            record.add(batch, logits, loss_sum, rate)
+        self.count_steps(len(record.sizes))
+        rows = BlockRows(torch.cat(record.indices), record.sizes)
         if isinstance(self.loss, RemembersExamples):
-            self.loss.end_block(BlockRows(torch.cat(indices), sizes))
-        totals = block_totals(losses, are_right)
+            self.loss.end_block(rows)
+        said = record.answers()
+        totals = block_totals(record.loss_sums, said.is_right, [len(part) for part in record.indices])
         if self.trainer.world_size > 1:
             # In which order ranks are added up depends on how many steps a block has, and that on the clock: in float64
             # it makes no difference.
@@ -281,13 +278,15 @@ class Classifier(pl.LightningModule, ABC):
         initial_rate = float(optimizer.param_groups[0]["initial_lr"])
         self.steps = [
             Step(loss_sum, int(num_correct), size, rate, initial_rate)
-            for (loss_sum, num_correct), size, rate in zip(totals.tolist(), sizes, rates, strict=True)
+            for (loss_sum, num_correct), size, rate in zip(totals.tolist(), record.sizes, record.rates, strict=True)
         ]
+        num_examples = self.trainer.datamodule.timetable.num_examples  # type: ignore[attr-defined]
+        self.presented = None if record.is_mixed else presented(rows, record.sizes, said, num_examples)
 
     def _backward(self, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """Compute the gradient of the batch; return its summed loss, and which examples are right ``(n,)``."""
+        """Compute the gradient of the batch; return its summed loss, and the logits ``(n, C)``."""
         loss_sums: list[Tensor] = []
-        are_right: list[Tensor] = []
+        all_logits: list[Tensor] = []
         optimizer.zero_grad()
         # DDP averages gradients over ranks, whose shares of a batch may differ in size: hence the sum, and
         # Lightning's backward, without which ranks drift apart silently.
@@ -302,12 +301,12 @@ class Classifier(pl.LightningModule, ABC):
                 objective = objective + penalty(self, logits, part.labels) * (scale * len(part.labels))
             self.manual_backward(objective)
             loss_sums.append(loss_sum.detach())
-            are_right.append(logits.detach().argmax(1) == part.labels)
+            all_logits.append(logits.detach())
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         if len(loss_sums) == 1:
-            return loss_sums[0], are_right[0]
-        return torch.stack(loss_sums).sum(), torch.cat(are_right)
+            return loss_sums[0], all_logits[0]
+        return torch.stack(loss_sums).sum(), torch.cat(all_logits)
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         losses = self.loss(logits, batch.labels, batch.indices)
@@ -387,15 +386,6 @@ class Classifier(pl.LightningModule, ABC):
 
     def _default_optimizer(self, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
-
-
-def block_totals(losses: list[Tensor], are_right: list[Tensor]) -> Tensor:
-    """Return summed loss and number of right examples of each step: ``(steps, 2)``."""
-    # Once a block, since every small operation costs a small network some percent of its step.
-    ends = list(itertools.accumulate(len(part) for part in are_right))
-    right_so_far = torch.cat(are_right).cumsum(0)[[end - 1 for end in ends]]
-    num_right = right_so_far.diff(prepend=right_so_far.new_zeros(1))
-    return torch.stack([torch.stack(losses).float(), num_right.float()], 1)
 
 
 def goes_by_epochs(schedule: Callable[..., float]) -> bool:

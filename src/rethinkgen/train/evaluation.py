@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -21,6 +22,8 @@ from rethinkgen.train.histories import (
     History,
     Milestones,
     Oracle,
+    Presented,
+    PresentedExamples,
     Rates,
     RunningWindow,
     Seen,
@@ -32,12 +35,16 @@ if TYPE_CHECKING:
     from rethinkgen.data.module import CorruptedImages
     from rethinkgen.data.timetable import Timetable
 
+log = logging.getLogger(__name__)
+
 
 class Trained(Protocol):
     """What a module tells of its training; ``rethinkgen.train.classifier.Classifier`` does."""
 
     steps: list[Step]
     """Of the block trained last"""
+    presented: Presented | None
+    """What was said of the examples of that block; ``None`` where they were not presented as they are, or not noted"""
 
     @property
     def own_metrics(self) -> Mapping[str, float | None]:
@@ -93,6 +100,7 @@ class Evaluation(pl.Callback):
         self.rates = Rates()
         self.milestones = Milestones(self.fit_threshold)
         self.example_history = ExampleHistory()
+        self.presented = PresentedExamples()
         self.best = None if patience is None else Best(patience)
         self.of_steps: dict[str, History[Step]] = {"window": self.window, "rates": self.rates}
         self.of_evaluations: dict[str, History[Seen]] = {
@@ -151,6 +159,10 @@ class Evaluation(pl.Callback):
                 row = self._training_row(step, seen.learning_rate)
             elif step % self.log_every == 0:
                 self._log(trainer, self._training_row(step, seen.learning_rate), step)
+        if model.presented is None:
+            self.presented.miss()
+        else:
+            self.presented.update(last, model.presented)
         if is_due:
             row |= self.evaluate(trainer, pl_module)
             row |= {name: value for name, value in model.own_metrics.items() if value is not None}
@@ -231,12 +243,12 @@ class Evaluation(pl.Callback):
         return f"{budget}; the learning rate fell below 1 % of its start at step {self.rates.exhausted_at}"
 
     def examples(self) -> dict[str, Tensor]:
-        """Return what the histories know of each training example: see ``ExampleHistory.examples``."""
+        """Return what the histories know of each training example: ``examples`` of each says what that is."""
         return {name: values for history in self._histories.values() for name, values in history.examples().items()}
 
     @property
     def _histories(self) -> dict[str, History[Any]]:
-        return {**self.of_steps, **self.of_evaluations}
+        return {**self.of_steps, **self.of_evaluations, "presented": self.presented}
 
     def _should_stop(self) -> bool:
         return (self.until_fit and self.fitted) or (self.best is not None and self.best.is_out_of_patience)
@@ -272,6 +284,12 @@ class Evaluation(pl.Callback):
         for name, state in states.items():
             if (history := self._histories.get(name)) is not None:
                 history.load_state_dict(state)
+        if "presented" not in states:
+            log.warning(
+                "The checkpoint is of a version that did not note what the network said of each training example: "
+                "examples.npz will have no presented_... columns"
+            )
+            self.presented.miss()
 
 
 def diverged(what: str, value: float, step: int, model: Trained) -> TrainingDivergedError:

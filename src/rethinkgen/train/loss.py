@@ -83,9 +83,14 @@ class BlockRows:
             self._places = torch.tensor(places, device=index.device)
             self.index = sum_over_ranks(index.new_zeros(sum(global_sizes)).index_copy_(0, self._places, index))
 
+    def gathered(self, own: Tensor) -> Tensor:
+        """Return by ``index`` what each rank has of its own examples, ``(M, ...)``."""
+        if num_ranks() == 1:
+            return own
+        # Each row is one rank's and zero on the others, so that the sum is exact.
+        return sum_over_ranks(own.new_zeros(len(self.index), *own.shape[1:]).index_copy_(0, self._places, own))
+
     def exchange(self, memory: Tensor) -> None:
         """Write into ``memory (N, ...)`` the rows that other ranks have written of their examples into theirs."""
         if num_ranks() > 1:
-            rows = memory.new_zeros(len(self.index), *memory.shape[1:])
-            rows.index_copy_(0, self._places, memory.index_select(0, self.own))
-            memory.index_copy_(0, self.index, sum_over_ranks(rows))
+            memory.index_copy_(0, self.index, self.gathered(memory.index_select(0, self.own)))
