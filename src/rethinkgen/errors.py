@@ -50,6 +50,10 @@ class RankDiedError(RethinkgenError, RuntimeError):
     """A follower ended before the training did."""
 
 
+class ReplayDiffersError(RethinkgenError, RuntimeError):
+    """A replayed training does not give the numbers that the run's own rows tell."""
+
+
 class JobFailedError(RethinkgenError, RuntimeError):
     """A job ended without a result; its folder says why."""
 

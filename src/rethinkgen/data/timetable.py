@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BatchSize = int | Callable[[int, int], int]
 """Examples in a batch over all devices; or ``(epoch, step) -> `` them, a pure function."""
+
+
+Moment = int | str
+"""A point of the training: after so many steps, ``10ep`` (epochs), ``end`` (the chosen step) or ``last`` (the last)."""
+MOMENTS = "a number of steps, epochs such as 10ep, end (the step that the result is about) or last"
 
 
 class Place(NamedTuple):
@@ -159,3 +165,33 @@ def batch_sizes(num_examples: int, batch_size: int) -> list[int]:
     elif rest > 1:
         sizes.append(rest)
     return sizes
+
+
+def check_moment(key: str, value: Any) -> Moment:
+    """Return a moment as ``step_of`` takes it: a number of steps, also where it came as text, or a word.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if re.fullmatch(r"\d{1,12}", text):
+        return int(text)
+    if re.fullmatch(r"\d{1,12}(\.\d{1,12})?ep|end|last", text):
+        return text
+    raise ValueError(f"{key}={value!r}: {MOMENTS} is needed.")
+
+
+def step_of(moment: Moment, timetable: Timetable, *, end: int, last: int) -> int:
+    """Return after how many steps a moment is; of one beyond the end too: whoever asks says what that means.
+
+    ``end`` is the step that the result is about, ``last`` the one that training ends at.
+
+    Raises:
+        ValueError: it is none.
+    """
+    moment = check_moment("step", moment)
+    if isinstance(moment, int):
+        return moment
+    if moment in ("end", "last"):
+        return end if moment == "end" else last
+    return timetable.step_at(float(moment.removesuffix("ep")))

@@ -102,9 +102,14 @@ def weights_digest(network: nn.Module) -> str:
 
     Not of names, which another version may change, and in no form that could be read as a number.
     """
+    return state_digest(network.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the same of a ``state_dict``."""
     digest = hashlib.sha256()
-    for value in network.state_dict().values():
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for value in state.values():
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256-{digest.hexdigest()[:16]}"
 
 

@@ -30,6 +30,7 @@ from rethinkgen.run.build import PLACES, check_partial, target_of
 from rethinkgen.run.command import install_command
 from rethinkgen.run.declaration import check_declaration
 from rethinkgen.run.identity import Declaration, class_name, declaration, place
+from rethinkgen.run.kept import check_keep, check_within_budget
 from rethinkgen.run.known_keys import ACTS_AT
 
 LARGEST = 1e30
@@ -89,6 +90,8 @@ KEYS: dict[str, Rule] = {
     "log_every": _whole(1, MOST_STEPS),
     "rerun": SWITCH,
     "debug": SWITCH,
+    "keep": Rule(check_keep),
+    "replay": _one_of("exact", "inexact"),
     "threads": _whole(1, 1024).or_else(None),
     "checkpoint_seconds": NOT_NEGATIVE,
     "data.name": TEXT,
@@ -259,6 +262,8 @@ def check(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
     declared = declaration(config)
     check_keys_that_act(config, [key for key in map(key_of, overrides) if not declared.fixes(key)])
     _check_keys(root, declared)
+    if not declared.fixes("max_steps"):
+        check_within_budget(root)
     for key in OBJECTS:
         if not declared.fixes(key):
             _check_object(key, _at(root, key), declared, has_no_rate=root["model"].get("learning_rate") is None)

@@ -37,7 +37,8 @@ from rethinkgen.run.check import key_of
 from rethinkgen.run.declaration import check_regularizers_act, with_fixed
 from rethinkgen.run.examples_table import write_examples
 from rethinkgen.run.folder import RunFolder, now
-from rethinkgen.run.identity import declaration, flatten
+from rethinkgen.run.identity import Declaration, declaration, flatten, takes_steps
+from rethinkgen.run.kept import check_steps
 from rethinkgen.run.metrics_table import MetricsTable
 from rethinkgen.run.probe import (
     check_accelerator,
@@ -59,6 +60,7 @@ from rethinkgen.train.checkpoint import (
 from rethinkgen.train.classifier import Classifier, num_call_arguments
 from rethinkgen.train.distributed import DataParallel, StartedRanks, process_group, sync_batch_norm
 from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.train.kept import KeepsStates
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ class Training:
         self.datamodule = build_datamodule(config.data)
         if config.debug:
             self.datamodule.at_most = trial.num_examples(config.data.batch_size)
-        self.model = self._build_model(config)
+        self.model = build_model(config, self.declared)
         self.evaluation = Evaluation(
             every=config.evaluate_every,
             fit_threshold=config.fit_threshold,
@@ -129,6 +131,9 @@ class Training:
             is_leading=self.ranks.is_leading,
             run_id=identity["run_id"],
         )
+        self.keep = list(config.get("keep") or ()) if takes_steps(identity["config"]) else []
+        self.is_trial = config.debug
+        self.kept = KeepsStates(folder.weights, self.keep, run_id=identity["run_id"], evaluation=self.evaluation)
         self.progress = LiveProgress(folder, self.evaluation, console)
         self.table = MetricsTable(folder.metrics)
         self.loggers: list[Logger] = (
@@ -138,21 +143,6 @@ class Training:
         self.budget = {"max_steps": config.max_steps, "max_epochs": config.max_epochs}
         self.trainer_config = config.trainer
         self.schedule_config = config.schedule
-
-    def _build_model(self, config: DictConfig) -> Classifier:
-        parts = {
-            name: build(config[name], name) for name in ("loss", "optimizer", "schedule") if config[name] is not None
-        }
-        parts |= parts_of_a_step(config.regularizer)
-        model: Classifier = build(config.model, "model", **parts, gradient_clip=config.gradient_clip)
-        if model.own_steps not in (None, declared := self.declared.fixed.get("max_steps")):
-            raise ValueError(
-                f"model.declares: {type(model).__name__} takes {model.own_steps} step(s) whatever the budget, and its "
-                f"file declares max_steps: {declared}. That of a ClosedForm needs declares: closed_form."
-            )
-        if "optimizer" in parts:
-            check_optimizer(parts["optimizer"], config.optimizer)
-        return model
 
     def _tell_inert_keys(self, identity: dict[str, Any]) -> None:
         given = [override for override in identity["overrides"] if self.declared.fixes(key_of(override))]
@@ -178,6 +168,7 @@ class Training:
         timetable = self.datamodule.timetable
         total_steps = total_budget(self.budget, timetable)
         timetable.check(total_steps, self.ranks.size)
+        check_steps([] if self.is_trial else self.keep, timetable, total_steps)
         self.trainer = self._make_trainer(total_steps)
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         self.model.trainer = self.trainer
@@ -239,7 +230,7 @@ class Training:
                 "trainer",
                 max_steps=total_steps,
                 max_epochs=-1,
-                callbacks=[self.progress, self.evaluation, self.checkpoint],
+                callbacks=[self.progress, self.evaluation, self.kept, self.checkpoint],
                 logger=[self.table, *self.loggers] if self.ranks.is_leading else False,
                 strategy=strategy,
                 plugins=plugins,
@@ -372,6 +363,27 @@ def build_datamodule(config: DictConfig, source: Source | None = None) -> Corrup
     source = source or build(config.source, "data.source")
     datamodule: CorruptedImages = build(config.corruption, "data.corruption", source=source, **arguments)
     return datamodule
+
+
+def build_model(config: DictConfig, declared: Declaration) -> Classifier:
+    """Build what is trained, of which the network itself waits for the data.
+
+    Raises:
+        ValueError: a part refuses its values, or the model does not keep what it declares.
+    """
+    parts = {
+        name: build(config[name], name) for name in ("loss", "optimizer", "schedule") if config.get(name) is not None
+    }
+    parts |= parts_of_a_step(config.regularizer)
+    model: Classifier = build(config.model, "model", **parts, gradient_clip=config.get("gradient_clip"))
+    if model.own_steps not in (None, fixed := declared.fixed.get("max_steps")):
+        raise ValueError(
+            f"model.declares: {type(model).__name__} takes {model.own_steps} step(s) whatever the budget, and its "
+            f"file declares max_steps: {fixed}. That of a ClosedForm needs declares: closed_form."
+        )
+    if "optimizer" in parts:
+        check_optimizer(parts["optimizer"], config.optimizer)
+    return model
 
 
 def parts_of_a_step(regularizers: DictConfig) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def shortened(config: dict[str, Any]) -> dict[str, Any]:
     """Return a run's config for a trial: a few steps, a row and a checkpoint as often as can be, and no logger."""
     steps = config["max_steps"]
     return config | {
+        "keep": [0, "end"] if config.get("keep") else [],
         "max_steps": STEPS if steps is None else min(steps, STEPS),
         "max_epochs": None,
         "until_fit": False,

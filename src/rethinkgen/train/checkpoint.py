@@ -225,7 +225,7 @@ def find_checkpoint(folder: Path, run_id: str, weights: Mapping[str, Tensor]) ->
         path = folder / name
         if not os.path.lexists(path):
             continue
-        if (fault := _fault(path)) is not None:
+        if (fault := damage_of(path)) is not None:
             log.warning("%s is damaged (%s) and is not used", path, fault)
             path.rename(path.with_suffix(".damaged"))
         elif isinstance(found := _taken_as_ours(path, run_id, weights), Resumable):
@@ -257,7 +257,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _fault(path: Path) -> str | None:
+def damage_of(path: Path) -> str | None:
+    """Return what is wrong with a file that torch wrote, in words; nothing where its checksums are right."""
     if not path.is_file():  # a FIFO would be waited for
         return "it is no regular file"
     # The zip's own checksums show a flipped bit, which torch.load would let through.
