@@ -26,8 +26,10 @@ def test_every_block_runs_after_those_above_it(
         exec(compile(block, "docs/python.md", "exec"), names)
     run, means, train = names["run"], names["means"], names["train"]
     # Its command and this call are one run, and so is the first of the loop.
-    assert len(rethinkgen.read_runs("multirun/runs")) == 4
+    assert len(rethinkgen.open_sweep("multirun/runs")) == 4
     assert run.metrics["steps"] == 300
+    assert names["wrong"]["is_corrupted"].all()
+    assert len(names["opened"].predict(names["hardest"])) == 4
     assert means["n"].tolist() == [2, 2]
     assert len(train) == 1437
     assert "data.corruption" in capsys.readouterr().out

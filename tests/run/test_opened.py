@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 import torch
 
 import rethinkgen
-from conftest import ROOT, TINY, Command
+from conftest import ROOT, TINY, Command, command_line
+from image_folder import make_image_folder
+from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.fit import evaluate
+from rethinkgen.run.folder import checksum
 from rethinkgen.run.opened import OpenedRun
 
 FORMER = ROOT / "tests/fixtures/785b5e0"
@@ -84,3 +89,176 @@ def test_what_is_the_callers_stays_as_it_is(small_sweep: Path) -> None:
     assert next(network.parameters()).dtype == torch.float32
     assert not next(network.parameters()).is_inference()
     assert_gives_its_numbers_again(run)
+
+
+@pytest.fixture(scope="module")
+def on_own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a folder of images, which its command named by a relative path. To be copied, not changed."""
+    place = tmp_path_factory.mktemp("own")
+    make_image_folder(place / "my_images", size=lambda _: (8, 8))
+    data = ["data=image_folder", "data.root=my_images", "data.crop=null", "data.batch_size=8"]
+    with contextlib.chdir(place):
+        command_line(*TINY, *data, "data.corruption=random_labels", "max_steps=4", "results_dir=multirun")
+    return next(place.glob("multirun/runs/*"))
+
+
+@pytest.fixture
+def moved(on_own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that run beside a copy of its images, and the original gone: as on another machine."""
+    project = shutil.copytree(on_own_images.parents[2], tmp_path / "project")
+    folder = project / on_own_images.relative_to(on_own_images.parents[2])
+    identity = json.loads((folder / "identity.json").read_text())
+    (folder / "identity.json").write_text(json.dumps(identity | {"begun_in": str(tmp_path / "gone")}))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def test_data_are_found_from_any_folder(on_own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other images under the same name where one happens to be are not taken for them.
+    make_image_folder(tmp_path / "my_images", num_train=9, size=lambda _: (8, 8))
+    monkeypatch.chdir(tmp_path)
+    run = rethinkgen.open_run(on_own_images)
+    assert json.loads((on_own_images / "identity.json").read_text())["begun_in"] == str(on_own_images.parents[2])
+    assert_gives_its_numbers_again(run)
+    assert run.examples["path"][0] == "train/class_0/0.png"
+    assert run.images(0).shape == (3, 8, 8)
+    assert run.images([0, 5]).dtype == np.uint8
+    np.testing.assert_allclose(run.images([5]) / 255, run.pixels("train")[5:6], rtol=1e-6)
+
+
+def test_data_that_were_moved_are_found_beside_the_run_or_where_one_says(moved: Path) -> None:
+    assert_gives_its_numbers_again(rethinkgen.open_run(moved))
+    images = moved.parents[2] / "my_images"
+    images.rename(images.with_name("elsewhere"))
+    run = rethinkgen.open_run(moved)
+    assert run.network().num_classes == 4  # needs none
+    with pytest.raises(
+        ValueError, match=r"are not found. Looked at:\n.*my_images: there is no such folder(?s:.*)data_root="
+    ):
+        run.splits  # noqa: B018
+    assert_gives_its_numbers_again(rethinkgen.open_run(moved, data_root=images.with_name("elsewhere")))
+
+
+def test_data_that_have_changed_are_refused(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = moved.parents[2] / "my_images"
+    (images / "train" / "class_0" / "new.png").write_bytes((images / "train" / "class_1" / "0.png").read_bytes())
+    run = rethinkgen.open_run(moved, data_root=images)
+    with pytest.raises(
+        ValueError, match=r"my_images: other data \(image_folder-\w+, and the run was trained on image_folder-"
+    ):
+        run.splits  # noqa: B018
+    monkeypatch.setenv("RETHINKGEN_DATA", str(images))
+    with pytest.raises(ValueError, match="other data"):
+        rethinkgen.open_run(moved).splits  # noqa: B018
+
+
+def test_runs_with_the_same_data_share_them_while_one_lives(small_sweep: Path) -> None:
+    first, second = (rethinkgen.open_run(path) for path in sorted(small_sweep.glob("digits-none-*")))
+    assert first.datamodule.source is second.datamodule.source
+    assert first.datamodule is not second.datamodule  # of another seed
+    again = rethinkgen.open_run(first.path)
+    assert again.datamodule is first.datamodule
+
+
+def test_predictions_of_images_and_of_indices_agree(small_sweep: Path) -> None:
+    run = rethinkgen.open_run(next(small_sweep.glob("*-none-*seed0*")))
+    index = run.splits["train"].index[:7].numpy()
+    of_index = run.predict(index)
+    assert list(of_index.columns) == ["label", "class_name", "probability"]
+    for images in (run.images(index), run.pixels("train")[:7]):
+        of_images = run.predict(images)
+        assert (of_images["label"] == of_index["label"]).all()
+        np.testing.assert_allclose(of_images["probability"], of_index["probability"], rtol=1e-5)
+    logits = run.network()(run.splits["train"].inputs[:7])
+    np.testing.assert_allclose(of_index["probability"], logits.softmax(1).amax(1).detach(), rtol=1e-5)
+    absent = (set(range(1437)) - set(run.splits["train"].index.tolist())).pop()
+    with pytest.raises(ValueError, match=rf"index={absent}: it is none of the 200 examples of split='train'"):
+        run.predict([absent])
+    with pytest.raises(ValueError, match=r"images: torch.float32 \(2, 3, 8, 8\) was given\. uint8 \(n, 1, H, W\)"):
+        run.predict(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"index=1437: whole numbers from 0 to 1436"):
+        run.images(1437)
+
+
+def test_a_run_without_a_result_is_opened_as_far_as_it_is(tmp_path: Path) -> None:
+    interrupted = next(FORMER.glob("runs/*early_stopping*"))
+    run = rethinkgen.open_run(interrupted)
+    assert run.state == "interrupted"
+    assert run.result is None
+    assert run.curves["step"].is_monotonic_increasing
+    saved = torch.load(interrupted / "checkpoints" / "last.ckpt", weights_only=True)
+    network = run.network("last")
+    assert all(torch.equal(value, saved["state_dict"][name]) for name, value in network.state_dict().items())
+    with pytest.raises(ValueError, match=r"step='end': .* has no result yet \(interrupted\)\. Its latest .* step 308"):
+        run.network()
+    with pytest.raises(ValueError, match=r"no examples.npz, which is written when a run ends; this one is interrupted"):
+        run.examples  # noqa: B018
+    failed = tmp_path / "failed-0123456789abcd"
+    failed.mkdir()
+    (failed / "config.yaml").write_text((interrupted / "config.yaml").read_text())
+    (failed / "status.json").write_text('{"state": "failed", "reason": "it diverged"}')
+    run = rethinkgen.open_run(failed)
+    assert "failed, it diverged" in repr(run)
+    assert run.curves.empty
+    with pytest.raises(ValueError, match="neither a result nor a checkpoint"):
+        run.network("last")
+
+
+def test_damaged_weights_are_named(small_sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(next(small_sweep.glob("*-none-*seed0*")), tmp_path / "copy")
+    weights = folder / "weights" / "end.pt"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"weights.end\.pt is damaged"):
+        rethinkgen.open_run(folder).network()
+    torch.save({"weight": torch.zeros(3)}, weights)
+    with pytest.raises(DamagedFileError, match="its weights are not of the network that its config describes"):
+        rethinkgen.open_run(folder).network()
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"the folder came without weights"):
+        rethinkgen.open_run(folder).network()
+
+
+def test_nothing_but_what_a_place_allows_is_built_and_own_code_is_opened_by_the_call(
+    small_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_opened_here.py").write_text("from rethinkgen import MLP\n\nclass Mine(MLP):\n    pass\n")
+    folder = shutil.copytree(next(small_sweep.glob("*-none-*seed0*")), tmp_path / "copy")
+    result = json.loads((folder / "result.json").read_text())
+    for target, message in (
+        ("os.system", "a network .* is wanted here"),
+        ("net_opened_here.Mine", "code=net_opened_here"),
+    ):
+        result["config"]["model"]["_target_"] = target
+        result.pop("checksum", None)
+        (folder / "result.json").write_text(json.dumps(result | {"checksum": checksum(result)}))
+        with pytest.raises(ValueError, match=message):
+            rethinkgen.open_run(folder).network()
+    assert type(rethinkgen.open_run(folder, code="net_opened_here").network()).__name__ == "Mine"
+
+
+def test_a_wrong_path_says_what_is_there_instead(small_sweep: Path) -> None:
+    run = next(small_sweep.glob("*-none-*seed0*"))
+    with pytest.raises(ValueError, match=rf"seed0: no run\. Runs in .*: {run.name}, .* and 1 more"):
+        rethinkgen.open_run(str(run).rpartition("-")[0])
+    with pytest.raises(
+        ValueError, match=r"it is the folder of a sweep, which open_sweep\('.*small'\) reads whole\. Runs"
+    ):
+        rethinkgen.open_run(small_sweep)
+    with pytest.raises(ValueError, match=r"result.json: it is a file of a run\. Give the run's folder"):
+        rethinkgen.open_run(run / "result.json")
+    with pytest.raises(ValueError, match=r"there is no such folder.*There are: .*small"):
+        rethinkgen.open_run(small_sweep.with_name("smal"))
+
+
+def test_pixels_have_a_finite_gradient_even_where_an_image_is_constant(small_sweep: Path) -> None:
+    run = rethinkgen.open_run(next(small_sweep.glob("*-none-*seed0*")))
+    pixels = run.pixels("test")[:3].clone()
+    pixels[0] = 0.5
+    pixels.requires_grad_()
+    run.from_pixels(pixels).square().sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.isfinite().all()

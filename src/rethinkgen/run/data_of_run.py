@@ -5,6 +5,7 @@ Other data than those that a run was trained on are never looked at: their finge
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -14,13 +15,11 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from omegaconf import OmegaConf
 
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Images, Source
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.run.build import build
-from rethinkgen.run.declaration import with_fixed
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import content_of_file, declaration, named_files, place
 from rethinkgen.run.run import Run
@@ -29,11 +28,6 @@ from rethinkgen.run.training import build_datamodule
 VARIABLE = "RETHINKGEN_DATA"
 MOST_PARENTS = 4
 """Of a run's folder, in which its data may lie: ``data`` beside ``multirun`` is two above the sweep's."""
-WITHOUT_PREPROCESSING = {
-    "preprocessing": "none",
-    # They would keep a second copy of the images, and change none of the splits.
-    **{"random_crop": False, "flip": False, "rotation": 0.0, "color_jitter": False, "mixup": 0.0},
-}
 
 OPTIONS_BEFORE = ("model.label_smoothing",)
 """Of configs of commit 785b5e0: what is an option of the loss today, and makes no other network."""
@@ -66,25 +60,27 @@ _datamodules: WeakValueDictionary[str, CorruptedImages] = WeakValueDictionary()
 
 
 def datamodule_of(
-    run: Run, data_root: str | Path | None, device: torch.device, *, as_pixels: bool = False
+    run: Run, config: dict[str, Any], data_root: str | Path | None, device: torch.device
 ) -> CorruptedImages:
     """Return the data of a run on ``device``, set up; the same object for all runs that have the same, while it lives.
 
-    ``as_pixels``: cropped and corrupted as the run has them, but before the preprocessing.
+    Args:
+        run: whose they are.
+        config: the ``data`` node of its ``acting_config``.
+        data_root: where they lie, if the caller knows.
+        device: where they are wanted.
 
     Raises:
         ValueError: they are not found, or are not what the run was trained on.
     """
-    config = acting_config(run)["data"]
+    config = copy.deepcopy(config)
     if not isinstance(config.get("source"), dict) or not isinstance(config.get("corruption"), dict):
         raise ValueError(f"{run.path}: its config names no source of images, or no corruption.")
     _point_to_files(config, run)
     source = _source_of(run, config["source"], data_root)
-    if as_pixels:
-        config |= {name: value for name, value in WITHOUT_PREPROCESSING.items() if name in config}
     key = json.dumps([config, id(source), str(device)], sort_keys=True)
     if (datamodule := _datamodules.get(key)) is None:
-        datamodule = build_datamodule(OmegaConf.create(config), source)
+        datamodule = build_datamodule(config, source)
         datamodule.setup()
         datamodule.move(device)
         _datamodules[key] = datamodule
@@ -101,12 +97,15 @@ def acting_config(run: Run) -> dict[str, Any]:
         raise ValueError(
             f"{run.path}: nothing tells what it is a run of: neither config.yaml nor result.json is there."
         )
-    acting = with_fixed(OmegaConf.create(run.config), declaration(run.config))
+    acting = copy.deepcopy(run.config)
+    for dotted, value in declaration(run.config).fixed.items():
+        node, name = place(acting, dotted)
+        if name in node:
+            node[name] = value
     for dotted in OPTIONS_BEFORE:
-        node, _, name = dotted.partition(".")
-        acting[node].pop(name, None)
-    told: Any = OmegaConf.to_container(acting)
-    return dict(told)
+        node, name = place(acting, dotted)
+        node.pop(name, None)
+    return acting
 
 
 def _source_of(run: Run, node: dict[str, Any], data_root: str | Path | None) -> LoadedSource:

@@ -49,6 +49,11 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Images that are predicted at once."""
+BEFORE_PREPROCESSING = {
+    "preprocessing": "none",
+    # They would keep a second copy of the images, and change none of the splits.
+    **{"random_crop": False, "flip": False, "rotation": 0.0, "color_jitter": False, "mixup": 0.0},
+}
 
 
 def open_run(
@@ -98,11 +103,6 @@ class OpenedRun:
 
     @property
     def path(self) -> Path:
-        """Its folder."""
-        return self.run.path
-
-    @property
-    def folder(self) -> Path:
         """Its folder."""
         return self.run.path
 
@@ -213,7 +213,7 @@ class OpenedRun:
             ValueError: they are not found, or are not what the run was trained on.
         """
         with self._building():
-            return datamodule_of(self.run, self._data_root, self.device)
+            return datamodule_of(self.run, self._acting["data"], self._data_root, self.device)
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
@@ -247,7 +247,7 @@ class OpenedRun:
     def pixels(self, split: SplitName = "train") -> Any:
         """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing."""
         with self._building():
-            found = datamodule_of(self.run, self._data_root, self.device, as_pixels=True)
+            found = datamodule_of(self.run, self._acting["data"] | BEFORE_PREPROCESSING, self._data_root, self.device)
         if split not in found.splits:
             raise ValueError(f"split={split!r}: this run has none; it has {', '.join(found.splits)}.")
         return found.splits[split].inputs
@@ -344,20 +344,20 @@ class OpenedRun:
         with own_code.opening(self._code), leaving_all_as_it_is():
             yield
 
-    @property
+    @cached_property
     def _is_closed_form(self) -> bool:
         with self._building():
-            kind = target_class(self._model_config, "model")
+            kind = target_class(self._acting["model"], "model")
         return isinstance(kind, type) and issubclass(kind, ClosedForm)
 
     @cached_property
-    def _model_config(self) -> dict[str, Any]:
-        return dict(acting_config(self.run)["model"])
+    def _acting(self) -> dict[str, Any]:
+        return acting_config(self.run)
 
     def _built(self) -> Classifier:
         shapes = self._shapes
         return build(  # type: ignore[no-any-return]
-            self._model_config,
+            self._acting["model"],
             "model",
             image_shape=tuple(shapes["image_shape"]),
             num_classes=shapes["num_classes"],
@@ -368,7 +368,7 @@ class OpenedRun:
         """Solve once more: what the solution holds of the training set is not kept."""
         datamodule = self.datamodule
         torch.manual_seed(int(self.run.seed))
-        model: ClosedForm = build(self._model_config, "model")
+        model: ClosedForm = build(self._acting["model"], "model")
         model.solve_for(datamodule)
         return model
 

@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -355,13 +356,13 @@ def build_logger(config: DictConfig, folder: Path) -> Logger:
     return logger
 
 
-def build_datamodule(config: DictConfig, source: Source | None = None) -> CorruptedImages:
+def build_datamodule(config: Mapping[Any, Any], source: Source | None = None) -> CorruptedImages:
     """Build the corrupted images of the ``data`` node, around the ``source`` that it names or one that is given."""
     arguments = {
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
-    source = source or build(config.source, "data.source")
-    datamodule: CorruptedImages = build(config.corruption, "data.corruption", source=source, **arguments)
+    source = source or build(config["source"], "data.source")
+    datamodule: CorruptedImages = build(config["corruption"], "data.corruption", source=source, **arguments)
     return datamodule
 
 
