@@ -282,7 +282,7 @@ class OpenedRun:
         )
 
     def _inputs(self, images: Any, split: SplitName) -> Tensor:
-        given = torch.as_tensor(images)
+        given = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))  # of what may be read only
         shape = self.datamodule.image_shape
         if given.ndim == 1 and given.dtype in (torch.int64, torch.int32):
             part = self.datamodule.splits.get(split)
