@@ -15,7 +15,6 @@ import torch
 import rethinkgen
 from conftest import ROOT, TINY, Command, command_line
 from image_folder import make_image_folder
-from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.fit import evaluate
 from rethinkgen.run.folder import checksum
 from rethinkgen.run.opened import OpenedRun
@@ -190,7 +189,7 @@ def test_a_run_without_a_result_is_opened_as_far_as_it_is(tmp_path: Path) -> Non
     saved = torch.load(interrupted / "checkpoints" / "last.ckpt", weights_only=True)
     network = run.network("last")
     assert all(torch.equal(value, saved["state_dict"][name]) for name, value in network.state_dict().items())
-    with pytest.raises(ValueError, match=r"step='end': .* has no result yet \(interrupted\)\. Its latest .* step 308"):
+    with pytest.raises(ValueError, match=r"step='end': .* is not finished; .* step='last'"):
         run.network()
     with pytest.raises(ValueError, match=r"no examples.npz, which is written when a run ends; this one is interrupted"):
         run.examples  # noqa: B018
@@ -201,24 +200,53 @@ def test_a_run_without_a_result_is_opened_as_far_as_it_is(tmp_path: Path) -> Non
     run = rethinkgen.open_run(failed)
     assert "failed, it diverged" in repr(run)
     assert run.curves.empty
-    with pytest.raises(ValueError, match="neither a result nor a checkpoint"):
-        run.network("last")
+    assert run.step("last") == 0
+    with pytest.raises(ValueError, match="step=1: failed-0123456789abcd has trained 0 steps"):
+        run.network(1)
 
 
-def test_damaged_weights_are_named(small_sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["flipped bit", "another network", "gone"])
+def test_weights_that_are_no_good_are_had_again_by_a_replay(small_sweep: Path, tmp_path: Path, damage: str) -> None:
     folder = shutil.copytree(next(small_sweep.glob("*-none-*seed0*")), tmp_path / "copy")
     weights = folder / "weights" / "end.pt"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"weights.end\.pt is damaged"):
-        rethinkgen.open_run(folder).network()
-    torch.save({"weight": torch.zeros(3)}, weights)
-    with pytest.raises(DamagedFileError, match="its weights are not of the network that its config describes"):
-        rethinkgen.open_run(folder).network()
-    weights.unlink()
-    with pytest.raises(ValueError, match=r"the folder came without weights"):
-        rethinkgen.open_run(folder).network()
+    if damage == "another network":
+        torch.save({"weight": torch.zeros(3)}, weights)
+    elif damage == "gone":
+        weights.unlink()
+    told: list[str] = []
+    run = rethinkgen.open_run(folder, tell=told.append)
+    assert_gives_its_numbers_again(run)
+    run.network("last")
+    passed_over = [line for line in told if line.endswith("It is passed over.")]
+    assert len(passed_over) == (damage != "gone")
+    assert [line for line in told if line.startswith("Replaying 40 steps")] == told[len(passed_over) :]
+    assert len(told) == len(passed_over) + 1  # once, whatever is asked of that step
+
+
+def test_any_step_can_be_looked_at(small_sweep: Path) -> None:
+    told: list[str] = []
+    run = rethinkgen.open_run(next(small_sweep.glob("*random_labels*seed1*")), tell=told.append)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    run.replay([14, "1ep", "end"])
+    assert len([line for line in told if line.startswith("Replaying")]) == 1
+    rows = run.curves.dropna(subset=["fit/loss"]).set_index("step")
+    for step in ("1ep", 14, 40):
+        network = run.network(step)
+        if run.step(step) in rows.index:
+            assert evaluate(network, run.splits).metrics["fit/loss"] == rows.loc[run.step(step), "fit/loss"]
+    assert len([line for line in told if line.startswith("Replaying")]) == 1
+    assert run.subject(14).at("1ep").step == run.step("1ep") == 2
+    before = {name: value.clone() for name, value in run.network(2).state_dict().items()}
+    for step in run.subject("1ep").training(2, 3):
+        assert all(torch.equal(before[name], value) for name, value in step.state.items())
+        assert (step.step, len(step.batch.labels), step.momentum) == (2, 128, 0.9)
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(ValueError, match="has trained 40 steps; that is step 41"):
+        run.network(41)
 
 
 def test_nothing_but_what_a_place_allows_is_built_and_own_code_is_opened_by_the_call(

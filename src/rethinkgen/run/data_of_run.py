@@ -21,16 +21,13 @@ from rethinkgen.data.source import Images, Source
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
-from rethinkgen.run.identity import content_of_file, declaration, named_files, place
+from rethinkgen.run.identity import content_of_file, named_files, place
 from rethinkgen.run.run import Run
 from rethinkgen.run.training import build_datamodule
 
 VARIABLE = "RETHINKGEN_DATA"
 MOST_PARENTS = 4
 """Of a run's folder, in which its data may lie: ``data`` beside ``multirun`` is two above the sweep's."""
-
-OPTIONS_BEFORE = ("model.label_smoothing",)
-"""Of configs of commit 785b5e0: what is an option of the loss today, and makes no other network."""
 
 
 class LoadedSource:
@@ -66,7 +63,7 @@ def datamodule_of(
 
     Args:
         run: whose they are.
-        config: the ``data`` node of its ``acting_config``.
+        config: the ``data`` node of its config as it acts.
         data_root: where they lie, if the caller knows.
         device: where they are wanted.
 
@@ -85,27 +82,6 @@ def datamodule_of(
         datamodule.move(device)
         _datamodules[key] = datamodule
     return datamodule
-
-
-def acting_config(run: Run) -> dict[str, Any]:
-    """Return a copy of a run's config as it acts: with what its model declares in place of what was given.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not all(isinstance(run.config.get(node), dict) for node in ("data", "model")):
-        raise ValueError(
-            f"{run.path}: nothing tells what it is a run of: neither config.yaml nor result.json is there."
-        )
-    acting = copy.deepcopy(run.config)
-    for dotted, value in declaration(run.config).fixed.items():
-        node, name = place(acting, dotted)
-        if name in node:
-            node[name] = value
-    for dotted in OPTIONS_BEFORE:
-        node, name = place(acting, dotted)
-        node.pop(name, None)
-    return acting
 
 
 def _source_of(run: Run, node: dict[str, Any], data_root: str | Path | None) -> LoadedSource:

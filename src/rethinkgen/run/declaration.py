@@ -5,12 +5,13 @@ A declaration cannot lie: what it fixes is what the run is given, whatever its c
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rethinkgen.run.identity import Declaration, class_name, flatten, place, rules
+from rethinkgen.run.identity import Declaration, class_name, declaration, flatten, place, rules
 
 FIXABLE = (
     *("max_steps", "max_epochs", "until_fit", "evaluate_every", "log_every", "gradient_clip"),
@@ -87,6 +88,28 @@ def check_regularizers_act(declared: Declaration, identity: dict[str, Any]) -> N
         f"regularizer=[{', '.join(inert)}]: {chosen['model']} is {declared.how}, where these do not act: "
         f"set regularizer=[{','.join(others)}].{instead}"
     )
+
+
+def acting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run that is over as it acted, in the words of today.
+
+    With what its model declares in place of what was given; and what is an option of the loss today was one of the
+    network in configs of commit 785b5e0.
+
+    Raises:
+        ValueError: it is the config of no run.
+    """
+    told = copy.deepcopy(dict(config))
+    if absent := [node for node in ("data", "model") if not isinstance(told.get(node), dict)]:
+        raise ValueError(f"{absent[0]}: nothing tells it of this run: neither config.yaml nor result.json has it.")
+    for key, value in declaration(told).fixed.items():
+        node, name = place(told, key)
+        if name in node:
+            node[name] = value
+    smoothing = told["model"].pop("label_smoothing", None)
+    if smoothing and "loss" not in told:
+        told["loss"] = {"_target_": "rethinkgen.train.loss.CrossEntropy", "label_smoothing": smoothing}
+    return told
 
 
 def with_fixed(config: DictConfig, declared: Declaration) -> DictConfig:

@@ -91,8 +91,9 @@ def step_of_run(run: Run, moment: Moment) -> int:
     last, end = last_step(run), end_step(run)
     if moment == "end" and end is None:
         raise ValueError(f"step='end': {run.path.name} is not finished; its last known step is {last}, step='last'.")
-    timetable = None if isinstance(moment, int) else timetable_of(run)
-    if timetable is None and isinstance(moment, str) and moment.endswith("ep"):
+    in_epochs = isinstance(moment, str) and moment.endswith("ep")
+    timetable = timetable_of(run) if in_epochs else None
+    if timetable is None and in_epochs:
         raise ValueError(f"step={moment!r}: the files of {run.path.name} do not tell how long an epoch is. Give steps.")
     words = timetable or Timetable(1, 1)
     step = step_of(moment, words, end=last if end is None else end, last=last)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import random
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -31,17 +29,20 @@ from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
 from rethinkgen.data.source import Images
-from rethinkgen.data.timetable import Timetable
 from rethinkgen.errors import DamagedFileError
-from rethinkgen.measure.subject import At, Subject
+from rethinkgen.measure.subject import At, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.received import open_regular
 from rethinkgen.run import own_code
 from rethinkgen.run.build import build, target_class
-from rethinkgen.run.data_of_run import acting_config, datamodule_of
+from rethinkgen.run.data_of_run import datamodule_of
+from rethinkgen.run.declaration import acting
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.kept import step_of_run
+from rethinkgen.run.replay import states, weights_along, weights_at
+from rethinkgen.run.retraining import leaving_generators
 from rethinkgen.run.run import Run, open_one
-from rethinkgen.train.checkpoint import load_checkpoint
+from rethinkgen.train.checkpoint import damage_of, load_checkpoint
 from rethinkgen.train.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def open_run(
     data_root: str | Path | None = None,
     device: str | torch.device = "cpu",
     code: str | Sequence[str] = (),
+    inexact: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> OpenedRun:
     """Open the run in a folder, however far it is: finished, running, stopped or failed, of any version.
 
@@ -70,15 +73,20 @@ def open_run(
         data_root: where its data lie today; by default it is looked for where they lay, then at ``RETHINKGEN_DATA``.
         device: of networks and data.
         code: packages of one's own that its config may name, as ``code=`` of ``train.py``.
+        inexact: whether a replay goes on where the run's own rows tell other numbers.
+        tell: is given what a replay will cost, before it begins, and what stands out on the way.
 
     Raises:
         ValueError: there is no run; the message says what is there instead.
     """
+    names = [code] if isinstance(code, str) else list(code)
     return OpenedRun(
         open_one(Path(path).expanduser()),
-        data_root,
-        torch.device(device),
-        [code] if isinstance(code, str) else list(code),
+        data_root=data_root,
+        device=torch.device(device),
+        code=names,
+        inexact=inexact,
+        tell=tell,
     )
 
 
@@ -89,11 +97,26 @@ class OpenedRun:
         run: what the small files of its folder say.
     """
 
-    def __init__(self, run: Run, data_root: str | Path | None, device: torch.device, code: Sequence[str]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        data_root: str | Path | None,
+        device: torch.device,
+        code: Sequence[str],
+        inexact: bool,
+        tell: Callable[[str], None],
+    ) -> None:
         self.run = run
         self.device = device
         self._data_root = data_root
         self._code = list(code)
+        self._inexact = inexact
+        self._tell = tell
+        self._replayed: dict[int, dict[str, Tensor]] = {}
+        """By step, what ``replay`` was asked for."""
+        self._latest: dict[int, dict[str, Tensor]] = {}
+        """Of the step that was asked for last: several measures ask for the same."""
 
     def __repr__(self) -> str:
         numbers = [f"{name}={self.metrics[name]:.4g}" for name in ("fit/accuracy", "test/accuracy") if self.metrics]
@@ -165,23 +188,28 @@ class OpenedRun:
     def step(self, at: At = "end") -> int:
         """Return how many steps had been taken at ``"end"`` (the chosen step), ``"last"``, ``300`` or ``"10ep"``.
 
+        Of a run without a result ``"last"`` is the step of its latest checkpoint, from which the same command goes on.
+
         Raises:
             ValueError: it is no step of this run.
         """
+        if self.result is None and at == "last" and self._checkpoint is not None:
+            return int(self._checkpoint["global_step"])
         return step_of_run(self.run, at)
 
     def network(self, step: At = "end") -> Classifier:
         """Return the network that the run had at a step, a new one each time: in evaluation mode, in float32.
 
-        It needs no data, but for what is solved in closed form, which is solved again. ``"end"`` is the network that
-        the metrics are about: with early stopping the best. Of a run without a result ``"last"`` is its latest
-        checkpoint.
+        ``"end"`` is the one that the metrics are about: with early stopping the best. Weights that were not kept are
+        had by training up to there once more, from the nearest state that was, once more to the bit. It needs no data,
+        but for that, and for what is solved in closed form, which is solved again.
 
         Raises:
-            ValueError: it has no such step, or no weights of it were kept.
-            DamagedFileError: they cannot be read.
+            ValueError: it has no such step, or it cannot be had.
+            ReplayDiffersError: the run's own rows tell other numbers than the replay.
+            DamagedFileError: its weights are not of its network.
         """
-        weights = self._weights(step)
+        weights = self._weights(self.step(step))
         with self._building():
             model = self._solved() if self._is_closed_form else self._built()
         try:
@@ -189,11 +217,44 @@ class OpenedRun:
         except (RuntimeError, TypeError) as error:
             raise DamagedFileError(
                 f"{self.path}: its weights are not of the network that its config describes "
-                f"({first_line(str(error).replace(chr(10), ' '))})."
+                f"({first_line(' '.join(str(error).split()))})."
             ) from error
         if not self._is_closed_form:  # these may need their float64
             model = model.float()
         return model.eval().to(self.device)
+
+    def replay(self, steps: Sequence[At]) -> None:
+        """Have ``network`` find the weights at these steps, all in one pass where they must be trained up to."""
+        with self._building():
+            told = weights_along(self, [self.step(step) for step in steps], inexact=self._inexact, tell=self._tell)
+            self._replayed = dict(told)
+
+    def _weights(self, step: int) -> dict[str, Tensor]:
+        if (at_hand := self._replayed.get(step) or self._latest.get(step)) is not None:
+            return at_hand
+        saved = self._checkpoint if self.result is None else None
+        if saved is not None and step == int(saved["global_step"]):
+            return dict(saved["state_dict"])
+        with self._building():
+            weights = weights_at(self, step, inexact=self._inexact, tell=self._tell)
+        self._latest = {step: weights}
+        return weights
+
+    @cached_property
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """The latest whole one of a run without a result, from which the same command would go on."""
+        for name in ("last.ckpt", "previous.ckpt"):
+            path = RunFolder(self.path).checkpoints / name
+            if not path.exists():
+                continue
+            if (fault := damage_of(path)) is not None:
+                self._tell(f"{path} is damaged ({fault}). It is passed over.")
+                continue
+            saved = load_checkpoint(path)
+            if saved.get("run_id", self.run_id) == self.run_id:
+                return saved
+            self._tell(f"{path} is of the run {saved['run_id']}. It is passed over.")
+        return None
 
     def fresh(self, draw: int) -> Classifier:
         """Return a network of the same architecture with initial weights of its own, the same for the same ``draw``."""
@@ -202,6 +263,16 @@ class OpenedRun:
             own = generator("fresh", int(self.run.seed), "network", draw)
             torch.manual_seed(int(own.integers(2**63)))
             return self._built().float().eval().to(self.device)
+
+    def training(self, first: At, last: At) -> Iterator[TrainingStep]:
+        """Take the optimizer steps ``first`` to ``last - 1`` of its training once more.
+
+        Raises:
+            ValueError: it has no such steps, or cannot be replayed.
+            ReplayDiffersError: its own rows tell other numbers.
+        """
+        with own_code.opening(self._code):
+            yield from states(self, self.step(first), self.step(last), inexact=self._inexact, tell=self._tell)
 
     # Its data.
 
@@ -334,6 +405,7 @@ class OpenedRun:
             from_pixels=self.from_pixels,
             at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
             fresh=self.fresh,
+            training=self.training,
             other=other,
         )
 
@@ -352,7 +424,7 @@ class OpenedRun:
 
     @cached_property
     def _acting(self) -> dict[str, Any]:
-        return acting_config(self.run)
+        return acting(self.run.config)
 
     def _built(self) -> Classifier:
         shapes = self._shapes
@@ -385,37 +457,6 @@ class OpenedRun:
             return {name: told[name] for name in names}
         return {name: getattr(self.datamodule, name) for name in names}
 
-    def _weights(self, at: At) -> dict[str, Tensor]:
-        folder = RunFolder(self.path)
-        if self.result is None:
-            saved = self._checkpoint(at)
-            return dict(saved["state_dict"])
-        step = self.step(at)
-        if step == self.step("end"):
-            if not folder.end_weights.exists():
-                raise ValueError(
-                    f"{self.path}: there is no {folder.end_weights.name}, the folder came without weights."
-                )
-            return _read_tensors(folder.end_weights)
-        raise ValueError(
-            f"step={at!r}: {self.path} kept no weights of step {step}; it has those of step {self.step()}."
-        )
-
-    def _checkpoint(self, at: At) -> dict[str, Any]:
-        """Return the latest checkpoint of a run without a result, if that is the step asked for."""
-        for name in ("last.ckpt", "previous.ckpt"):
-            path = RunFolder(self.path).checkpoints / name
-            if path.exists():
-                saved = _read_tensors(path)
-                step = int(saved["global_step"])
-                if at == "last" or str(at) == str(step):
-                    return saved
-                raise ValueError(
-                    f"step={at!r}: {self.path} has no result yet ({self.state}). Its latest checkpoint is of step "
-                    f'{step}: step="last".'
-                )
-        raise ValueError(f"step={at!r}: {self.path} has neither a result nor a checkpoint ({self.state}).")
-
     def _comes_at_the_end(self) -> str:
         if self.result is None:
             return f"is written when a run ends; this one is {self.state}."
@@ -438,53 +479,17 @@ class _WhenAsked(Mapping[SplitName, Split]):
         return len(self._make())
 
 
-def step_of_run(run: Run, at: At) -> int:
-    """Return the number of steps that ``at`` means in a finished run."""
-    last = int(run.metrics["steps"])
-    end = run.metrics.get("early_stopping_step") or last
-    text = str(at)
-    if text in ("end", "last"):
-        return int(end if text == "end" else last)
-    if text.endswith("ep"):
-        size = run.key("data.batch_size")
-        count = run.num_examples or 0
-        return Timetable(count, count if size == "all" else size).step_at(float(text[:-2]))
-    if text.isdigit() and int(text) <= last:
-        return int(text)
-    raise ValueError(f"step={at!r}: a number from 0 to {last}, epochs such as '1ep', 'end' or 'last' is needed.")
-
-
 @contextlib.contextmanager
 def leaving_all_as_it_is() -> Iterator[None]:
     """Build something under torch's defaults, and put back the caller's generators and settings afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"), torch.inference_mode(mode=False), torch.enable_grad():
+    dtype = torch.get_default_dtype()
+    on_cpu = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with leaving_generators(), on_cpu, torch.inference_mode(mode=False), torch.enable_grad():
+        torch.set_default_dtype(torch.float32)
+        try:
             yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        torch.set_default_dtype(dtype)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-
-
-def _read_tensors(path: Path) -> dict[str, Any]:
-    try:
-        file = open_regular(path)
-        if file is not None:
-            with file, zipfile.ZipFile(file) as archive:
-                if broken := archive.testzip():
-                    raise DamagedFileError(f"{path} is damaged (its part {broken} does not match its checksum).")
-            return load_checkpoint(path)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        if isinstance(error, DamagedFileError):
-            raise
-        raise DamagedFileError(f"{path} is damaged ({first_line(str(error))}).") from error
-    raise DamagedFileError(f"{path} is gone.")
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]] | None:

@@ -21,7 +21,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rethinkgen.data.batches import Batch, Block, Blocks
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.run.build import build
-from rethinkgen.run.declaration import with_fixed
+from rethinkgen.run.declaration import acting
 from rethinkgen.run.identity import declaration
 from rethinkgen.run.probe import check_parts_of_a_step
 from rethinkgen.run.ranks import Ranks
@@ -120,7 +120,7 @@ class Retraining:
 
 def acting_config(run: Run) -> DictConfig:
     """Return the config by which the run was trained."""
-    return with_fixed(OmegaConf.create(run.config), declaration(run.config))
+    return OmegaConf.create(acting(run.config))
 
 
 def initial_model(config: DictConfig, datamodule: CorruptedImages) -> Classifier:
