@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
@@ -15,6 +15,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from rethinkgen.sweep.jobs import Job
+
+if TYPE_CHECKING:
+    from rethinkgen.sweep.resources import Resources
 
 
 @dataclass
@@ -64,13 +67,31 @@ class PoolLauncher(Launcher):
         jobs = plan_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
+    def check_jobs(self, jobs: Sequence[Job]) -> None:
+        """Refuse what is no setting of this launcher.
+
+        Raises:
+            ValueError: a value is not allowed.
+        """
+        from rethinkgen.checks import check_positive
+
+        if self.timeout_min is not None:
+            check_positive("hydra.launcher.timeout_min", self.timeout_min)
+        self._resources(jobs)
+
+    def _resources(self, jobs: Sequence[Job]) -> Resources:
+        from rethinkgen.run.ranks import wants_gpu
+        from rethinkgen.sweep.resources import Resources
+
+        uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
+        return Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
+
     def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
         """Run planned ``jobs``, which are what is missing of ``whole_sweep``.
 
         Raises:
             StoppedError: a signal stopped the sweep; each job has saved.
         """
-        from rethinkgen.checks import check_positive
         from rethinkgen.console import say
         from rethinkgen.errors import StoppedError
         from rethinkgen.machine import SAFE_PATH
@@ -80,13 +101,11 @@ class PoolLauncher(Launcher):
         from rethinkgen.sweep.child import Command, run_in_child
         from rethinkgen.sweep.grid import job_returns
         from rethinkgen.sweep.pool import Pool, make_process
-        from rethinkgen.sweep.resources import Resources, Share
+        from rethinkgen.sweep.resources import Share
         from rethinkgen.sweep.view import watching
 
-        if self.timeout_min is not None:
-            check_positive("hydra.launcher.timeout_min", self.timeout_min)
-        uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
-        resources = Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
+        self.check_jobs(jobs)
+        resources = self._resources(jobs)
         needs = {id(job.cell.needs): job.cell.needs for job in jobs if job.cell}.values()
         on_cpu = [each for each in needs if not (resources.gpus and wants_gpu(each.trainer))]
         if not self.has_advised and (line := next(filter(None, map(precision.advice, on_cpu)), None)) is not None:

@@ -76,19 +76,13 @@ class SlurmLauncher(SubmititLauncher):
         jobs = plan_all(self.hydra_context, self.config, job_overrides, initial_job_idx)
         return self.launch_jobs(jobs, jobs)
 
-    def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
-        """Have planned ``jobs``, which are what is missing of ``whole_sweep``, run, and watch them.
+    def check_jobs(self, jobs: Sequence[Job]) -> None:
+        """Refuse what no cluster could run.
 
         Raises:
-            StoppedError: a signal ended the watch; the jobs go on.
-            SlurmError: SLURM does not answer, or takes none of them.
+            ValueError: a value is not allowed, or these are trial runs.
         """
         from rethinkgen.checks import check_whole
-        from rethinkgen.console import say
-        from rethinkgen.errors import StoppedError
-        from rethinkgen.sweep.grid import job_returns
-        from rethinkgen.sweep.slurm import SlurmSweep
-        from rethinkgen.sweep.view import watching
 
         if trial.is_on():
             raise ValueError(
@@ -97,6 +91,21 @@ class SlurmLauncher(SubmititLauncher):
             )
         # SLURM takes 0 for no limit, submitit does not.
         check_whole("hydra.launcher.timeout_min", self.params["timeout_min"], 1)
+
+    def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
+        """Have planned ``jobs``, which are what is missing of ``whole_sweep``, run, and watch them.
+
+        Raises:
+            StoppedError: a signal ended the watch; the jobs go on.
+            SlurmError: SLURM does not answer, or takes none of them.
+        """
+        from rethinkgen.console import say
+        from rethinkgen.errors import StoppedError
+        from rethinkgen.sweep.grid import job_returns
+        from rethinkgen.sweep.slurm import SlurmSweep
+        from rethinkgen.sweep.view import watching
+
+        self.check_jobs(jobs)
         sweep = SlurmSweep(Path(self.config.hydra.sweep.dir).absolute(), self.send)
         lines = sweep.submit(jobs)
         if sweep.refusals and not sweep.alive and not sweep.progress.elsewhere:

@@ -205,11 +205,22 @@ def test_a_cell_that_cannot_be_composed_stops_the_sweep_before_it_begins(
     assert not list(tmp_path.glob("multirun/runs/*/"))
 
 
-def test_an_impossible_launcher_setting_is_named(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: a whole number of at least 1"),
+        ("model.depth=1,0", "model.depth=0: a whole number of at least 1"),
+        ("hydra/launcher=slurm debug=true", "Leave hydra/launcher out"),
+    ],
+)
+def test_a_sweep_that_is_refused_leaves_nothing_that_would_count_as_unfinished(
+    override: str, words: str, train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        train("-m", *TINY, "seed=0,1", "hydra.launcher.n_jobs=0")
+        train("-m", *TINY, "seed=0,1", *override.split())
     assert end.value.code == 1
-    assert "hydra.launcher.n_jobs=0: a whole number of at least 1" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_each_job_is_given_a_gpu_of_its_own_and_its_share_of_threads(

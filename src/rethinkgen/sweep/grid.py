@@ -49,8 +49,15 @@ def run_grid(
     if not cells:
         raise ValueError("this sweep has no run: one of its keys has no value at all.")
     folder = Path(config.hydra.sweep.dir)
-    jobs = find_jobs(hydra_context, config, cells, folder, warm_up=getattr(launcher, "warm_up", None))
-    missing = [job for job in jobs if not job.was_done]
+    jobs = find_jobs(
+        hydra_context,
+        config,
+        cells,
+        folder,
+        warm_up=getattr(launcher, "warm_up", None),
+        check=getattr(launcher, "check_jobs", None),
+    )
+    missing = _missing(jobs)
     if len(missing) < len(jobs):
         say(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.")
     sweeps = sorted({job.path.parent for job in jobs})
@@ -152,10 +159,12 @@ def find_jobs(
     folder: Path,
     *,
     warm_up: Callable[[], None] | None = None,
+    check: Callable[[Sequence[Job]], None] | None = None,
 ) -> list[Job]:
     """Return a job for each cell, those of the same run once; what the index does not know is planned.
 
-    ``warm_up`` is called once something is to be launched while much is left to plan.
+    ``warm_up`` is called once something is to be launched while much is left to plan; ``check`` with all that is
+    missing, and may refuse it, before anything is written.
     """
     planner = Planner(hydra_context, config)
     jobs: dict[tuple[Path, str], Job] = {}
@@ -177,7 +186,14 @@ def find_jobs(
             if warm_up and not job.was_done and time.monotonic() - began > WARM_UP_AFTER_SECONDS:
                 warm_up()
                 warm_up = None
-    return list(jobs.values())
+        found = list(jobs.values())
+        if check is not None and (missing := _missing(found)):
+            check(missing)
+    return found
+
+
+def _missing(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if not job.was_done]
 
 
 def _is_finished(path: Path) -> bool:

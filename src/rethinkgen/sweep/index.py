@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 CONTROLLER_PREFIXES = ("hydra.launcher.", "hydra/launcher=", "hydra.sweeper.", "hydra/sweeper=", "hydra.mode=")
 """Overrides that say how jobs are run, not which."""
 MOST_PENDING = 200
-"""Lines that are written at a time, of 2 KB each."""
+"""Lines that are written at a time, of 2 KB each; packed until then, as there may be 20,000."""
 
 
 class Known(NamedTuple):
@@ -50,7 +51,8 @@ class Known(NamedTuple):
 class Index:
     """The entries in ``<sweep's folder>/.index.jsonl``, one a line, only ever added to.
 
-    What is added is written when ``write`` is called, or at the end of a ``with`` block.
+    What is added is written at the end of a ``with`` block, and not at all where an error ends it: what a command is
+    refused for leaves no cells that a report would then call unfinished.
 
     Args:
         folder: the sweep's.
@@ -74,12 +76,14 @@ class Index:
         self._sources: dict[str, str | None] = {}
         """Fingerprints of the sources that were composed here, by their configs as JSON."""
         self._pending: list[bytes] = []
+        self._packed: list[bytes] = []
 
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.write()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()
 
     def find(self, overrides: Sequence[str]) -> tuple[Path, str] | None:
         """Return the folder and the run's id of the job with these overrides, if they are known and sure."""
@@ -118,19 +122,24 @@ class Index:
         self._keep(line, entry)
         self._pending.append(line)
         if len(self._pending) >= MOST_PENDING:
-            self.write()
+            self._pack()
 
-    def write(self) -> None:
-        """Write what was added."""
-        if not self._pending:
+    def _pack(self) -> None:
+        if self._pending:
+            self._packed.append(zlib.compress(b"\n".join(self._pending), 1))
+            self._pending.clear()
+
+    def _write(self) -> None:
+        self._pack()
+        if not self._packed:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        # In one write: two sweeps may add at the same time.
         try:
-            append_line(self.folder / FILE_NAME, b"\n".join(self._pending).decode())
+            for lines in self._packed:
+                # In one write: two sweeps may add at the same time.
+                append_line(self.folder / FILE_NAME, zlib.decompress(lines).decode())
         except DamagedFileError as error:
             log.warning("%s The cells of this sweep are composed each time.", error)
-        self._pending.clear()
 
     def _keep(self, line: bytes, entry: Entry) -> None:
         source, run_id = sys.intern(str(entry.get("source"))), entry.get("run_id")
