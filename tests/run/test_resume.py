@@ -36,11 +36,16 @@ def undisturbed(train: Command) -> Path:
 
 
 def finish_despite(start: Callable[..., BaseProcess], results: Path, number: int, pauses: list[float]) -> Path:
-    """Send signal ``number`` after each of ``pauses`` seconds, start again, and return the folder in the end."""
+    """Send signal ``number`` after each of ``pauses`` seconds, start again, and return the folder in the end.
+
+    The first time they are counted from the first checkpoint, however long that takes on a busy machine.
+    """
     command = [f"results_dir={results}", *RUN]
-    for pause in pauses:
+    for i, pause in enumerate(pauses):
         process = start(*command)
-        time.sleep(pause)
+        while i == 0 and process.is_alive() and not list(results.glob("*/*/checkpoints/last.ckpt")):
+            time.sleep(0.01)
+        time.sleep(pause if i else 0.1 * pause)
         if process.is_alive():
             process.kill() if number == signal.SIGKILL else process.terminate()
         process.join()
