@@ -16,8 +16,8 @@ from rethinkgen.measure.gradients import (
     Layers,
     Passed,
     Piece,
-    is_flat_linear,
     layers_of,
+    of_factors,
     other_gradients,
     passed,
     piece_gradients,
@@ -95,10 +95,10 @@ def _squared_norms(layers: Layers, images: Tensor, labels: Tensor, memory_mb: fl
 
 
 def _squares_of(layers: Layers, piece: Piece, by_layer: Mapping[str, Passed]) -> Tensor:
-    inputs, gradients = through = by_layer[piece.layer]
-    if piece.kind == "weight" and is_flat_linear(layers, piece.layer, through):
-        return _square_sum(gradients[:, piece.rows]) * _square_sum(inputs)
-    return _square_sum(piece_gradients(layers, piece, by_layer))
+    if piece.kind != "factors":
+        return _square_sum(piece_gradients(layers, piece, by_layer))
+    given, back = by_layer[piece.layer]
+    return of_factors(layers, piece, _square_sum(given), _square_sum(back))
 
 
 def _square_sum(values: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class Piece(NamedTuple):
 
     layer: str
     kind: str
-    """``weight`` or ``bias``; of a module without a closed form the name of the parameter"""
+    """``weight`` or ``bias``; ``factors``: what a linear layer was given and what came back; of a module without a
+    closed form the name of the parameter"""
     rows: slice
     """Of the parameter's first dimension"""
     size: int
@@ -54,26 +55,30 @@ class Layers:
     network: nn.Module
     closed: Mapping[str, nn.Module]
     """Name -> a layer with a closed form."""
+    flat: frozenset[str]
+    """Of these the linear layers on vectors, whose gradients are products of what is given and what comes back."""
     others: Mapping[str, nn.Parameter]
-    """Name -> a parameter without one."""
+    """Name -> a parameter without a closed form."""
     bytes_per_example: int
     """That a pass forward and back holds, about."""
 
     def pieces(self, most: int) -> list[Piece]:
-        """Cut all trained parameters into pieces of at most ``most`` numbers, but of one row at least."""
-        found = [
-            (name, kind, parameter)
-            for name, layer in self.closed.items()
-            for kind, parameter in layer.named_parameters(recurse=False)
-            if parameter.requires_grad
-        ]
-        # What has no closed form is differentiated whole.
-        whole = [Piece(name, name, slice(0, len(value)), value.numel()) for name, value in self.others.items()]
-        return whole + [
-            Piece(name, kind, rows, (rows.stop - rows.start) * parameter[0].numel())
-            for name, kind, parameter in found
-            for rows in slices(len(parameter), max(1, most // parameter[0].numel()))
-        ]
+        """Cut all trained parameters into pieces of at most ``most`` numbers, but of one row at least.
+
+        Of a flat layer its factors are one piece. What has no closed form is differentiated whole.
+        """
+        found = [Piece(name, name, slice(0, len(value)), value.numel()) for name, value in self.others.items()]
+        for name, layer in self.closed.items():
+            trained = [(kind, value) for kind, value in layer.named_parameters(recurse=False) if value.requires_grad]
+            if name in self.flat and trained:
+                found.append(Piece(name, "factors", slice(0, 0), sum(layer.weight.shape)))  # type: ignore[arg-type]
+            elif name not in self.flat:
+                found += [
+                    Piece(name, kind, rows, (rows.stop - rows.start) * value[0].numel())
+                    for kind, value in trained
+                    for rows in slices(len(value), max(1, most // value[0].numel()))
+                ]
+        return found
 
     def chunk(self, memory_mb: float, num_examples: int) -> int:
         """Return how many examples go through the network at once, in half of what may be held.
@@ -101,6 +106,7 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
     names = {module: name for name, module in network.named_modules()}
     calls: dict[str, int] = {}
     is_usual: dict[str, bool] = {}
+    on_vectors: set[str] = set()
     values = 0
 
     def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -108,6 +114,8 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
         values += output.numel() + _unfolded_numel(module, arguments, output)
         calls[names[module]] = calls.get(names[module], 0) + 1
         is_usual[names[module]] = len(arguments) == 1 and _has_closed_form(module, arguments[0])
+        if type(module) is nn.Linear and arguments[0].dim() == 2:
+            on_vectors.add(names[module])
 
     leaves = [module for module in network.modules() if not next(module.children(), None)]
     hooks = [module.register_forward_hook(note) for module in leaves]
@@ -129,7 +137,8 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
         raise ValueError("the network has no weights that are trained by gradients. Leave this run out.")
     others = {name: value for name, value in trained.items() if name.rpartition(".")[0] not in closed}
     # An output, its gradient, and what autograd and the allocator keep beside.
-    return Layers(network, closed, others, bytes_per_example=3 * BYTES * (values + image.numel()))
+    bytes_per_example = 3 * BYTES * (values + image.numel())
+    return Layers(network, closed, frozenset(on_vectors & closed.keys()), others, bytes_per_example)
 
 
 def _has_closed_form(module: nn.Module, inputs: Tensor) -> bool:
@@ -226,6 +235,61 @@ def other_gradients(layers: Layers, names: list[str], images: Tensor, labels: Te
             ]
 
 
-def is_flat_linear(layers: Layers, name: str, through: Passed) -> bool:
-    """Whether a layer is linear on vectors: its gradients are products of one vector given and one passed back."""
-    return isinstance(layers.closed.get(name), nn.Linear) and through.inputs.dim() == 2
+def gram_matrix(network: nn.Module, images: Tensor, labels: Tensor, memory_mb: float) -> Tensor:
+    """Return the products ``(n, n)`` float64 of the gradients of examples ``(n, C, H, W)``, over all trained weights.
+
+    Of a linear layer on vectors it is ``(D D^T) * (A A^T + 1)``, of what was given ``A`` and what came back ``D``, the
+    one being the bias's. Other gradients are held for as many parameters at a time as memory allows, each time with a
+    pass through the network.
+    """
+    layers = layers_of(network, images[:1])
+    parts = slices(len(images), layers.chunk(memory_mb, len(images)))
+    most = max(1, int(memory_mb * 2**20 / 4 / BYTES / len(images)))
+    found = torch.zeros(len(images), len(images), dtype=torch.float64)
+    for pieces in _groups(layers.pieces(most), most):
+        names = {piece.layer for piece in pieces}
+        held: list[list[tuple[Tensor, ...]]] = [[] for _ in pieces]
+        for part in parts:
+            by_layer = passed(layers, names, images[part], labels[part]) if names & layers.closed.keys() else {}
+            for piece, chunks in zip(pieces, held, strict=True):
+                chunks.append(_held_of(layers, piece, by_layer, images[part], labels[part]))
+        for piece, chunks in zip(pieces, held, strict=True):
+            found += _products(layers, piece, [torch.cat(factor) for factor in zip(*chunks, strict=True)])
+    return found
+
+
+def _groups(pieces: list[Piece], most: int) -> Iterator[list[Piece]]:
+    """Yield the pieces, as many at a time as have at most ``most`` numbers together, but one at least."""
+    group: list[Piece] = []
+    for piece in pieces:
+        if group and sum(one.size for one in group) + piece.size > most:
+            yield group
+            group = []
+        group.append(piece)
+    yield group
+
+
+def _held_of(
+    layers: Layers, piece: Piece, by_layer: Mapping[str, Passed], images: Tensor, labels: Tensor
+) -> tuple[Tensor, ...]:
+    if piece.layer in layers.others:
+        return (torch.stack([each for (each,) in other_gradients(layers, [piece.layer], images, labels)]),)
+    if piece.kind == "factors":
+        return by_layer[piece.layer]
+    return (piece_gradients(layers, piece, by_layer),)
+
+
+def _products(layers: Layers, piece: Piece, held: list[Tensor]) -> Tensor:
+    if piece.kind != "factors":
+        return (held[0] @ held[0].T).cpu().double()
+    # Of vectors, so cheap: fitted examples' products would leave float32's range.
+    given, back = (factor.cpu().double() for factor in held)
+    return of_factors(layers, piece, given @ given.T, back @ back.T)
+
+
+def of_factors(layers: Layers, piece: Piece, given: Tensor, back: Tensor) -> Tensor:
+    """Return the products of a flat layer's gradients from those of what it was given, and of what came back."""
+    layer = layers.closed[piece.layer]
+    assert isinstance(layer, nn.Linear)
+    has_bias = layer.bias is not None and layer.bias.requires_grad
+    return back * (given * float(layer.weight.requires_grad) + float(has_bias))
