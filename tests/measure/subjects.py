@@ -105,5 +105,11 @@ def subject_of(
         "validation": split_of(8, 2, share_wrong=share_wrong),
         "test": split_of(11, 3),
     }
-    keywords = {"at": at, "fresh": fresh, **keywords}
+
+    def pixels(name: str) -> Tensor:
+        inputs: Tensor = splits[name].inputs  # type: ignore[assignment]
+        return (inputs + 1) / 4
+
+    makers = {"at": at, "fresh": fresh, "pixels": pixels, "from_pixels": lambda images: 4 * images - 1}
+    keywords = {**makers, **keywords}
     return Subject(network, splits, step, **keywords)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rethinkgen.measure.gradient_norms import gradient_norms
 from rethinkgen.measure.gradients import layers_of
+from rethinkgen.measure.outputs import num_at_once
 from rethinkgen.measure.subject import Subject
 
 
@@ -140,10 +141,12 @@ def test_what_has_a_closed_form() -> None:
 
 def test_so_many_go_through_at_once_as_may_be_held() -> None:
     layers = layers_of(network_of("convolutional"), torch.zeros(1, 2, 6, 6))
+    # 72 pixels, and what the 11 modules compute; the first convolution's columns are 18 places of 9, the second's 24.
+    values = 72 + 3 * 36 + 3 * 36 + 36 + 4 + 4 + 3 + 3
+    assert layers.bytes_per_example == 4 * (3 * values + 2 * 9 * 9)
     per_example = layers.bytes_per_example / 2**20
-    assert layers.chunk(2 * per_example * 3.5, 100) == 3
-    assert layers.chunk(2 * per_example * 3.5, 2) == 2
-    assert layers.chunk(1e6, 10_000) == 500
+    assert num_at_once(layers.bytes_per_example, 2 * per_example * 3.5) == 3
+    assert num_at_once(layers.bytes_per_example, 1e6) == 500
     with pytest.raises(
         ValueError, match=r"memory_mb=0.001: one example takes about 0\.0\d+ MB\. Allow 0\.0\d+ at least"
     ):

@@ -22,7 +22,23 @@ OF = ("all", "clean", "corrupted")
 
 
 def examples(split: Split, num_examples: int | None, of: str, *, memory_mb: float) -> Split:
-    """Return examples of a split, in its order, in which each original class has its share.
+    """Return the examples of a split at ``positions``, in its order, in memory also where the split is streamed.
+
+    Raises:
+        ValueError: there are none, or the images of a streamed split take more than ``memory_mb``.
+    """
+    chosen = positions(split, num_examples, of)
+    if len(chosen) == len(split):
+        return split
+    parts = {
+        name: getattr(split, name)[chosen]
+        for name in ("labels", "original_labels", "is_drawn", "is_corrupted", "index")
+    }
+    return replace(split, inputs=_inputs_at(split.inputs, chosen, memory_mb), **parts)
+
+
+def positions(split: Split, num_examples: int | None, of: str = "all") -> Tensor:
+    """Return where in a split examples are, ascending, in which each original class has its share.
 
     Which: a draw by the examples' positions in the source alone, so that runs of one data set, whatever their seed,
     labels, network or step, look at the same, and fewer are a part of more. With ``num_examples`` of ``None``, or more
@@ -30,38 +46,24 @@ def examples(split: Split, num_examples: int | None, of: str, *, memory_mb: floa
     (``corrupted``), which differ between runs.
 
     Raises:
-        ValueError: there are none, or they do not fit into memory.
+        ValueError: there are none.
     """
     check_one_of("of", of, OF)
     if num_examples is not None:
         check_whole("num_examples", num_examples, 1)
-    positions = torch.arange(len(split), device=split.labels.device)
+    found = torch.arange(len(split), device=split.labels.device)
     if of != "all":
-        positions = positions[split.is_corrupted == (of == "corrupted")]
-        if not len(positions):
+        found = found[split.is_corrupted == (of == "corrupted")]
+        if not len(found):
             raise ValueError(
                 f"of={of}: no label of these examples {'was changed' if of == 'corrupted' else 'is as it was'}. "
                 "Take of=all, or leave this run out."
             )
-    if num_examples is not None and num_examples < len(positions):
-        labels, keys = (part[positions].cpu().numpy() for part in (split.original_labels, split.index))
+    if num_examples is not None and num_examples < len(found):
+        labels, keys = (part[found].cpu().numpy() for part in (split.original_labels, split.index))
         chosen = balanced_subset("measure", 0, labels, keys.astype(np.uint64), num_examples)
-        positions = positions[torch.from_numpy(chosen).to(positions.device)]
-    return split if len(positions) == len(split) else at_positions(split, positions, memory_mb)
-
-
-def at_positions(split: Split, positions: Tensor, memory_mb: float) -> Split:
-    """Return the examples at ``positions (n,)``, in memory also where the split is streamed.
-
-    Raises:
-        ValueError: the images of a streamed split take more than ``memory_mb``.
-    """
-    inputs = split.inputs
-    parts = {
-        name: getattr(split, name)[positions]
-        for name in ("labels", "original_labels", "is_drawn", "is_corrupted", "index")
-    }
-    return replace(split, inputs=_inputs_at(inputs, positions, memory_mb), **parts)
+        found = found[torch.from_numpy(chosen).to(found.device)]
+    return found
 
 
 def _inputs_at(inputs: Inputs, positions: Tensor, memory_mb: float) -> Tensor:

@@ -12,7 +12,6 @@ from rethinkgen.data.streaming import in_parts
 from rethinkgen.measure.examples import examples
 from rethinkgen.measure.fit import judged_by
 from rethinkgen.measure.gradients import (
-    BYTES,
     Layers,
     Passed,
     Piece,
@@ -22,7 +21,7 @@ from rethinkgen.measure.gradients import (
     passed,
     piece_gradients,
 )
-from rethinkgen.measure.outputs import logits_in_parts
+from rethinkgen.measure.outputs import BYTES, logits_in_parts, num_at_once
 from rethinkgen.measure.predict import slices
 from rethinkgen.measure.subject import Findings, Number
 
@@ -75,7 +74,7 @@ def _error_norms(network: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
 
 def _gradient_norms(network: nn.Module, inputs: Inputs, labels: Tensor, memory_mb: float) -> Tensor:
     layers = layers_of(network, next(in_parts(inputs, [slice(0, 1)])))
-    parts = slices(len(labels), layers.chunk(memory_mb, len(labels)))
+    parts = slices(len(labels), num_at_once(layers.bytes_per_example, memory_mb))
     squares = torch.zeros(len(labels), dtype=torch.float64)
     for part, images in zip(parts, in_parts(inputs, parts), strict=True):
         squares[part] = _squared_norms(layers, images, labels[part], memory_mb)

@@ -19,11 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rethinkgen.measure.outputs import differentiable, summed_loss
-from rethinkgen.measure.predict import PREDICTION_BATCH, BatchNorm, slices
-
-BYTES = 4
-"""Of a float32."""
+from rethinkgen.measure.outputs import BYTES, bytes_of_pass, differentiable, num_at_once, summed_loss
+from rethinkgen.measure.predict import BatchNorm, slices
 
 
 class Passed(NamedTuple):
@@ -80,20 +77,6 @@ class Layers:
                 ]
         return found
 
-    def chunk(self, memory_mb: float, num_examples: int) -> int:
-        """Return how many examples go through the network at once, in half of what may be held.
-
-        Raises:
-            ValueError: not one.
-        """
-        fits = int(memory_mb * 2**20 / 2 / self.bytes_per_example)
-        if not fits:
-            raise ValueError(
-                f"memory_mb={memory_mb:g}: one example takes about {self.bytes_per_example / 2**20:.3g} MB. Allow "
-                f"{2 * self.bytes_per_example / 2**20:.3g} at least."
-            )
-        return min(fits, num_examples, PREDICTION_BATCH)
-
 
 def layers_of(network: nn.Module, image: Tensor) -> Layers:
     """Find out, by one pass of an image ``(1, C, H, W)``, which layers have a closed form.
@@ -107,11 +90,11 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
     calls: dict[str, int] = {}
     is_usual: dict[str, bool] = {}
     on_vectors: set[str] = set()
-    values = 0
+    unfolded = 0
 
     def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal values
-        values += output.numel() + _unfolded_numel(module, arguments, output)
+        nonlocal unfolded
+        unfolded = max(unfolded, _unfolded_numel(module, arguments, output))
         calls[names[module]] = calls.get(names[module], 0) + 1
         is_usual[names[module]] = len(arguments) == 1 and _has_closed_form(module, arguments[0])
         if type(module) is nn.Linear and arguments[0].dim() == 2:
@@ -136,8 +119,7 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
     if not trained:
         raise ValueError("the network has no weights that are trained by gradients. Leave this run out.")
     others = {name: value for name, value in trained.items() if name.rpartition(".")[0] not in closed}
-    # An output, its gradient, and what autograd and the allocator keep beside.
-    bytes_per_example = 3 * BYTES * (values + image.numel())
+    bytes_per_example = bytes_of_pass(network, image) + BYTES * unfolded
     return Layers(network, closed, frozenset(on_vectors & closed.keys()), others, bytes_per_example)
 
 
@@ -243,18 +225,21 @@ def gram_matrix(network: nn.Module, images: Tensor, labels: Tensor, memory_mb: f
     pass through the network.
     """
     layers = layers_of(network, images[:1])
-    parts = slices(len(images), layers.chunk(memory_mb, len(images)))
-    most = max(1, int(memory_mb * 2**20 / 4 / BYTES / len(images)))
+    parts = slices(len(images), num_at_once(layers.bytes_per_example, memory_mb))
+    most = max(1, int(memory_mb * 2**20 / 2 / BYTES / len(images)))
     found = torch.zeros(len(images), len(images), dtype=torch.float64)
     for pieces in _groups(layers.pieces(most), most):
         names = {piece.layer for piece in pieces}
-        held: list[list[tuple[Tensor, ...]]] = [[] for _ in pieces]
+        held: list[list[Tensor]] = [[] for _ in pieces]
         for part in parts:
             by_layer = passed(layers, names, images[part], labels[part]) if names & layers.closed.keys() else {}
-            for piece, chunks in zip(pieces, held, strict=True):
-                chunks.append(_held_of(layers, piece, by_layer, images[part], labels[part]))
-        for piece, chunks in zip(pieces, held, strict=True):
-            found += _products(layers, piece, [torch.cat(factor) for factor in zip(*chunks, strict=True)])
+            for piece, whole in zip(pieces, held, strict=True):
+                some = _held_of(layers, piece, by_layer, images[part], labels[part])
+                whole += [value.new_empty(len(images), *value.shape[1:]) for value in some] if not whole else []
+                for place, value in zip(whole, some, strict=True):
+                    place[part] = value
+        for piece, whole in zip(pieces, held, strict=True):
+            found += _products(layers, piece, whole)
     return found
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from rethinkgen.data.streaming import Inputs, in_parts
 from rethinkgen.measure.predict import PREDICTION_BATCH, PREDICTION_VALUES, evaluation_mode, slices
 
+BYTES = 4
+"""Of a float32."""
+
 
 def prediction_parts(inputs: Inputs) -> list[slice]:
     """Cut the inputs ``(N, C, H, W)`` as ``predict`` does."""
@@ -35,6 +38,40 @@ def differentiable(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode, gradients on, without autocast; no ``.grad`` is touched by ``torch.autograd.grad``."""
     with evaluation_mode(network), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         yield
+
+
+def bytes_of_pass(network: nn.Module, image: Tensor) -> int:
+    """Return what a pass of ``image (1, C, H, W)`` forward and back holds, about: three times all that is computed."""
+    values = image.numel()
+
+    def note(_module: nn.Module, _given: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal values
+        values += output.numel()
+
+    leaves = [module for module in network.modules() if not next(module.children(), None)]
+    hooks = [module.register_forward_hook(note) for module in leaves]
+    try:
+        with evaluation_mode(network), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 3 * BYTES * values
+
+
+def num_at_once(bytes_per_example: int, memory_mb: float) -> int:
+    """Return how many examples may go through a network at once, in half of what may be held.
+
+    Raises:
+        ValueError: not one.
+    """
+    fits = int(memory_mb * 2**20 / 2 / bytes_per_example)
+    if not fits:
+        needed = bytes_per_example / 2**20
+        raise ValueError(
+            f"memory_mb={memory_mb:g}: one example takes about {needed:.3g} MB. Allow {2 * needed:.3g} at least."
+        )
+    return min(fits, PREDICTION_BATCH)
 
 
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
