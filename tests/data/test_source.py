@@ -439,7 +439,7 @@ def test_an_image_folder_is_read_in_order(tmp_path: Path, caplog: pytest.LogCapt
     (root / "train" / "cat" / ".DS_Store").write_bytes(b"clutter")
     (root / "train" / "README").write_text("no class")
     images = ImageFolder(root).load()
-    assert "1 files lie directly in train (the first is 'README'), in no folder of a class: they" in caplog.text
+    assert "1 file directly in train (the first is 'README'), in no folder of a class: left out" in caplog.text
     assert images.class_names == CLASSES
     assert images.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     for split, found in (("train", images.train), ("test", images.test)):
@@ -519,11 +519,11 @@ def resize_one(root: Path) -> None:
         (remove_root, ["there is no folder", "<root>/train/<class>/<image>"]),
         (remove_test, ["there is no folder {root}/test"]),
         (empty_train, ["train is empty", "train/<class>/*"]),
-        (flatten_test, ["6 files lie directly in test (the first is 'cat_0.png')", "test/<class>/*"]),
+        (flatten_test, ["6 files directly in test (the first is 'cat_0.png')", "test/<class>/*"]),
         (empty_class, ["no image in test/emu"]),
         (remove_dogs, ["one class, cat"]),
         (rename_test_class, ["train and test differ", "only in train: dog", "only in test: wolf"]),
-        (nest, ["train/cat holds 1 folders (the first is 'more')"]),
+        (nest, ["train/cat holds 1 folder (the first is 'more')"]),
         (spoil_seven, ["7 of 18 images cannot be read", "train/cat/spoilt_4.png", "and 2 more"]),
         (
             resize_one,

@@ -309,8 +309,8 @@ def test_our_own_bug_shows_its_traceback(
         (["optimizer=adam", "model.learning_rate=0.1"], "set optimizer.lr (now 0.001)"),
         (["max_steps=3", "max_epochs=1"], "give one of them"),
         (
-            ["max_steps=null", "max_epochs=null"],
-            "max_steps=None: a whole number of at least 1 is needed, or",
+            ["data=image_folder", "max_epochs=null"],
+            "max_steps=None max_epochs=None: one of them is needed",
         ),
         (["+trainer.max_time=3"], "trainer.max_time=3: it is not set here. Instead: "),
         (["+trainer.logger=false"], "trainer.logger=False: it is not set here. Instead: logger=wandb"),

@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +100,36 @@ def test_a_folder_of_ones_own_may_have_any_name(tmp_path: Path) -> None:
     config = rethinkgen.compose("logger=none", "max_steps=1", "model=tiny", config_dir=own.parent)
     assert config.model.width == 8
     assert rethinkgen.run_config(config).choices["model"] == "tiny"
+
+
+def test_several_folders_of_ones_own_stand_in_the_command_that_is_proposed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "first", tmp_path / "with, comma"]
+    for folder, name in zip(folders, ("one", "two"), strict=True):
+        (folder / "model").mkdir(parents=True)
+        text = "_target_: rethinkgen.model.mlp.MLP\nwidth: 8\ndepth: 1\nlearning_rate: 0.1\n"
+        (folder / "model" / f"{name}.yaml").write_text(text)
+    searched = "hydra.searchpath=[" + ",".join(f'"file://{folder}"' for folder in folders) + "]"
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = compose("train", overrides=[searched, *SHORT, "model=two"], return_hydra_config=True)
+    config.fit_threshold = 0.0
+    assert rethinkgen.run_config(config).choices["model"] == "two"
+    proposed = capsys.readouterr().out
+    assert all(str(folder) in "".join(proposed.splitlines()) for folder in folders)
+
+
+def test_the_generators_of_gpus_are_left_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    told: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["as it was"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", told.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", told.append)
+    for before in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda before=before: before)
+        with composed._leaving_generators_as_they_are():
+            monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert told == [["as it was"], 3]
 
 
 def test_hydras_own_compose_will_do_where_it_keeps_the_choices() -> None:

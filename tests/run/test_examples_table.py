@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import rethinkgen
 from conftest import Command
-from rethinkgen.run import examples_table
+from rethinkgen.run import description, examples_table
 from rethinkgen.run.examples_table import COLUMNS, write_examples
 
 EXAMPLES = {
@@ -121,6 +122,25 @@ def test_a_run_of_before_is_named_to_who_means_it(
     )
     train(*own)
     assert "default of before" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "meant"),
+    [("", (25_000, None, False)), ("until_fit: true", (25_000, None, True)), ("max_epochs: 100", (None, 100, False))],
+)
+def test_what_an_experiment_says_is_no_default_that_has_changed(
+    lines: str, meant: tuple[int | None, int | None, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tmp_path / "conf" / "experiment" / "own.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text(f"# @package _global_\n{lines}\n")
+    root = f"data.root={image_folder(tmp_path / 'images')}"
+    config = rethinkgen.compose("+experiment=own", "data=image_folder", root, config_dir=experiment.parents[1])
+    asked: list[description.Description] = []
+    monkeypatch.setattr(description, "folders_of", lambda described, folder: asked.append(described) or [])
+    described = description.describe(config, {}, [], "own")
+    assert description.run_before(described, config, tmp_path) is None
+    assert tuple(asked[0].config[key] for key in ("max_steps", "max_epochs", "until_fit")) == meant
 
 
 def test_the_budget_of_an_experiment_was_its_own_before(

@@ -23,6 +23,7 @@ def result(corruption: str, fit: float, test: float, steps_to_fit: int | None, *
         "metrics": metrics | {"steps_to_fit_0.99": 400 if fit > 0.99 else None},
         "choices": {"data": "digits", "data.corruption": corruption, "schedule": "exponential", "regularizer": []},
         "overrides": list(overrides),
+        "config": {"data": {"name": "digits"}},
         "num_classes": 10,
         "fitted": steps_to_fit is not None,
         "reason": "the budget of 500 steps is used up",
@@ -51,7 +52,7 @@ def test_what_was_seen_and_what_to_try_next(tmp_path: Path) -> None:
 def test_who_brought_images_and_labels_is_shown_which_were_learnt_last(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     own = result("none", 1, 0.9, 30, "data=image_folder")
-    own["choices"]["data"] = "image_folder"
+    own["config"]["data"]["name"] = "image_folder"
     assert next_command(own, folder) == (
         "Tables and figures of this run and all beside it:",
         f"python report.py {tmp_path.parent}",

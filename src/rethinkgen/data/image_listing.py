@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rethinkgen.console import how_many
+
 _log = logging.getLogger(__name__)
 
 
@@ -114,7 +116,7 @@ def _list_split(folder: Path, split: str, check: bool) -> dict[str, list[File]]:
         nested = [entry.name for entry in found if entry.is_dir()]
         if nested and check:
             raise ValueError(
-                f"data.root={str(folder)!r}: {split}/{name} holds {len(nested)} folders (the first is "
+                f"data.root={str(folder)!r}: {split}/{name} holds {how_many(len(nested), 'folder')} (the first is "
                 f"{nested[0]!r}): images lie directly in the folder of their class."
             )
         classes[name] = [_file(entry, f"{split}/{name}/{entry.name}") for entry in found if not entry.is_dir()]
@@ -143,14 +145,14 @@ def _loose_files(folder: Path) -> list[str]:
 def _check_classes(where: str, folder: Path, splits: dict[str, dict[str, list[File]]]) -> None:
     for split, classes in splits.items():
         loose = _loose_files(folder / split)
-        lie = f"{len(loose)} files lie directly in {split} (the first is {loose[0]!r})" if loose else ""
+        lie = f"{how_many(len(loose), 'file')} directly in {split} (the first is {loose[0]!r})" if loose else ""
         if not classes:
             raise ValueError(
                 f"{where}: {lie or f'{split} is empty'}. It needs one folder a class, with its images: "
                 f"{split}/<class>/*."
             )
         if loose:
-            _log.warning("%s: %s, in no folder of a class: they are left out.", where, lie)
+            _log.warning("%s: %s, in no folder of a class: left out.", where, lie)
         empty = [name for name, files in classes.items() if not files]
         if empty:
             raise ValueError(f"{where}: no image in {split}/{_some(empty)}. Remove empty folders, or fill them.")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.checks import check_whole
+from rethinkgen.console import how_many
 from rethinkgen.data.image_listing import Listing, digest, folder_at, labelled, list_folder
 from rethinkgen.files import atomic_writer
 
@@ -199,6 +200,6 @@ def _refuse_empty_files(where: str, listing: Listing) -> None:
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise ValueError(
-            f"{where}: {len(empty)} files are empty or links to nowhere: {', '.join(empty[:5])}{more}. "
+            f"{where}: {how_many(len(empty), 'file')} empty or linking to nowhere: {', '.join(empty[:5])}{more}. "
             "Replace or remove them."
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rethinkgen.console import how_many
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.received import each_line as each_line_of
 from rethinkgen.received import parse_json, read_lines
@@ -114,5 +115,6 @@ def read_commands(folder: Path) -> tuple[list[str], str]:
         return [], str(error)
     whole = [line for line in lines if line.isprintable() and "\ufffd" not in line]
     left_out = len(lines) - len(whole)
-    fault = f"{path} is damaged: {left_out} of its {len(lines)} lines are left out." if left_out else ""
+    are = "is" if left_out == 1 else "are"
+    fault = f"{path} is damaged: {left_out} of its {how_many(len(lines), 'line')} {are} left out." if left_out else ""
     return [line.split(maxsplit=1)[-1] for line in whole], fault

@@ -297,6 +297,11 @@ def _check_node(config: dict[str, Any], key: str) -> None:
 
 
 def _check_keys(config: dict[str, Any], declared: Declaration) -> None:
+    if not declared.fixes("max_steps") and _at(config, "max_steps") is _at(config, "max_epochs") is None:
+        raise ValueError(
+            "max_steps=None max_epochs=None: one of them is needed, the budget in steps (a whole number of at least 1) "
+            "or in epochs."
+        )
     for key, rule in KEYS.items():
         if declared.fixes(key):
             continue

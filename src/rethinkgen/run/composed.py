@@ -55,9 +55,10 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     Raises:
         ValueError: there is no such key, group or choice.
     """
-    own = [] if config_dir is None else [str(Path(config_dir).expanduser().absolute())]
-    if own and not Path(own[0]).is_dir():
+    folder = None if config_dir is None else Path(config_dir).expanduser().absolute()
+    if folder is not None and not folder.is_dir():
         raise ValueError(f"config_dir={str(config_dir)!r}: there is no such folder.")
+    own = [] if folder is None else [f"file://{folder}"]
     return _compose(configs.folder(), "train", [*_search_path(own), *overrides])
 
 
@@ -87,7 +88,7 @@ def run_config(config: DictConfig) -> Run:
         check_regularizers_are_read(root)
         folder = RunFolder(Path(root.hydra.run.dir).absolute())
         with _noting_failures(folder), _logging_into(folder), _leaving_generators_as_they_are():
-            take_up(folder, description, ranks, is_single=True)
+            take_up(folder, description, root, ranks, is_single=True)
         return read_run(folder.path)
 
 
@@ -110,13 +111,15 @@ def _program() -> list[str]:
 
 
 def _search_path(folders: Sequence[str]) -> list[str]:
-    return [f"hydra.searchpath={_spelled([f'file://{folder}' for folder in folders])}"] if folders else []
+    return [f"hydra.searchpath={_spelled(list(folders))}"] if folders else []
 
 
 def _config_dirs(root: DictConfig) -> list[str]:
-    """Return the option of ``train.py`` that names the folder of configs of one's own, if there is one."""
-    own = [str(path).removeprefix("file://") for path in root.hydra.searchpath]
-    return ["--config-dir", own[0]] if own else []
+    """Return what names to ``train.py`` the folders of configs of one's own: an option, or of several an override."""
+    own = list(map(str, root.hydra.searchpath))
+    if len(own) == 1 and ("://" not in own[0] or own[0].startswith("file://")):
+        return ["--config-dir", own[0].removeprefix("file://")]
+    return [f"hydra.searchpath={_spelled(own)}"] if own else []
 
 
 def _with_changes_told(config: DictConfig) -> DictConfig:
@@ -142,7 +145,7 @@ def _with_changes_told(config: DictConfig) -> DictConfig:
         raise ValueError("run_config: the config was composed of no folder of configs.")
     of_hydra: Any = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
     kept = [override for override in of_hydra if not override.startswith("hydra.searchpath=")]
-    own = [str(path).removeprefix("file://") for path in hydra.searchpath]
+    own = list(map(str, hydra.searchpath))
     given = typed_overrides(hydra)
     as_composed = _compose(Path(sources[0]), hydra.job.config_name, [*_search_path(own), *kept, *given])
     with open_dict(hydra):
@@ -229,6 +232,9 @@ def _leaving_generators_as_they_are() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch is not None:
         of_torch = torch.get_rng_state(), torch.get_num_threads()
+        # On a GPU that nothing has used yet, they will begin with the seed that torch was given.
+        of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        seed = torch.initial_seed()
         is_deterministic = torch.are_deterministic_algorithms_enabled()
         only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
@@ -238,5 +244,9 @@ def _leaving_generators_as_they_are() -> Iterator[None]:
         np.random.set_state(states[1])
         if torch is not None:
             torch.set_rng_state(of_torch[0])
+            if of_gpus is not None:
+                torch.cuda.set_rng_state_all(of_gpus)
+            elif torch.cuda.is_initialized():
+                torch.cuda.manual_seed_all(seed)
             torch.set_num_threads(of_torch[1])
             torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)

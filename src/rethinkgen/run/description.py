@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rethinkgen import configs
 from rethinkgen.blame import blamed
 from rethinkgen.run import trial
 from rethinkgen.run.build import PLACES, build
@@ -43,8 +45,6 @@ from rethinkgen.run.run import has_published_budget
 
 BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
 """Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
-OWN_EPOCHS = 100
-"""That these have since, as ``conf/train.yaml`` says."""
 LIBRARIES = ("rethinkgen", "torch", "torchvision", "pytorch_lightning", "wandb", "sklearn", "optuna")
 """Whose version stands in the result. Of all other code that a config names, a digest does."""
 
@@ -278,23 +278,30 @@ def folders_with_id(run_id: str, sweep_folder: Path) -> list[Path]:
     return sorted((sweep_folder / name for name in names), key=_lacks)
 
 
-def run_before(description: Description, sweep_folder: Path) -> tuple[str, Path] | None:
+def run_before(description: Description, root: DictConfig, sweep_folder: Path) -> tuple[str, Path] | None:
     """Return the folder of the run that the command meant before data of no published budget had one of their own.
 
-    With the overrides that ask for it today.
+    With the overrides that ask for it today. ``root`` is what the description was made of, which tells what neither
+    the command nor an experiment gives.
     """
-    config, given = description.config, {override.lstrip("+~").split("=")[0] for override in description.overrides}
-    if has_published_budget(config["data"]["name"]):
+    config = description.config
+    if has_published_budget(config):
         return None
-    former = {key: value for key, value in BUDGET_BEFORE.items() if key not in given}
-    # Not only the command gives a budget: an experiment may.
-    if given & {"max_steps", "max_epochs"} or (config["max_steps"], config["max_epochs"]) != (None, OWN_EPOCHS):
-        former = {key: value for key, value in former.items() if key == "until_fit"}
+    ours = yaml.safe_load((configs.folder() / "train.yaml").read_text(encoding="utf-8"))
+    left = {key for key in BUDGET_BEFORE if _as_written(root, key) == ours[key]}
+    if not {"max_steps", "max_epochs"} <= left:
+        left &= {"until_fit"}
+    former = {key: value for key, value in BUDGET_BEFORE.items() if key in left}
     before = config | former
     run_id = id_of(identifying(before, description.fingerprint, description.contents))
     found = folders_of(dataclasses.replace(description, config=before, run_id=run_id), sweep_folder)
     asked = " ".join(f"{key}={json.dumps(value)}" for key, value in former.items() if value is not None)
     return (asked, found[0]) if found and run_id != description.run_id else None
+
+
+def _as_written(root: DictConfig, key: str) -> Any:
+    node = root._get_node(key)
+    return node._value() if isinstance(node, Node) else None
 
 
 def renamed_since(path: Path) -> Path | None:

@@ -197,13 +197,18 @@ def run(config: DictConfig) -> dict[str, Any]:
         description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
         ranks = until_the_end.enter_context(leading(description.config["trainer"]))
         check_regularizers_are_read(config)
-        return take_up(folder, description, ranks, is_single=hydra.mode == RunMode.RUN)
+        return take_up(folder, description, config, ranks, is_single=hydra.mode == RunMode.RUN)
 
 
-def take_up(folder: RunFolder, description: Description, ranks: Ranks, *, is_single: bool) -> dict[str, Any]:
-    """Return the metrics of a run, training in ``folder``, or where it was begun, what is missing of it."""
+def take_up(
+    folder: RunFolder, description: Description, config: DictConfig, ranks: Ranks, *, is_single: bool
+) -> dict[str, Any]:
+    """Return the metrics of a run, training in ``folder``, or where it was begun, what is missing of it.
+
+    ``config`` is the composed one, of which the description was made.
+    """
     is_rerun = description.config["rerun"]
-    if not folder.holds_run and (before := run_before(description, folder.path.parent)) is not None:
+    if not folder.holds_run and (before := run_before(description, config, folder.path.parent)) is not None:
         say(f"With {before[0]}, the default of before, this command is the run in {before[1]}.")
     for line in take_up_former(description, folder):
         say(line)

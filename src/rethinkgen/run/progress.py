@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from rethinkgen.console import duration, note, percent, say
+from rethinkgen.console import duration, how_many, note, percent, say
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.train.evaluation import Evaluation
 
@@ -91,7 +91,7 @@ class Pace:
 
 def plan(evaluation: Evaluation, total_steps: int, epochs: float, *, is_asked_for: bool) -> str:
     """Say how long a run will train, before it does; and how to ask for another budget, where nobody did."""
-    budget = f"{total_steps:,} steps ({epochs:,.1f} epochs)".replace(".0 epochs", " epochs")
+    budget = f"{how_many(total_steps, 'step')} ({how_many(epochs, 'epoch')})"
     early = " Early stopping may end it before." if evaluation.best is not None else ""
     if not evaluation.until_fit:
         return f"Trains for {budget}.{early}"

@@ -11,7 +11,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,9 +52,10 @@ NUM_TRAIN = {
 """Training examples of data sets of which everybody has the same; ``data=imagenet`` takes any folder."""
 
 
-def has_published_budget(data: str | None) -> bool:
-    """Whether ``conf/train.yaml`` has so many steps for a choice of ``data``; of own data it has none."""
-    return data in NUM_TRAIN or data == "imagenet"
+def has_published_budget(config: Mapping[str, Any]) -> bool:
+    """Whether ``conf/train.yaml`` has so many steps for a config's ``data.name``; of own data it has none."""
+    name = (config.get("data") or {}).get("name")
+    return name in NUM_TRAIN or name == "imagenet"
 
 
 @dataclass(frozen=True)

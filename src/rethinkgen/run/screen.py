@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from rethinkgen.console import (
     Column,
+    how_many,
     note,
     percent,
     say,
@@ -40,11 +41,11 @@ def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:
 def tell_trial(result: dict[str, Any]) -> None:
     """Say that a trial run went well: its numbers are worth nothing."""
     metrics = result["metrics"]
-    what = f"{metrics['steps']:,} steps" if takes_steps(result["config"]) else result["reason"]
+    what = how_many(metrics["steps"], "step") if takes_steps(result["config"]) else result["reason"]
     say(
-        f"Trial run: {what}, {result['num_train']:,} training and {result['num_test']:,} test examples, "
-        f"{metrics['num_parameters']:,} parameters. Training, evaluation, checkpoint and result went well; nothing is "
-        "kept. The same command without debug=true is the run."
+        f"Trial run: {what}, {result['num_train']:,} training and {how_many(result['num_test'], 'test example')}, "
+        f"{how_many(metrics['num_parameters'], 'parameter')}. Training, evaluation, checkpoint and result went well; "
+        "nothing is kept. The same command without debug=true is the run."
     )
 
 
@@ -89,19 +90,21 @@ def sentence(result: dict[str, Any]) -> str:
     if not result["fitted"]:
         nearly = metrics.get(STEPS_TO_NEARLY_FIT)
         most = (
-            f"{percent(NEARLY_FITTED)} fitted in {nearly:,} steps, but not all" if nearly is not None else "not fitted"
+            f"{percent(NEARLY_FITTED)} fitted in {how_many(nearly, 'step')}, but not all"
+            if nearly is not None
+            else "not fitted"
         )
         return f"{seen}: {most}; {result.get('reason', '')}."
     memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
     how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")
-    return f"{seen}: {how} in {metrics['steps_to_fit']:,} steps."
+    return f"{seen}: {how} in {how_many(metrics['steps_to_fit'], 'step')}."
 
 
 def next_command(result: dict[str, Any], folder: RunFolder) -> tuple[str, str] | None:
     """Return what to do next and the command for it, or the file to look into."""
     if not result["fitted"]:
         return _with_more_steps(result)
-    corruption, is_own = result["choices"]["data.corruption"], not has_published_budget(result["choices"]["data"])
+    corruption, is_own = result["choices"]["data.corruption"], not has_published_budget(result["config"])
     if corruption == "none" and is_own and folder.examples_by_name.exists():
         return (
             "The images learnt last, or never, are the first to look at for wrong labels (first_step_fitted):",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rethinkgen.console import Column, percent, say, say_command, say_table, shown, steps_to_fit
+from rethinkgen.console import Column, how_many, percent, say, say_command, say_table, shown, steps_to_fit
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import command_line, other_command, wandb
 from rethinkgen.run.description import changed_code, digest_of_code
@@ -242,7 +242,7 @@ def _how(group: Sequence[Ending], true_steps: Mapping[bytes, int | None]) -> str
 
 def _steps(group: Sequence[Ending], true_steps: Mapping[bytes, int | None]) -> str:
     taken = [ending.steps for ending in group if ending.steps is not None]
-    median = f"{statistics.median(taken):,.0f} steps"
+    median = how_many(round(statistics.median(taken)), "step")
     if any(ending.is_fitted_at_once for ending in group):
         return f"at most {median}: at the first evaluation"
     ratios = [

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from rethinkgen.console import say, stdout
+from rethinkgen.console import how_many, say, stdout
 from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
 from rethinkgen.run import trial
@@ -59,7 +59,8 @@ def run_grid(
     )
     missing = _missing(jobs)
     if len(missing) < len(jobs):
-        say(f"{len(jobs) - len(missing)} of {len(jobs)} runs were finished before.")
+        done = len(jobs) - len(missing)
+        say(f"{done} of {how_many(len(jobs), 'run')} {'was' if done == 1 else 'were'} finished before.")
     sweeps = sorted({job.path.parent for job in jobs})
     for sweep in sweeps:
         note_command(sweep)

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from rethinkgen.checks import check_between, check_switch, check_whole
-from rethinkgen.console import first_line, say, say_command
+from rethinkgen.console import first_line, how_many, say, say_command
 from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
@@ -396,7 +396,8 @@ class Tuning(OptunaSweeperImpl):
         num_finished = len(self._counted()) - num_unfinished
         if num_finished == 0 and num_unfinished == 0:
             return
-        line = f"{num_finished} of {self.n_trials} trials were finished before"
+        verb = "was" if num_finished == 1 else "were"
+        line = f"{num_finished} of {how_many(self.n_trials, 'trial')} {verb} finished before"
         if num_finished >= self.n_trials:
             line += ": nothing is left to train. hydra.sweeper.n_trials=N with a larger number goes on"
         elif num_unfinished:
@@ -432,12 +433,12 @@ class Tuning(OptunaSweeperImpl):
                 "than their parameters."
             )
         if num_left or stopped_by is not None:
-            left = f"{num_left} trial{'s' * (num_left != 1)} left"
-            say_command(f"The same command goes on with the {left}:", command_line())
+            say_command(f"The same command goes on with the {how_many(num_left, 'trial')} left:", command_line())
 
     def _tell_best(self, best: FrozenTrial, num_trials: int, num_failed: int) -> None:
         failed = f" ({num_failed} failed)" if num_failed else ""
-        say(f"Best of {num_trials} trials{failed}: {self.objective.name} {best.value:g}, trial {best.number + 1}:")
+        trials = how_many(num_trials, "trial")
+        say(f"Best of {trials}{failed}: {self.objective.name} {best.value:g}, trial {best.number + 1}:")
         for name, value in best.params.items():
             say(f"  {name.lstrip('+')}={value}")
         why, command = self._next_command(self.jobs[best.number])

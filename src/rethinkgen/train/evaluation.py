@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import take_buffers_of_rank_zero
+from rethinkgen.console import how_many
 from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest
 from rethinkgen.measure.predict import has_batch_norm, predict, recalibrated_batch_norm
@@ -237,7 +238,7 @@ class Evaluation(pl.Callback):
             return f"early stopping at step {step}: best validation accuracy at step {self.best.step}"
         if self.until_fit and self.fitted:
             return f"fitted at step {step}"
-        budget = f"the budget of {step} steps is used up"
+        budget = f"the budget of {how_many(step, 'step')} is used up"
         if self.fitted or self.rates.exhausted_at is None:
             return budget
         return f"{budget}; the learning rate fell below 1 % of its start at step {self.rates.exhausted_at}"
