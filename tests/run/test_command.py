@@ -17,6 +17,7 @@ from rethinkgen.run import command
 from rethinkgen.run.command import (
     command_here,
     command_line,
+    first_cell_shown,
     is_sweep,
     noted_command,
     options_of_configs,
@@ -152,3 +153,19 @@ def test_printed_commands_are_typed_where_they_were_printed(type_it: Type, tmp_p
     assert {result["config"]["max_steps"] for result in results} == {3000}
     chosen = [(result["sweep"], result["choices"]["data.corruption"]) for result in results]
     assert sorted(chosen) == [("runs", "none"), ("runs", "random_labels"), ("two", "none")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown", "of_first"),
+    [
+        ("-m model=mlp,alexnet seed=range(2,5) max_steps=3 --cfg job", "model=mlp seed=2 max_steps=3 --cfg job",
+         "model=mlp seed=2"),
+        ("--multirun -c all 'data.root=a,b'", "-c all 'data.root=a'", "data.root=a"),
+        ("-m seed=0,1", "-m seed=0,1", ""),
+        ("seed=0 --cfg job", "seed=0 --cfg job", ""),
+        ("-m --cfg job seed=(", "--cfg job seed=(", ""),
+    ],
+)  # fmt: skip
+def test_a_sweep_whose_config_is_asked_for_shows_that_of_its_first_run(typed: str, shown: str, of_first: str) -> None:
+    typed_words = [word.strip("'") for word in typed.split()]
+    assert first_cell_shown(typed_words) == ([word.strip("'") for word in shown.split()], of_first.split())

@@ -127,6 +127,30 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     return bool(parsed.multirun) or "hydra.mode=MULTIRUN" in parsed.overrides
 
 
+def first_cell_shown(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return arguments that show the config of a sweep's first run, and the overrides that this run has of the swept.
+
+    For Hydra ``-m`` and ``--cfg`` exclude each other. Of any other command, the arguments as they are.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parsed = _parsed(arguments)
+    if parsed.cfg is None or not parsed.multirun:
+        return list(arguments), []
+    spelled: dict[str, str] = {}
+    for word in parsed.overrides:
+        try:
+            override = OverridesParser.create().parse_override(word)
+            if override.is_sweep_override():
+                # Of a glob only Hydra knows what it stands for.
+                spelled[word] = f"{word.partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
+        except (HydraException, StopIteration):
+            continue  # told by who composes it
+    kept = [spelled.get(word, word) for word in arguments if word not in ("-m", "--multirun")]
+    return kept, list(spelled.values())
+
+
 def python() -> list[str]:
     """Return what calls this interpreter from the shell that the command was typed in."""
     interpreter = Path(sys.executable)

@@ -42,7 +42,7 @@ from rethinkgen.errors import (
 )
 from rethinkgen.run import identity, own_code, precision, trial
 from rethinkgen.run.command import command_line as typed_command
-from rethinkgen.run.command import config_folder, is_sweep, noted_program, typed, wandb
+from rethinkgen.run.command import config_folder, first_cell_shown, is_sweep, noted_program, typed, wandb
 from rethinkgen.run.config_files import words_on_a_file
 from rethinkgen.run.description import Description, changed_code, describe, folders_of, run_before, typed_overrides
 from rethinkgen.run.folder import RunFolder, now
@@ -85,6 +85,10 @@ def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] |
     with typed(program or arguments[:1], arguments[1:]):
         try:
             with trial.leaving_nothing(), own_code.opening(own_code.asked_for(arguments[1:])):
+                shown, of_first = first_cell_shown(arguments[1:])
+                if of_first:
+                    say(f"# The config of the first run: {' '.join(of_first)}", to=stderr())
+                sys.argv = [arguments[0], *shown]
                 _run_hydra(main, groups)
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))

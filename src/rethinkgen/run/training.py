@@ -36,6 +36,7 @@ from rethinkgen.run import trial
 from rethinkgen.run.build import PLACES, build, target_class
 from rethinkgen.run.check import key_of
 from rethinkgen.run.declaration import check_regularizers_act, with_fixed
+from rethinkgen.run.delayed_logger import DelayedLogger
 from rethinkgen.run.examples_table import write_examples
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import Declaration, declaration, flatten, takes_steps
@@ -349,11 +350,14 @@ def default_threads() -> int:
 
 
 def build_logger(config: DictConfig, folder: Path) -> Logger:
-    """Build one of Lightning's loggers, whose files lie in the run's folder unless its config says where."""
+    """Build one of Lightning's loggers, whose files lie in the run's folder unless its config says where.
+
+    All but our own are in step with the checkpoints.
+    """
     place = {} if "save_dir" in config else {"save_dir": str(folder)}
     takes_place = "save_dir" in inspect.signature(target_class(config, "logger")).parameters
     logger: Logger = build(config, "logger", **(place if takes_place else {}))
-    return logger
+    return logger if isinstance(logger, WandbMirror) else DelayedLogger(logger)
 
 
 def build_datamodule(config: Mapping[Any, Any], source: Source | None = None) -> CorruptedImages:
