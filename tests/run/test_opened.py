@@ -290,3 +290,21 @@ def test_pixels_have_a_finite_gradient_even_where_an_image_is_constant(small_swe
     run.from_pixels(pixels).square().sum().backward()
     assert pixels.grad is not None
     assert pixels.grad.isfinite().all()
+
+
+def test_a_measure_of_weights_alone_needs_no_data(moved: Path) -> None:
+    shutil.rmtree(moved.parents[2] / "my_images")
+    subject = rethinkgen.open_run(moved).subject()
+    assert sum(value.numel() for value in subject.network.parameters()) > 0
+    assert subject.fresh(0).num_classes == 4
+    with pytest.raises(ValueError, match="are not found"):
+        subject.split("train")
+    with pytest.raises(ValueError, match="are not found"):
+        subject.class_names  # noqa: B018
+
+
+def test_fresh_networks_are_the_same_for_the_same_draw(small_sweep: Path) -> None:
+    run = rethinkgen.open_run(next(small_sweep.glob("*-none-*seed0*")))
+    first, again, other = (list(run.fresh(draw).parameters()) for draw in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))

@@ -59,7 +59,7 @@ class Subject:
         seed: of the run; with the measure's name and the step it makes what the measure draws.
         name: of the measure.
         memory_mb: what the measure may hold at once, beside network and data.
-        class_names: of the classes, in the order of the labels.
+        class_names: of the classes, in the order of the labels; or what returns them, if they are asked for.
         pixels: split -> images ``(N, C, H, W)`` in ``[0, 1]``, cropped and corrupted, before the preprocessing.
         from_pixels: such images -> what the network takes; differentiable.
         at: step -> the subject at another step.
@@ -78,7 +78,7 @@ class Subject:
         seed: int = 0,
         name: str = "",
         memory_mb: float = 1024.0,
-        class_names: Sequence[str] = (),
+        class_names: Sequence[str] | Callable[[], Sequence[str]] = (),
         pixels: Callable[[SplitName], Tensor] | None = None,
         from_pixels: Callable[[Tensor], Tensor] | None = None,
         at: Callable[[At], Subject] | None = None,
@@ -93,7 +93,7 @@ class Subject:
         self.seed = seed
         self.name = name
         self.memory_mb = memory_mb
-        self.class_names = list(class_names)
+        self._class_names = class_names
         self.recipe = recipe
         self._makers = {
             "pixels": pixels,
@@ -103,6 +103,11 @@ class Subject:
             "training": training,
             "other": other,
         }
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the classes, in the order of the labels."""
+        return list(self._class_names() if callable(self._class_names) else self._class_names)
 
     @property
     def device(self) -> torch.device:

@@ -112,7 +112,7 @@ def _source_of(run: Run, node: dict[str, Any], data_root: str | Path | None) -> 
     places = "\n".join(seen)
     raise ValueError(
         f"{run.path}: the data that it was trained on ({run.data}) are not found. Looked at:\n{places}\n"
-        'Say where they are, by open_run(..., data_root="FOLDER") or RETHINKGEN_DATA. The network needs no data.'
+        'Say where they are, by open_run(..., data_root="FOLDER") or RETHINKGEN_DATA.'
     )
 
 

@@ -201,8 +201,9 @@ class OpenedRun:
         """Return the network that the run had at a step, a new one each time: in evaluation mode, in float32.
 
         ``"end"`` is the one that the metrics are about: with early stopping the best. Weights that were not kept are
-        had by training up to there once more, from the nearest state that was, once more to the bit. It needs no data,
-        but for that, and for what is solved in closed form, which is solved again.
+        had by training up to there once more, to the bit, from the nearest state that was. It needs no data, but for
+        that, and for what is solved in closed form, which is solved again. What was trained in 64-true gives its own
+        losses again to rounding.
 
         Raises:
             ValueError: it has no such step, or it cannot be had.
@@ -261,7 +262,7 @@ class OpenedRun:
         self._refuse_closed_form("fresh")
         with self._building():
             own = generator("fresh", int(self.run.seed), "network", draw)
-            torch.manual_seed(int(own.integers(2**63)))
+            torch.default_generator.manual_seed(int(own.integers(2**63)))
             return self._built().float().eval().to(self.device)
 
     def training(self, first: At, last: At) -> Iterator[TrainingStep]:
@@ -400,7 +401,7 @@ class OpenedRun:
             seed=int(self.run.seed),
             name=name,
             memory_mb=memory_mb,
-            class_names=self.class_names,
+            class_names=lambda: self.class_names,
             pixels=self.pixels,
             from_pixels=self.from_pixels,
             at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
@@ -439,7 +440,7 @@ class OpenedRun:
     def _solved(self) -> ClosedForm:
         """Solve once more: what the solution holds of the training set is not kept."""
         datamodule = self.datamodule
-        torch.manual_seed(int(self.run.seed))
+        torch.default_generator.manual_seed(int(self.run.seed))
         model: ClosedForm = build(self._acting["model"], "model")
         model.solve_for(datamodule)
         return model
@@ -455,6 +456,7 @@ class OpenedRun:
         names = ("image_shape", "num_classes", "num_outputs")
         if all(told.get(name) for name in names):
             return {name: told[name] for name in names}
+        self._tell(f"{self.path.name} does not say what its network was built for: its data are asked.")
         return {name: getattr(self.datamodule, name) for name in names}
 
     def _comes_at_the_end(self) -> str:

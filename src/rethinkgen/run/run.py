@@ -406,7 +406,9 @@ def open_one(path: Path) -> Run:
         ValueError: there is none; the message says what is there instead.
     """
     if _holds_run(path):
-        return read_run(path, _entries(path.parent).get(path.name))
+        run = read_run(path)
+        # Of a run that failed at the door no more than the sweep's index tells what it was to be; it may be long.
+        return run if run.config else read_run(path, _entries(path.parent).get(path.name))
     if path.is_file() and _holds_run(path.parent):
         raise ValueError(f"{path}: it is a file of a run. Give the run's folder, {path.parent}.")
     around = path if path.is_dir() else next((each for each in path.parents if each.is_dir()), Path("multirun"))
