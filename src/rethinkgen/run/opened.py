@@ -320,9 +320,7 @@ class OpenedRun:
         """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing."""
         with self._building():
             found = datamodule_of(self.run, self._acting["data"] | BEFORE_PREPROCESSING, self._data_root, self.device)
-        if split not in found.splits:
-            raise ValueError(f"split={split!r}: this run has none; it has {', '.join(found.splits)}.")
-        return found.splits[split].inputs
+        return self._split(split, found).inputs
 
     def from_pixels(self, images: Tensor) -> Tensor:
         """Return what the network takes for images in ``[0, 1]`` of its size; differentiable."""
@@ -354,34 +352,39 @@ class OpenedRun:
         )
 
     def _inputs(self, images: Any, split: SplitName) -> Tensor:
-        given = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))  # of what may be read only
+        # A copy: a column of a table may only be read.
+        given = images if isinstance(images, Tensor) else np.array(images)
+        if isinstance(given, np.ndarray) and given.dtype.kind in "uif":
+            given = torch.from_numpy(given)
         shape = self.datamodule.image_shape
-        if given.ndim == 1 and given.dtype in (torch.int64, torch.int32):
-            part = self.datamodule.splits.get(split)
-            if part is None:
-                raise ValueError(f"split={split!r}: this run has none; it has {', '.join(self.splits)}.")
-            places = {index: place for place, index in enumerate(part.index.tolist())}
-            if absent := [index for index in given.tolist() if index not in places]:
-                raise ValueError(f"index={absent[0]}: it is none of the {len(part):,} examples of split={split!r}.")
-            rows = [places[index] for index in given.tolist()]
-            if isinstance(part.inputs, Tensor):
-                return part.inputs[rows]
-            return torch.cat(list(part.inputs.in_parts([slice(row, row + 1) for row in rows])))
-        is_image = given.ndim == 4 and given.shape[1] == shape[0]
-        if (
-            is_image
-            and given.dtype == torch.uint8
-            and all(a >= b for a, b in zip(given.shape[2:], shape[1:], strict=True))
-        ):
-            pixels = center_crop(given.to(self.device), shape[1:]).float() / 255
-        elif is_image and given.is_floating_point() and tuple(given.shape[1:]) == shape:
-            pixels = given.to(self.device).float()
-        else:
-            raise ValueError(
-                f"images: {given.dtype} {tuple(given.shape)} was given. uint8 (n, {shape[0]}, H, W) as in the source, "
-                f"float (n, {', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
-            )
-        return self.from_pixels(pixels)
+        if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():
+            return self._inputs_at(given.tolist(), split)
+        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[1] == shape[0]:
+            is_large_enough = given.shape[2] >= shape[1] and given.shape[3] >= shape[2]
+            if given.dtype == torch.uint8 and is_large_enough:
+                return self.from_pixels(center_crop(given.to(self.device), shape[1:]).float() / 255)
+            if given.is_floating_point() and given.shape[1:] == shape:
+                return self.from_pixels(given.to(self.device).float())
+        raise ValueError(
+            f"images: {given.dtype} {tuple(given.shape)} was given. uint8 (n, {shape[0]}, H, W) as in the source, "
+            f"float (n, {', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+        )
+
+    def _inputs_at(self, indices: list[int], split: SplitName) -> Tensor:
+        part = self._split(split)
+        places = {index: place for place, index in enumerate(part.index.tolist())}
+        if absent := [index for index in indices if index not in places]:
+            raise ValueError(f"index={absent[0]}: it is none of the {len(part):,} examples of split={split!r}.")
+        rows = [places[index] for index in indices]
+        if isinstance(part.inputs, Tensor):
+            return part.inputs[rows]
+        return torch.cat(list(part.inputs.in_parts([slice(row, row + 1) for row in rows])))
+
+    def _split(self, name: SplitName, datamodule: CorruptedImages | None = None) -> Split:
+        there = (datamodule or self.datamodule).splits
+        if name not in there:
+            raise ValueError(f"split={name!r}: this run has none; it has {', '.join(there)}.")
+        return there[name]
 
     # What a measure is given.
 
