@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from rethinkgen.report.entry import main
+from rethinkgen.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], program=sys.argv[:1]))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, Command, read_result
-from rethinkgen.report.entry import main as report
+from rethinkgen.commands.report import main as report
 
 TEXT = (ROOT / "docs/own_code.md").read_text(encoding="utf-8")
 FILES = {

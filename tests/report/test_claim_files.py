@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rethinkgen.report.claim_files import load_claims, read_claims
+from rethinkgen.report.claim_files import load_claims, read_paper
 
 TABLE_1 = """
 inception             100.0 89.05  100.0 89.31  100.0 86.03  100.0 85.75  100.0 9.78
@@ -90,7 +90,7 @@ GOOD: dict[str, Any] = {
 def read(tmp_path: Path, content: Any) -> list[Any]:
     file = tmp_path / "made_up.yaml"
     file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-    return read_claims(file)
+    return read_paper(file.name, file.read_text()).claims
 
 
 def test_what_claims_have_in_common_stands_with_the_item(tmp_path: Path) -> None:
@@ -103,20 +103,27 @@ def test_what_claims_have_in_common_stands_with_the_item(tmp_path: Path) -> None
 
 ORDER = {"kind": "order", "groups": [["a"], ["b"]], "because": "x"}
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"value": "5 %"}, r"one: value='5 %': a number"),
-    ({"source": "Table 9 [S0][S7]"}, r"source='S7': one of 'S0' is needed"),
-    ({"certainty": "sure"}, r"certainty='sure': one of 'verified'"),
-    ({"unit": "percent"}, r"unit='percent'"),
-    ({"seeds": 0}, r"seeds=0: a whole number"),
+    ({"value": "5 %"}, r"one: value='5 %': should be a valid number"),
+    ({"source": "Table 9 [S0][S7]"}, r"source='S7': one of S0 is needed"),
+    ({"certainty": "sure"}, r"certainty='sure': should be 'verified', 'second-hand'"),
+    ({"unit": "percent"}, r"unit='percent': should be '%', 'x'"),
+    ({"seeds": 0}, r"seeds=0: should be greater than 0"),
     ({"metric": "accuracy"}, r"metric='accuracy'"),
     ({"protocol": "ours"}, r"protocol='ours': there are theirs"),
+    ({"vary": "model"}, r"vary='model': .*not allowed as a Sequence"),
+    ({"given": {"fit/accuracy": True}}, r"given: fit/accuracy=True: should be a valid number"),
+    ({"repeated_by": "sed"}, r"repeated_by='sed': should be .* Did you mean seed\?"),
+    ({"rule": {"tolerance": 1, "because": "x"}}, r"rule: .*kind"),
     ({"statment": "x"}, r"statment: no such key; allowed are"),
     ({"runs": {"modle": "inception"}}, r"runs: modle: neither a key below data, model"),
-    ({"runs": "inception"}, r"runs='inception': key: value pairs"),
-    ({"rule": {"kind": "roughly", "because": "x"}}, r"rule: kind='roughly': one of 'within'"),
-    ({"rule": {"kind": "within", "because": "x"}}, r"rule within: tolerance: is missing"),
-    ({"rule": {"kind": "within", "tolerance": "1", "because": "x"}}, r"tolerance='1': a number"),
-    ({"rule": {"kind": "within", "tolerance": 1}}, r"rule: because: is missing"),
+    ({"runs": "inception"}, r"runs='inception': should be a valid dictionary"),
+    ({"rule": {"kind": "roughly", "because": "x"}}, r"rule: kind='roughly': should be one of 'within'"),
+    ({"rule": {"kind": "within", "because": "x"}}, r"rule: within: tolerance: is missing"),
+    (
+        {"rule": {"kind": "within", "tolerance": "1", "because": "x"}},
+        r"rule: within: tolerance='1': should be a valid number",
+    ),
+    ({"rule": {"kind": "within", "tolerance": 1}}, r"rule: within: because: is missing"),
     ({"rule": {"kind": "within", "tolerance": 1, "slack": 2, "because": "x"}}, r"slack: no such key"),
     ({"rule": {"kind": "rising", "slack": 1, "rise": 1, "because": "x"}}, r"rising compares settings"),
     ({"rule": {"kind": "difference", "low": 1, "high": 2, "because": "x"}}, r"settings: difference needs two"),
@@ -151,5 +158,5 @@ def test_what_is_missing_or_twice_is_named(tmp_path: Path) -> None:
         read(tmp_path, "a: [")
     content = copy.deepcopy(GOOD)
     content["protocols"]["theirs"]["steps"] = {"from": 5}
-    with pytest.raises(ValueError, match=r"protocol: steps=\{'from': 5\}"):
+    with pytest.raises(ValueError, match=r"protocol: steps=\{'from': 5\}: a value, a list, or one of at_least"):
         read(tmp_path, content)

@@ -63,9 +63,9 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
         for name, setting in claim.settings.items():
             assert any(matches(run, setting) for run in bearing), (claim.id, name)
         if claim.across:
-            levels = {property_of(run, claim.across["key"]) for run in bearing}
-            assert levels >= set(claim.across["including"]), claim.id
-            assert len(levels) >= claim.across["at_least"], claim.id
+            levels = {property_of(run, claim.across.key) for run in bearing}
+            assert levels >= set(claim.across.including), claim.id
+            assert len(levels) >= claim.across.at_least, claim.id
         assert claim.seeds <= num_seeds, claim.id
         groups = {run.setting("seed", "data.seed", "data.order_seed", *claim.vary) for run in bearing}
         assert len(groups) == 1 or claim.id.startswith(SEVERAL), claim.id

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from damage import ANYWHERE, NEVER_BEGUN, OF_A_RUN, OF_A_SWEEP, write_sweep
-from rethinkgen.report.entry import main
+from rethinkgen.commands.report import main
 from rethinkgen.report.tables import tables
 from rethinkgen.run.run import Run, damage_of, read_runs
 from rethinkgen.sweep.summary import Summary

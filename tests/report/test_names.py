@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT, TINY, Command
-from rethinkgen.report.entry import main
+from rethinkgen.commands.report import main
 from rethinkgen.report.names import distinct, stem, to_csv
 from rethinkgen.sweep.summary import Summary
 from run_folders import write_run

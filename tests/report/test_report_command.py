@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, TINY
-from rethinkgen.report.entry import main
+from rethinkgen.commands.report import main
 from rethinkgen.report.page import write_report
 from rethinkgen.run.run import read_runs
 from unfinished import leave_unfinished

@@ -15,8 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from conftest import Command, read_result
+from rethinkgen.commands.report import main as report
 from rethinkgen.data.source import Digits
-from rethinkgen.report.entry import main as report
 from rethinkgen.run import identity
 from rethinkgen.run.declaration import check_declaration, with_fixed
 from rethinkgen.train.evaluation import diverged

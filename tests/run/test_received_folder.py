@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import TINY, Command
-from rethinkgen.report.entry import main as report
+from rethinkgen.commands.report import main as report
 from rethinkgen.run.folder import checksum
 
 RUN = [*TINY, "max_steps=5"]

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import TINY, Command
 from outcomes import assert_same, outcome
-from rethinkgen.report.entry import main as report
+from rethinkgen.commands.report import main as report
 from rethinkgen.run.curves import read_rows
 from rethinkgen.run.metrics_table import MetricsTable
 

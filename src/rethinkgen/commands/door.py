@@ -30,7 +30,7 @@ VERBS = {
     "train": Verb(
         "rethinkgen.commands.train", "train one network, or with -m every combination of choices", takes_overrides=True
     ),
-    "report": Verb("rethinkgen.report.entry", "set runs beside the published numbers: tables, figures, one page"),
+    "report": Verb("rethinkgen.commands.report", "set runs beside the published numbers: tables, figures, one page"),
 }
 
 

@@ -13,22 +13,32 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
-from importlib.resources.abc import Traversable
+from functools import cache, cached_property, reduce
+from inspect import Parameter, signature
+from itertools import chain
+from operator import or_
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.declared import check_choice, check_keys, check_number
-from rethinkgen.report.rules import RULES, parameters
+from rethinkgen.report.declared import meant
+from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
-from rethinkgen.run.identity import SEEDS
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
 CERTAINTIES: dict[str, str] = {
@@ -37,7 +47,6 @@ CERTAINTIES: dict[str, str] = {
     "inferred": "concluded from what the paper says, not said by it",
     "memory": "recalled without any source: never counted",
 }
-UNITS = ("%", "x", "steps", "parameters", "parameters beyond 2n + d", "")
 DERIVED = (
     "test/error",
     "test/gain_from_stopping",
@@ -55,26 +64,100 @@ ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
 BOUNDS = ("at_least", "at_most", "by_model")
 MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
 """A source that a text names: ``Table 2 [S2, S6]``."""
-Selector = Mapping[str, Any]
+
+
+class Checked(BaseModel):
+    """A part of a file, in which nothing is taken for what it is not: no text for a number, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_keys(cls, node: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if unknown := [key for key in (node if isinstance(node, dict) else ()) if key not in known]:
+            raise ValueError(f"{unknown[0]}: no such key; allowed are {', '.join(known)}.{meant(unknown[0], known)}")
+        return node
+
+
+Part = TypeVar("Part", bound=Checked)
+
+
+def checked(kind: type[Part], node: Any, where: str, context: Any = None) -> Part:
+    """Return a part of a file as it was declared.
+
+    Raises:
+        ValueError: it is not as it has to be; the message names ``where``, key, value, and what is allowed.
+    """
+    try:
+        return kind.model_validate(node, context=context)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+    place, value, told = ": ".join([where, *map(str, first["loc"])]), first["input"], first["msg"]
+    details = first.get("ctx", {})
+    place += ": kind" if first["type"] == "union_tag_not_found" else ""
+    if first["type"] in ("missing", "value_error", "union_tag_not_found"):
+        raise ValueError(f"{place}: {details.get('error', 'is missing.')}")
+    if "tag" in details:
+        place, value, told = f"{place}: kind", details["tag"], f"should be one of {details['expected_tags']}"
+    options = re.findall(r"'([^']*)'", told)
+    raise ValueError(f"{place}={value!r}: {told.removeprefix('Input ')}.{meant(value, options)}")
+
+
+def _selectable(node: dict[str, Any]) -> dict[str, Any]:
+    for name, value in node.items():
+        if name not in SELECTABLE and str(name).partition(".")[0] not in ROOTS:
+            raise ValueError(f"{name}: neither a key below {', '.join(ROOTS)} nor one of {SELECTABLE}.")
+        if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in BOUNDS):
+            raise ValueError(f"{name}={value!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
+    return node
+
+
+Selector = Annotated[dict[str, Any], AfterValidator(_selectable)]
 """Key -> value, or a list of values of which one must be met: a group, a key of the config, or ``level``."""
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How a claim is decided, and why just so."""
+class Rule(Checked):
+    """How a claim is decided, and why just so; in the file beside what its function in ``rules`` is given."""
 
     kind: str
-    parameters: dict[str, Any]
     because: str
 
     @property
-    def judge(self) -> Callable[..., Any]:
-        """The function in ``rethinkgen.report.rules``."""
-        return RULES[self.kind]
+    def parameters(self) -> dict[str, Any]:
+        """What its function is given besides samples and context."""
+        return {key: told for key, told in self if key not in Rule.model_fields}
+
+    def judge(self, samples: Samples, context: Context) -> Finding:
+        """Return what the rule says of samples."""
+        return RULES[self.kind](samples, context, **self.parameters)
 
 
-@dataclass(frozen=True)
-class Tuning:
+def _rule_of(kind: str) -> type[Rule]:
+    """Return the rule whose keys are the parameters of its function."""
+    known, hints = signature(RULES[kind]).parameters.values(), get_type_hints(RULES[kind])
+    own = [each for each in known if each.kind is Parameter.KEYWORD_ONLY]
+    given = {each.name: (hints[each.name], ... if each.default is each.empty else each.default) for each in own}
+    fields: dict[str, Any] = {"kind": (Literal[kind], ...), **given}
+    return create_model(kind, __base__=Rule, **fields)
+
+
+if TYPE_CHECKING:
+    AnyRule = Rule
+else:
+    AnyRule = Annotated[reduce(or_, map(_rule_of, RULES)), Field(discriminator="kind")]
+
+
+class Across(Checked):
+    """Settings that are the values of one key: which, how many are needed, and which of them."""
+
+    key: str
+    at_least: int = 2
+    including: Sequence[float] = ()
+
+
+class Tuning(Checked):
     """How the strength of one setting is chosen, without the test set: by runs that hold a part of the images out.
 
     A strength that does not act or that ruins the fit is not chosen.
@@ -95,22 +178,11 @@ class Tuning:
     """Strengths that are compared."""
 
 
-@dataclass(frozen=True, eq=False)
-class Paper:
-    """Where claims are from."""
-
-    name: str
-    reference: str
-    sources: Mapping[str, str]
-    """Mark, such as S3 -> what was read there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(Checked):
     """One published number or statement, and what decides whether it is reproduced."""
 
+    __hash__ = object.__hash__
     id: str
-    paper: Paper
     item: str
     """The table, figure or section."""
     statement: str
@@ -118,38 +190,37 @@ class Claim:
     certainty: Certainty
     metric: str
     runs: Selector
-    rule: Rule
-    seeds: int
+    rule: AnyRule
+    seeds: PositiveInt
     """Repetitions that a verdict needs."""
     value: float | None = None
     """As published, in ``unit``; nothing for a statement without a number."""
     published: str = ""
     """The same as a text."""
-    unit: str = "%"
+    unit: Literal["%", "x", "steps", "parameters", "parameters beyond 2n + d", ""] = "%"
     experiment: str = ""
     """That makes its runs."""
-    of_no_experiment: str = ""
-    """The command that makes its runs, where no experiment does. In the file ``command``."""
-    settings: Mapping[str, Selector] = field(default_factory=dict)
+    of_no_experiment: str = Field("", alias="command")
+    """The command that makes its runs, where no experiment does."""
+    settings: dict[Name, Selector] = {}
     """Name -> what tells a setting apart, where the rule compares several."""
-    across: Mapping[str, Any] | None = None
-    """Where settings are the values of one key: ``key``, how many are needed ``at_least``, which ``including``."""
+    across: Across | None = None
     vary: Sequence[str] = ()
     """Keys, and all below them, that may differ between the settings that are compared."""
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[str, float] = field(default_factory=dict)
+    protocol: Selector = {}
+    given: dict[str, float] = {}
     """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
     leaves_open: Sequence[str] = ()
     """Keys, and all below them, of which the paper says nothing."""
     depends_on: Sequence[str] | None = None
     """Keys, and all below them, that the claim can depend on at all, where these are not all."""
     tuned: Tuning | None = None
-    trend: Rule | None = None
+    trend: AnyRule | None = None
     """What must hold at least for "same trend"."""
-    repeated_by: str = "seed"
+    repeated_by: Literal["seed", "data.seed", "data.order_seed"] = "seed"
     """The seed that tells repetitions apart: runs that differ in another alone are one."""
-    is_exact: bool = False
-    """Whether no seed changes the number: then one run tells. In the file ``exact``."""
+    is_exact: bool = Field(False, alias="exact")
+    """Whether no seed changes the number: then one run tells."""
     pool: str = ""
     """Claims of the same are judged by the deviation over the seeds of all of them."""
 
@@ -161,9 +232,8 @@ class Claim:
     @property
     def names(self) -> set[str]:
         """Everything that the claim says something of."""
-        across = [str(self.across["key"])] if self.across else []
         of_settings = [key for setting in self.settings.values() for key in setting]
-        return {*self.protocol, *self.runs, *of_settings, *across}
+        return {*self.protocol, *self.runs, *of_settings, *([self.across.key] if self.across else [])}
 
     @property
     def is_counted(self) -> bool:
@@ -175,216 +245,137 @@ class Claim:
         """The marks of its sources."""
         return MARK.findall(self.source)
 
+    @property
+    def paper(self) -> Paper:
+        """The file that it stands in."""
+        return self._paper
 
-def load_claims() -> list[Claim]:
-    """Return the claims of all papers, in the order of the files.
+    def model_post_init(self, context: Paper, /) -> None:
+        """Check what only all keys together tell."""
+        self._paper = context
+        if "/" not in self.metric and self.metric not in DERIVED and not self.metric.startswith(("steps", "num_")):
+            raise ValueError(f"metric={self.metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
+        if not self.experiment and not self.of_no_experiment:
+            raise ValueError("experiment: the experiment that makes its runs is needed, or a command.")
+        if unknown := [mark for mark in self.cited if mark not in context.sources]:
+            raise ValueError(f"source={unknown[0]!r}: one of {', '.join(context.sources)} is needed.")
+        if self.tuned and self.tuned.setting not in self.settings:
+            raise ValueError(f"tuned: setting={self.tuned.setting!r}: one of {', '.join(self.settings)} is needed.")
+        for rule in filter(None, (self.rule, self.trend)):
+            self._check_settings(rule)
 
-    Raises:
-        ValueError: a file says something that cannot be; the message names file, claim and key.
-    """
-    return list(_claims_of(own_papers()))
-
-
-@cache
-def _claims_of(own: tuple[OwnPaper, ...]) -> tuple[Claim, ...]:
-    found: dict[str, Claim] = {}
-    # A user's own may not take the place of ours.
-    for file in reversed(_files(own)):
-        claims = read_claims(file)
-        if taken := [claim.id for claim in claims if claim.id in found]:
-            raise ValueError(f"{file.name}, claim {taken[0]}: there is one of this id already. Give it another.")
-        found = {claim.id: claim for claim in claims} | found
-    return tuple(found.values())
-
-
-def load_papers() -> list[dict[str, Any]]:
-    """Return all that the files say, unchecked: what they have besides claims."""
-    return _papers_of(own_papers())
-
-
-@cache
-def _papers_of(own: tuple[OwnPaper, ...]) -> list[dict[str, Any]]:
-    return [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files(own)]
-
-
-def _files(own: tuple[OwnPaper, ...]) -> list[OwnPaper | Traversable]:
-    folder = importlib.resources.files("rethinkgen.report") / "published"
-    ours = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return [*own, *ours]
+    def _check_settings(self, rule: Any) -> None:
+        if rule.kind in ("within", "lead_over_chance") and self.value is None:
+            raise ValueError(f"kind={rule.kind!r} compares with the published value; give the claim a value.")
+        if rule.kind in ("rising", "rising_ratio", "ratio") and self.across is None and len(self.settings) < 2:
+            raise ValueError(f"{rule.kind} compares settings; give across, or settings.")
+        if rule.kind == "difference" and len(self.settings) != 2:
+            raise ValueError("settings: difference needs two, the second to be taken from the first.")
+        if rule.kind == "order" and (unknown := {*chain(*rule.groups)} ^ {*self.settings}):
+            raise ValueError(f"groups and settings name different things: {', '.join(sorted(unknown))}.")
+        if rule.kind in ("within", "at_chance", "lead_over_chance") and (self.settings or self.across):
+            raise ValueError(f"{rule.kind} judges a single setting; settings and across have no place here.")
 
 
-def own_papers() -> tuple[OwnPaper, ...]:
-    """Return the files of the user's own that are read before ours."""
-    return _OWN.get()
+class Paper(Checked):
+    """A file of one paper: where claims are from, and what is drawn of them."""
+
+    __hash__ = object.__hash__
+    name: str = Field(alias="paper")
+    reference: str
+    protocols: dict[str, dict[str, Any]]
+    items: list[dict[str, Any]]
+    sources: dict[str, str] = {}
+    """Mark, such as S3 -> what was read there."""
+    figures: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    stand_ins: dict[str, str] = {}
+    one_axis: list[str] = []
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """In the order of the file, as ``read_paper`` reads them."""
+        return []
 
 
-@contextmanager
-def with_papers(paths: Sequence[Path]) -> Iterator[None]:
-    """Read for a while claims, figures and tables of files of the user's own, too.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    opened = []
-    for path in paths:
-        if (content := read_bytes(path, MOST_BYTES_OF_TABLE)) is None:
-            raise ValueError(f"claims={path}: there is no such file.")
-        opened.append(OwnPaper(path.name, content.decode("utf-8", errors="replace")))
-    before = _OWN.set((*_OWN.get(), *opened))
-    try:
-        yield
-    finally:
-        _OWN.reset(before)
-
-
-def read_claims(file: OwnPaper | Traversable) -> list[Claim]:
-    """Read one file of claims.
+def read_paper(name: str, text: str) -> Paper:
+    """Read a paper's file.
 
     Raises:
-        ValueError: see ``load_claims``.
+        ValueError: it says something that cannot be; the message names file, claim and key.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file.name}: not YAML ({error}).") from error
-    check_keys(file.name, content, PAPER_KEYS, ("sources", "figures", "tables", "stand_ins", "one_axis"))
-    claims = list(_claims(file.name, content))
-    twice = sorted({claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1})
-    if twice:
-        raise ValueError(
-            f"{file.name}, claim {twice[0]}: id={twice[0]!r} is used more than once. Give each claim its own."
-        )
-    return claims
-
-
-@dataclass(frozen=True)
-class OwnPaper:
-    """A file of the user's own, as it was when it was opened."""
-
-    name: str
-    text: str
-
-    def read_text(self, encoding: str) -> str:
-        """Return what stood in it."""
-        return self.text
-
-
-_OWN: ContextVar[tuple[OwnPaper, ...]] = ContextVar("papers of the user's own", default=())
-PAPER_KEYS = ("paper", "reference", "protocols", "items")
-REQUIRED = tuple(
-    entry.name
-    for entry in fields(Claim)
-    if entry.default is MISSING and entry.default_factory is MISSING and entry.name != "paper"
-)
-OPTIONAL = (
-    *(entry.name for entry in fields(Claim) if entry.name not in (*REQUIRED, "is_exact", "of_no_experiment")),
-    "exact",
-    "command",
-)
-
-
-def _claims(file: str, content: Mapping[str, Any]) -> Iterable[Claim]:
-    paper = Paper(str(content["paper"]), str(content["reference"]), content.get("sources") or {})
-    for item in content["items"]:
+        raise ValueError(f"{name}: not YAML ({error}).") from error
+    paper = checked(Paper, content, name)
+    for item in paper.items:
         shared = {key: value for key, value in item.items() if key != "claims"}
         for own in item.get("claims", ()):
-            yield _claim(file, content, paper, {**shared, **own})
+            node = {**shared, **own}
+            where = f"{name}, claim {node.get('id', node.get('statement', '?'))}"
+            claim = checked(Claim, node | _protocol(where, paper.protocols, node), where, paper)
+            if any(other.id == claim.id for other in paper.claims):
+                raise ValueError(f"{where}: id={claim.id!r} is used more than once. Give each claim its own.")
+            paper.claims.append(claim)
+    return paper
 
 
-def _claim(file: str, content: Mapping[str, Any], paper: Paper, node: dict[str, Any]) -> Claim:
-    where = f"{file}, claim {node.get('id', node.get('statement', '?'))}"
-    check_keys(where, node, REQUIRED, OPTIONAL)
-    settings, across = node.get("settings", {}), node.get("across")
-    check_choice(where, "certainty", node["certainty"], CERTAINTIES)
-    check_choice(where, "unit", node.get("unit", "%"), UNITS)
-    check_choice(where, "repeated_by", node.get("repeated_by", "seed"), SEEDS)
-    for key, number in {**node.get("given", {}), "value": node.get("value") or 0}.items():
-        check_number(where if key == "value" else f"{where}: given", key, number)
-    if not isinstance(node["seeds"], int) or node["seeds"] < 1:
-        raise ValueError(f"{where}: seeds={node['seeds']!r}: a whole number from 1 on is needed.")
-    metric = str(node["metric"])
-    if "/" not in metric and metric not in DERIVED and not metric.startswith(("steps", "num_")):
-        raise ValueError(f"{where}: metric={metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
-    if "experiment" not in node and "command" not in node:
-        raise ValueError(f"{where}: experiment: the experiment that makes its runs is needed, or a command.")
-    for mark in MARK.findall(str(node["source"])):
-        check_choice(where, "source", mark, paper.sources)
-    if across is not None:
-        check_keys(f"{where}: across", across, ("key",), ("at_least", "including"))
-    protocol, left_open = _protocol(where, content["protocols"], node.get("protocol", ()))
-    rules = {key: _rule(f"{where}: {key}", node[key], node.get("value")) for key in ("rule", "trend") if node.get(key)}
-    for rule in rules.values():
-        _check_settings(where, rule, settings, across)
-    made: dict[str, Any] = {
-        "paper": paper,
-        "of_no_experiment": str(node.get("command", "")),
-        "runs": _selector(where, "runs", node["runs"]),
-        "settings": {str(name): _selector(where, f"settings.{name}", setting) for name, setting in settings.items()},
-        "protocol": protocol,
-        "leaves_open": (*left_open, *node.get("leaves_open", ())),
-        "tuned": _tuning(where, node["tuned"], settings) if "tuned" in node else None,
-        "is_exact": bool(node.get("exact")),
-    }
-    as_they_stand = {key: told for key, told in node.items() if key not in ("exact", "command")}
-    return Claim(**as_they_stand | made | rules)
-
-
-def _rule(where: str, node: Any, value: float | None) -> Rule:
-    check_keys(where, node, ("kind", "because"), allow_others=True)
-    kind = node["kind"]
-    check_choice(where, "kind", kind, RULES)
-    given = {key: content for key, content in node.items() if key not in ("kind", "because")}
-    known = parameters(RULES[kind])
-    check_keys(f"{where} {kind}", given, [key for key, is_needed in known.items() if is_needed], list(known))
-    for key, content in given.items():
-        if key != "groups":
-            check_number(where, key, content)
-    if kind in ("within", "lead_over_chance") and value is None:
-        raise ValueError(f"{where}: kind={kind!r} compares with the published value; give the claim a value.")
-    return Rule(kind, given, str(node["because"]))
-
-
-def _check_settings(where: str, rule: Rule, settings: Mapping[str, Any], across: Any) -> None:
-    if rule.kind in ("rising", "rising_ratio", "ratio") and across is None and len(settings) < 2:
-        raise ValueError(f"{where}: {rule.kind} compares settings; give across, or settings.")
-    if rule.kind == "difference" and len(settings) != 2:
-        raise ValueError(f"{where}: settings: difference needs two, the second to be taken from the first.")
-    if rule.kind == "order":
-        named = {name for group in rule.parameters["groups"] for name in group}
-        if unknown := sorted(named ^ set(settings)):
-            raise ValueError(f"{where}: groups and settings name different things: {', '.join(unknown)}.")
-    if rule.kind in ("within", "at_chance", "lead_over_chance") and (settings or across):
-        raise ValueError(f"{where}: {rule.kind} judges a single setting; settings and across have no place here.")
-
-
-def _selector(where: str, key: str, node: Any) -> dict[str, Any]:
-    if not isinstance(node, dict):
-        raise ValueError(f"{where}: {key}={node!r}: key: value pairs are needed, such as {{model: inception}}.")
-    for name in node:
-        if name not in SELECTABLE and str(name).partition(".")[0] not in ROOTS:
-            raise ValueError(f"{where}: {key}: {name}: neither a key below {', '.join(ROOTS)} nor one of {SELECTABLE}.")
-    return node
-
-
-def _tuning(where: str, node: Any, settings: Mapping[str, Any]) -> Tuning:
-    check_keys(f"{where}: tuned", node, ("setting", "key", "held_out", "by", "acts_on", "fits", "at_least"))
-    check_choice(f"{where}: tuned", "setting", node["setting"], settings)
-    return Tuning(**{**node, "held_out": _selector(f"{where}: tuned", "held_out", node["held_out"])})
-
-
-def _protocol(
-    where: str, protocols: Mapping[str, Any], names: str | Sequence[str]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what the protocols say together, and what they leave open and do not say."""
+def _protocol(where: str, protocols: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the protocols of a claim say together, and what they leave open and do not say."""
     merged: dict[str, Any] = {}
     left_open: list[str] = []
+    names = node.get("protocol", ())
     for name in [names] if isinstance(names, str) else names:
         if name not in protocols:
             raise ValueError(f"{where}: protocol={name!r}: there are {', '.join(sorted(protocols))}.")
         merged |= {key: value for key, value in protocols[name].items() if key != "leaves_open"}
         left_open += protocols[name].get("leaves_open", ())
-    _selector(where, "protocol", merged)
-    for key, allowed in merged.items():
-        if isinstance(allowed, dict) and (len(allowed) != 1 or next(iter(allowed)) not in BOUNDS):
-            raise ValueError(f"{where}: protocol: {key}={allowed!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
-    return merged, tuple(key for key in left_open if key not in merged)
+    kept = [key for key in left_open if key not in merged]
+    return {"protocol": merged, "leaves_open": [*kept, *node.get("leaves_open", ())]}
+
+
+@cache
+def _packaged() -> tuple[Paper, ...]:
+    folder = importlib.resources.files("rethinkgen.report") / "published"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return tuple(read_paper(file.name, file.read_text(encoding="utf-8")) for file in files)
+
+
+_OWN: ContextVar[tuple[Paper, ...]] = ContextVar("papers of the user's own", default=())
+
+
+def load_papers() -> tuple[Paper, ...]:
+    """Return the papers: the user's own, then ours."""
+    return (*_OWN.get(), *_packaged())
+
+
+def load_claims() -> list[Claim]:
+    """Return the claims of all papers, in the order of the files."""
+    return [claim for paper in load_papers() for claim in paper.claims]
+
+
+def read_own(path: Path) -> Paper:
+    """Read a paper of the user's own.
+
+    Raises:
+        ValueError: there is no such file, or it says something that cannot be.
+    """
+    content = read_bytes(path, MOST_BYTES_OF_TABLE)
+    if content is None:
+        raise ValueError(f"claims={path}: there is no such file.")
+    own = read_paper(path.name, content.decode("utf-8", errors="replace"))
+    # It may not take the place of ours.
+    if taken := {claim.id for claim in own.claims} & {claim.id for claim in load_claims()}:
+        raise ValueError(f"{path.name}, claim {min(taken)}: there is one of this id already. Give it another.")
+    return own
+
+
+@contextmanager
+def with_paper(own: Paper) -> Iterator[None]:
+    """Have for a while a paper of the user's own before ours, but for its figures: these are drawn as one asks."""
+    before = _OWN.set((own.model_copy(update={"figures": {}}), *_OWN.get()))
+    try:
+        yield
+    finally:
+        _OWN.reset(before)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from rethinkgen.report.claim_files import Claim, OwnPaper, load_claims, load_papers, own_papers
+from rethinkgen.report.claim_files import Claim, Paper, load_claims, load_papers
 from rethinkgen.report.declared import check_choice, check_keys
 from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
@@ -80,15 +80,15 @@ def declared() -> tuple[Declared, ...]:
     Raises:
         ValueError: a declaration has a key that no table has, or a column of no kind.
     """
-    return _tables_of(own_papers())
+    return _tables_of(load_papers())
 
 
 @cache
-def _tables_of(_: tuple[OwnPaper, ...]) -> tuple[Declared, ...]:
+def _tables_of(papers: tuple[Paper, ...]) -> tuple[Declared, ...]:
     found = []
-    for paper in load_papers():
-        for name, node in (paper.get("tables") or {}).items():
-            where = f"{paper['paper']}, table {name}"
+    for paper in papers:
+        for name, node in paper.tables.items():
+            where = f"{paper.name}, table {name}"
             check_keys(where, node, ("title",), [entry.name for entry in fields(Declared)[2:]])
             for key, value in node.items():
                 if key in TYPES and not isinstance(value, TYPES[key]):

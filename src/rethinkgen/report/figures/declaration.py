@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.claim_files import OwnPaper, load_papers, own_papers
+from rethinkgen.report.claim_files import Paper, load_papers
 from rethinkgen.report.declared import check_choice, check_keys, meant
 from rethinkgen.report.quantities import QUANTITY_KEYS, TOLD, is_measured, known_quantities, value_of
 from rethinkgen.run import own_code
@@ -274,17 +274,18 @@ def packaged() -> tuple[Figure, ...]:
     Raises:
         ValueError: see ``read_figure``.
     """
-    return _figures_of(own_papers())
+    return _figures_of(load_papers())
 
 
 @cache
-def _figures_of(_: tuple[OwnPaper, ...]) -> tuple[Figure, ...]:
+def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
     any_sweep = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
-    contents = [*load_papers(), {"paper": "any_sweep", **yaml.safe_load(any_sweep.read_text(encoding="utf-8"))}]
+    declared = [(paper.name, paper.figures) for paper in papers]
+    declared += [("any_sweep", yaml.safe_load(any_sweep.read_text(encoding="utf-8"))["figures"])]
     return tuple(
-        read_figure(name, node, f"{content['paper']}, figure {name}")
-        for content in contents
-        for name, node in (content.get("figures") or {}).items()
+        read_figure(name, node, f"{paper}, figure {name}")
+        for paper, figures in declared
+        for name, node in figures.items()
     )
 
 

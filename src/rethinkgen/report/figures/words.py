@@ -68,7 +68,7 @@ def setup_of(runs: Sequence[Run]) -> str:
     """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``"""
     if not runs:
         return ""
-    stand_ins = {name: words for paper in load_papers() for name, words in paper.get("stand_ins", {}).items()}
+    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
     data = ", ".join(
         f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in _each(run.data for run in runs)
     )

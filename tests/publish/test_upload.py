@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rethinkgen.report import wandb_upload
-from rethinkgen.report.wandb_upload import Place, Sent, be_quiet, send_missing
+from rethinkgen.publish import upload
+from rethinkgen.publish.upload import Place, Sent, be_quiet, send_missing
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import read_runs
 from rethinkgen.run.wandb_mirror import without_places
@@ -168,21 +168,21 @@ def test_what_was_logged_offline_is_not_synced_over_it(server: WandbServer, fold
 def test_a_run_that_cannot_be_sent_is_a_line_and_the_others_are(
     server: WandbServer, small_sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = wandb_upload._upload
+    send_one = upload._upload
 
     def refusing(place: Place, run: Any, *arguments: Any, **keywords: Any) -> None:
         if run.seed == 1:
             raise ConnectionError("no route")
-        upload(place, run, *arguments, **keywords)
+        send_one(place, run, *arguments, **keywords)
 
-    monkeypatch.setattr(wandb_upload, "_upload", refusing)
+    monkeypatch.setattr(upload, "_upload", refusing)
     sent = send(small_sweep)
     assert (sent.runs, len(server.runs)) == (2, 2)
     assert [line.partition(": ")[2] for line in sent.failures] == ["ConnectionError: no route"] * 2
 
 
 def test_what_does_not_arrive_is_said(server: WandbServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_upload, "ARRIVAL_SECONDS", 0.3)
+    monkeypatch.setattr(upload, "ARRIVAL_SECONDS", 0.3)
     monkeypatch.setattr(ReceivedRun, "rows", property(lambda _: []))
     (line,) = send(folder).failures
     assert "W&B does not show all of it" in line

@@ -15,9 +15,9 @@ pytest.importorskip("wandb_workspaces", reason="the extra 'reports' is not insta
 import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces.reports.v2 import interface, internal
 
+from rethinkgen.publish.document import build, figure_key, run_sets, varying_choices
+from rethinkgen.publish.upload import Place
 from rethinkgen.report.contents import Report, gather
-from rethinkgen.report.wandb_report import build, figure_key, markdown_table, run_sets, varying_choices
-from rethinkgen.report.wandb_upload import Place
 from rethinkgen.run.run import Run, read_runs
 
 PLACE = Place("somebody", "rethinkgen")
@@ -72,7 +72,7 @@ def test_it_holds_the_text_and_the_tables(report: Report) -> None:
     assert "python train.py -m" in text
     assert "digits" in text
     for table in report.tables:
-        assert markdown_table(table.columns, table.rows) in text
+        assert table.to_markdown().strip() in text
         assert any(isinstance(block, wr.H3) and block.text == table.title for block in blocks)
 
 
@@ -136,7 +136,3 @@ def test_levels_of_a_corruption_are_told_apart(report: Report) -> None:
         choices = run.choices | {"data.corruption": "partial_labels"}
         runs.append(dataclasses.replace(run, config=run.config | {"data": data}, choices=choices))
     assert varying_choices(runs) == {"data.corruption.probability": "data.corruption.probability"}
-
-
-def test_a_bar_or_a_line_break_does_not_break_a_table() -> None:
-    assert markdown_table(["a|b"], [["c\nd"], [None], [0.5]]) == "| a\\|b |\n| --- |\n| c d |\n|  |\n| 0.5 |"

@@ -1,4 +1,4 @@
-"""The door of ``report.py``: which sweeps, where to, and what is said on the terminal. Light until all is clear."""
+"""``report``: which sweeps, where to, and what is said on the terminal. Light until all is clear."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethinkgen.console import say, say_error, stdout, take_any_encoding
-from rethinkgen.errors import USERS_MISTAKE, PublishingError
+from rethinkgen.errors import USERS_MISTAKE
 from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.run.own_code import asked_for, opening
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
+    from rethinkgen.report.claim_files import Paper
     from rethinkgen.report.contents import Report
     from rethinkgen.report.figures.declaration import Figure
-    from rethinkgen.report.wandb_publish import Published
     from rethinkgen.run.run import Run
 
 HELP = """\
@@ -68,7 +68,7 @@ class Request:
     out: Path
     publish: str | None
     figures: Sequence[Figure] = ()
-    papers: Sequence[Path] = ()
+    paper: Paper | None = None
     share: bool = False
     entity: str | None = None
     project: str | None = None
@@ -87,9 +87,11 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> i
         try:
             with opening(asked_for(arguments)):
                 request = read_arguments(arguments)
-                from rethinkgen.report.claim_files import with_papers
+                if request.paper is None:
+                    return _report(request, arguments)
+                from rethinkgen.report.claim_files import with_paper
 
-                with with_papers(request.papers):
+                with with_paper(request.paper):
                     return _report(request, arguments)
         except ValueError as error:
             return tell_error(error, USERS_MISTAKE)
@@ -98,10 +100,10 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> i
 def _report(request: Request, arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
-        if request.papers:
-            _check_papers(request.papers)
+        # Before any run is read.
+        declared = _declared_in(request.paper) if request.paper else []
         if request.publish == "wandb":
-            from rethinkgen.report.wandb_publish import check_can_publish
+            from rethinkgen.publish.door import Wish, check_can_publish, publisher
 
             check_can_publish()
         with stdout().status("reading the runs"):
@@ -109,7 +111,9 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
 
             runs = read_runs(request.sweeps)
             figures = [_completed(figure, runs) for figure in request.figures]
-        publish = _publisher(request, runs) if request.publish == "wandb" else None
+        if request.publish == "wandb":
+            names = [sweep.resolve().name for sweep in request.sweeps]
+            publish = publisher(runs, Wish(request.entity, request.project, request.share), names)
     except ValueError as error:
         return tell_error(error, USERS_MISTAKE)
     except OSError as error:
@@ -120,20 +124,54 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
             from rethinkgen.report.contents import gather
             from rethinkgen.report.page import write
 
+            fitting, unfit = _fitting(declared, runs)
             # Whether and where it is published is not part of what others type.
             kept = [item for item in arguments if item.partition("=")[0] not in ("publish", *OF_PUBLISHING)]
             command = shlex.join([*noted_program("report"), *map(_as_typed, kept)])
-            report = gather(runs, command=command, figures=figures)
+            report = gather(runs, command=command, figures=[*figures, *fitting])
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
+    drawn = [picture.declaration for picture in report.pictures]
+    unfit += [
+        f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says."
+        for figure in figures
+        if not any(figure is declaration for declaration in drawn)
+    ]
+    for line in unfit:
+        say(line, style="yellow")
+    return publish(report, index) if request.publish == "wandb" else 0
+
+
+def _declared_in(paper: Paper) -> list[Figure]:
+    """Return the figures that a paper of the user's own declares.
+
+    Raises:
+        ValueError: one of them, or of its tables, says something that cannot be.
+    """
+    from rethinkgen.report.figures.declaration import read_figure
+    from rethinkgen.report.tables import declared
+
+    declared()
+    return [read_figure(name, node, f"{paper.name}, figure {name}") for name, node in paper.figures.items()]
+
+
+def _fitting(figures: Sequence[Figure], runs: Sequence[Run]) -> tuple[list[Figure], list[str]]:
+    """Return the figures of a paper that these runs have the quantities of, and a line on each other one.
+
+    A paper may be about more runs than these: of a figure that is asked for by itself it is a mistake.
+    """
+    from rethinkgen.report.figures.declaration import check_quantities
+
+    fitting, unfit = [], []
     for figure in figures:
-        if all(picture.declaration is not figure for picture in report.pictures):
-            say(
-                f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says.", style="yellow"
-            )
-    return 0 if publish is None else publish(report, index)
+        try:
+            check_quantities(figure, runs, f"figure {figure.name}")
+            fitting.append(figure)
+        except ValueError as error:
+            unfit.append(f"not drawn: {error}")
+    return fitting, unfit
 
 
 def read_arguments(arguments: Sequence[str]) -> Request:
@@ -168,7 +206,11 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
-    papers = [Path(values["claims"])] if "claims" in values else []
+    paper = None
+    if "claims" in values:
+        from rethinkgen.report.claim_files import read_own
+
+        paper = read_own(Path(values["claims"]))
     check_is_own(out, is_chosen="out" in values)
     if is_foreign(out / "index.html"):
         raise ValueError(
@@ -183,28 +225,11 @@ def read_arguments(arguments: Sequence[str]) -> Request:
         out,
         values.get("publish"),
         figures,
-        papers,
+        paper,
         share=values.get("share") == "true",
         entity=values.get("entity"),
         project=values.get("project"),
     )
-
-
-def _check_papers(papers: Sequence[Path]) -> None:
-    """Read all that papers of the user's own declare, before any run is read.
-
-    Raises:
-        ValueError: one of them says something that cannot be.
-    """
-    from rethinkgen.report.claim_files import load_claims
-    from rethinkgen.report.figures.declaration import packaged
-    from rethinkgen.report.tables import declared
-
-    try:
-        for read in (load_claims, packaged, declared):
-            read()
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"claims={papers[0]}: {error}") from error
 
 
 def _completed(figure: Figure, runs: Sequence[Run]) -> Figure:
@@ -269,54 +294,6 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
     numbers = {"table": len(report.tables), "figure": len(report.pictures)}
     what = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in numbers.items())
     say(f"{shown(index)}  ({what}, {seconds:.1f} s)")
-
-
-def _publisher(request: Request, runs: Sequence[Run]) -> Callable[[Report, Path], int]:
-    """Return what brings the report to W&B and gives the exit code, once it is clear that it can be brought there.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    from rethinkgen.report import wandb_publish
-
-    wish = wandb_publish.Wish(request.entity, request.project, request.share)
-    places = wandb_publish.places_of(runs, wish)
-    names = [sweep.resolve().name for sweep in request.sweeps]
-
-    def publish(report: Report, index: Path) -> int:
-        try:
-            with stdout().status("publishing") as status:
-                page = index.read_text(encoding="utf-8")
-                done = wandb_publish.publish(report, page, places, wish, names, tell=status.update)
-        except PublishingError as error:
-            return tell_error(f"publish=wandb: {error} The page above is written.", 1)
-        return tell_published(done)
-
-    return publish
-
-
-def tell_published(done: Published) -> int:
-    """Say what W&B has got and where it is; return the exit code."""
-    sent = done.sent
-    numbers = {
-        f"sent ({sent.rows:,} rows)": sent.runs,
-        "there already": sent.were_there,
-        "at work, which send their own rows": sent.at_work,
-        "without anything to send yet": sent.empty,
-        "not sent": len(sent.failures),
-    }
-    told = [f"{number:,} {text}" for text, number in numbers.items() if number]
-    say(f"W&B: of {sum(numbers.values()):,} runs {', '.join(told)}.")
-    for line in sent.failures[:MOST_DAMAGE]:
-        say(f"not sent to W&B: {line}", style="yellow")
-    if len(sent.failures) > MOST_DAMAGE:
-        say(f"... and {len(sent.failures) - MOST_DAMAGE:,} more. The same command tries again.", style="yellow")
-    unchanged = "" if done.is_new else ", unchanged"
-    what = "W&B draft, to look through and publish" if done.is_draft else "W&B report"
-    say(f"{what}{unchanged}: {done.address}")
-    if done.share_link is not None:
-        say(f"Whoever has this link can read it without an account: {done.share_link}")
-    return 1 if sent.failures else 0
 
 
 def tell_error(error: Exception | str, exit_code: int) -> int:

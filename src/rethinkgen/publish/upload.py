@@ -83,6 +83,19 @@ class Sent:
     """A line for each run that was not sent, or is not seen to have arrived."""
 
 
+def default_entity(api: wandb.Api) -> str:
+    """Return whose project a run is in that names no entity, as ``wandb.init`` and ``wandb sync`` find it."""
+    # Of WANDB_ENTITY or a settings file, else of whoever is logged in.
+    return str(api.settings["entity"] or api.viewer.entity or api.viewer.username)
+
+
+def logged_to(run: Run, api: wandb.Api) -> Place | None:
+    """Return where a run's config says that it is; nothing of one that was logged nowhere."""
+    # It may be somebody else's file, and anything stand there.
+    entity, project = run.key("logger.wandb.entity"), run.key("logger.wandb.project")
+    return Place(str(entity or default_entity(api)), str(project)) if project else None
+
+
 def be_quiet() -> None:
     """Have W&B's client print nothing of its own in this process."""
     import wandb
@@ -233,8 +246,9 @@ def _send_run(api: wandb.Api, place: Place, run: Run, there: RunThere | None, sc
     if what:
         _upload(place, run, what, scratch, is_new=there is None)
         _see_arrive(api, place, run)
-    # W&B's own sync would put its lines in the place of those that are there now.
-    _mark_as_sent(run)
+    # W&B's own sync would put its lines in the place of those that are there now. What was sent elsewhere it must send.
+    if logged_to(run, api) in (None, place):
+        _mark_as_sent(run)
     return len(what.rows) if what else -1
 
 

@@ -16,11 +16,11 @@ pytest.importorskip("wandb_workspaces", reason="the extra 'reports' is not insta
 
 import wandb
 
+from rethinkgen.commands.report import main
 from rethinkgen.errors import PublishingError
-from rethinkgen.report import wandb_publish
+from rethinkgen.publish import door, upload
+from rethinkgen.publish.door import Place, Published, Wish, check_can_publish, places_of
 from rethinkgen.report.contents import Report, gather
-from rethinkgen.report.entry import main
-from rethinkgen.report.wandb_publish import Place, Published, Wish, check_can_publish, places_of
 from rethinkgen.run.run import Run, read_runs
 from wandb_server import ReceivedRun, WandbServer, assert_mirrors, logged_in
 
@@ -43,7 +43,7 @@ def report(small_sweep: Path) -> Report:
 def publish(report: Report, *, page: str = PAGE, share: bool = False) -> Published:
     check_can_publish()
     wish = Wish(share=share)
-    return wandb_publish.publish(report, page, places_of(report.runs, wish), wish, ["small"])
+    return door.publish(report, page, places_of(report.runs, wish), wish, ["small"])
 
 
 def report_run(server: WandbServer) -> ReceivedRun:
@@ -144,9 +144,7 @@ def test_runs_that_were_not_sent_are_said_and_the_report_is_saved(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from rethinkgen.report import wandb_upload
-
-    monkeypatch.setattr(wandb_upload, "_upload", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(upload, "_upload", lambda *_, **__: 1 / 0)
     (run, *_) = small_sweep.glob("*/result.json")
     assert main([str(run.parent), f"out={tmp_path / 'report'}", "publish=wandb"]) == 1
     said = capsys.readouterr()

@@ -18,8 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rethinkgen.console import say, say_error, stdout
 from rethinkgen.errors import PublishingError
-from rethinkgen.report.wandb_upload import Place, Sent, be_quiet, open_run, runs_there, send_missing
+from rethinkgen.publish.upload import (
+    Place,
+    Sent,
+    be_quiet,
+    default_entity,
+    logged_to,
+    open_run,
+    runs_there,
+    send_missing,
+)
 from rethinkgen.run.run import Run
 from rethinkgen.run.wandb_offline import in_brief, is_logged_in
 
@@ -34,6 +44,8 @@ DEFAULT_PROJECT = "rethinkgen"
 DRAFT, FINAL = "runs/draft", "runs"
 """What W&B calls a report that only its author sees, and one that all see who see the project."""
 VIEW = "query RethinkgenReport($reportId: ID!) { view(id: $reportId) { id type } }"
+MOST_FAILURES = 12
+"""Runs that were not sent, named on the terminal."""
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)? UTC")
 """When the page was written, which alone is no news."""
 
@@ -102,25 +114,16 @@ def places_of(runs: Sequence[Run], wish: Wish) -> dict[Place, list[Run]]:
         viewer = api.viewer
     except Exception as error:  # of any kind: the network's, or W&B's
         raise ValueError(f"publish=wandb: W&B does not answer: {in_brief(error)}") from error
-    logged = [(_entity_of(run), str(project)) for run in runs if (project := run.key("logger.wandb.project"))]
-    ((usual, _),) = Counter(logged).most_common(1) or [((None, DEFAULT_PROJECT), 0)]
-    # As ``wandb.init`` finds it: of WANDB_ENTITY or a settings file, else of whoever is logged in.
-    default = api.settings["entity"] or viewer.entity or viewer.username
+    logged = [logged_to(run, api) for run in runs]
+    known = Counter(place for place in logged if place is not None).most_common(1)
+    usual = known[0][0] if known else Place(default_entity(api), DEFAULT_PROJECT)
     places: dict[Place, list[Run]] = {}
-    for run in runs:
-        project = run.key("logger.wandb.project")
-        entity, project = (_entity_of(run), str(project)) if project else usual
-        place = Place(str(wish.entity or entity or default), wish.project or project)
-        places.setdefault(place, []).append(run)
+    for run, found in zip(runs, logged, strict=True):
+        own = found or usual
+        places.setdefault(Place(wish.entity or own.entity, wish.project or own.project), []).append(run)
     for place, theirs in places.items():
         _check_place(place, len(theirs), viewer, wish)
     return dict(sorted(places.items(), key=lambda item: -len(item[1])))
-
-
-def _entity_of(run: Run) -> str | None:
-    # It may be somebody else's file, and anything stand there.
-    entity = run.key("logger.wandb.entity")
-    return None if entity is None else str(entity)
 
 
 def _check_place(place: Place, number: int, viewer: Any, wish: Wish) -> None:
@@ -170,11 +173,55 @@ def publish(
         ) from error
 
 
+def publisher(runs: Sequence[Run], wish: Wish, names: Sequence[str]) -> Callable[[Report, Path], int]:
+    """Return what brings a report and its page to W&B, says so and gives the exit code; it is clear that it can.
+
+    Raises:
+        ValueError: see ``places_of``.
+    """
+    places = places_of(runs, wish)
+
+    def bring(report: Report, index: Path) -> int:
+        try:
+            with stdout().status("publishing") as status:
+                page = index.read_text(encoding="utf-8")
+                return tell(publish(report, page, places, wish, names, tell=status.update))
+        except PublishingError as error:
+            say_error(f"publish=wandb: {error} The page above is written.")
+            return 1
+
+    return bring
+
+
+def tell(done: Published) -> int:
+    """Say what W&B has got and where it is; return the exit code."""
+    sent = done.sent
+    numbers = {
+        f"sent ({sent.rows:,} rows)": sent.runs,
+        "there already": sent.were_there,
+        "at work, which send their own rows": sent.at_work,
+        "without anything to send yet": sent.empty,
+        "not sent": len(sent.failures),
+    }
+    told = [f"{number:,} {text}" for text, number in numbers.items() if number]
+    say(f"W&B: of {sum(numbers.values()):,} runs {', '.join(told)}.")
+    for line in sent.failures[:MOST_FAILURES]:
+        say(f"not sent to W&B: {line}", style="yellow")
+    if len(sent.failures) > MOST_FAILURES:
+        say(f"... and {len(sent.failures) - MOST_FAILURES:,} more. The same command tries again.", style="yellow")
+    unchanged = "" if done.is_new else ", unchanged"
+    what = "W&B draft, to look through and publish" if done.is_draft else "W&B report"
+    say(f"{what}{unchanged}: {done.address}")
+    if done.share_link is not None:
+        say(f"Whoever has this link can read it without an account: {done.share_link}")
+    return 1 if sent.failures else 0
+
+
 class Showing:
     """The W&B report and the run with its figures and page, as they are there and as they should be."""
 
     def __init__(self, api: wandb.Api, report: Report, page: str, places: dict[Place, list[Run]], run_id: str) -> None:
-        from rethinkgen.report.wandb_report import build, run_sets
+        from rethinkgen.publish.document import build, run_sets
 
         self.api, self.report, self.page, self.run_id = api, report, page, run_id
         self.home = next(iter(places))
@@ -227,7 +274,7 @@ class Showing:
 def _media(report: Report, page: str, scratch: Path) -> dict[str, Any]:
     import wandb
 
-    from rethinkgen.report.wandb_report import PAGE, figure_key
+    from rethinkgen.publish.document import PAGE, figure_key
 
     media: dict[str, Any] = {PAGE: wandb.Html(page, inject=False)}
     for picture in report.pictures:

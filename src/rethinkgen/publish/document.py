@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import wandb_workspaces.reports.v2 as wr
+from wandb_workspaces import expr
+
+from rethinkgen.publish.upload import Place, wandb_id
 from rethinkgen.report.claims import published
 from rethinkgen.report.contents import Report, without_machine_paths
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.wandb_upload import Place, wandb_id
+from rethinkgen.report.table import Cell, Table
 from rethinkgen.run.identity import LEVELS
 from rethinkgen.run.run import Run
 from rethinkgen.run.wandb_mirror import X_AXIS
-
-if TYPE_CHECKING:
-    import wandb_workspaces.reports.v2 as wr
 
 CURVES = {"train/loss": "Training loss", "fit/accuracy": "Fit accuracy", "test/accuracy": "Test accuracy"}
 PAGE = "page"
@@ -42,8 +44,6 @@ def figure_key(picture: Picture) -> str:
 
 def build(report: Report, places: Mapping[Place, Sequence[Run]], report_run: str) -> wr.Report:
     """Return the W&B report, not saved; ``report_run`` is the id of the W&B run that has its figures and its page."""
-    import wandb_workspaces.reports.v2 as wr
-
     home = next(iter(places))
     return wr.Report(
         entity=home.entity,
@@ -63,16 +63,12 @@ def build(report: Report, places: Mapping[Place, Sequence[Run]], report_run: str
 
 
 def _found(report: Report) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
     doubts = "\n".join(f"- {without_machine_paths(doubt)}" for doubt in report.doubts)
     return wr.MarkdownBlock(f"**{report.found}**\n\n{doubts}".strip())
 
 
 def _pictures(report: Report, home: Place, report_run: str) -> list[Any]:
     """Return the figures, two beside each other, and the whole page, as the run ``report_run`` has them."""
-    import wandb_workspaces.reports.v2 as wr
-
     figures = [
         wr.MediaBrowser(
             title=picture.title,
@@ -93,52 +89,44 @@ def _counts(report: Report) -> str:
 
 
 def _text(report: Report) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     blocks: list[Any] = []
     if report.unfinished:
-        rows = [[run.path.name, run.state, without_machine_paths(run.reason)] for run in report.unfinished]
-        blocks += [wr.H2("Not finished"), wr.MarkdownBlock(markdown_table(["Run", "State", "Why"], rows))]
+        rows: list[list[Cell]] = [
+            [run.path.name, run.state, without_machine_paths(run.reason)] for run in report.unfinished
+        ]
+        blocks += [wr.H2("Not finished"), _as_table(["Run", "State", "Why"], rows)]
     if report.verdicts:
         columns = ["Item", "Claim", "Published", "Ours", "n", "Verdict", "Why"]
-        verdicts = [
+        verdicts: list[list[Cell]] = [
             [
                 verdict.claim.item,
                 verdict.claim.statement,
                 f"{published(verdict.claim)} ({verdict.claim.source})",
                 verdict.ours,
-                verdict.n,
+                str(verdict.n),
                 verdict.verdict + ("" if verdict.is_counted else " (known from memory, not counted)"),
                 without_machine_paths(verdict.in_brief),
             ]
             for verdict in report.verdicts
         ]
-        blocks += [wr.H2("Published claims"), wr.MarkdownBlock(markdown_table(columns, verdicts))]
+        blocks += [wr.H2("Published claims"), _as_table(columns, verdicts)]
     if report.tables:
         blocks.append(wr.H2("Tables"))
     for table in report.tables:
-        blocks += [wr.H3(table.title), wr.MarkdownBlock(markdown_table(table.columns, table.rows))]
+        blocks += [wr.H3(table.title), wr.MarkdownBlock(table.to_markdown())]
         if table.note:
             blocks.append(wr.MarkdownBlock(table.note))
     return blocks
 
 
 def _origin(report: Report) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     facts = "\n".join(f"- **{name}:** {text}" for name, text in report.facts)
     commands = "\n".join(["```bash", *report.train_commands, report.command, "```"])
     return [wr.H2("What was run"), wr.MarkdownBlock(f"{facts}\n\n{commands}")]
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as GitHub's Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+def _as_table(columns: list[str], rows: list[list[Cell]]) -> wr.MarkdownBlock:
+    return wr.MarkdownBlock(Table("", "", "", columns, rows, pd.DataFrame()).to_markdown())
 
 
 def run_sets(places: Mapping[Place, Sequence[Run]]) -> list[RunSet]:
@@ -153,8 +141,6 @@ def run_sets(places: Mapping[Place, Sequence[Run]]) -> list[RunSet]:
 
 
 def _plots(runs: Sequence[Run], sets: Sequence[RunSet]) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     varying = varying_choices(runs)
     together = [f"config.{key}" for key in varying.values()]
     blocks: list[Any] = [wr.H2("Runs"), wr.H3("Every setting, mean over seeds"), _panel_grid(sets, grouping=together)]
@@ -177,8 +163,6 @@ def varying_choices(runs: Sequence[Run]) -> dict[str, str]:
 
 def _panel_grid(sets: Sequence[RunSet], *, grouping: Sequence[str] = (), by: str | None = None) -> wr.PanelGrid:
     """Return curves of the sweeps' runs: a line, and its mean, for what ``grouping`` or ``by`` does not tell apart."""
-    import wandb_workspaces.reports.v2 as wr
-
     several = len({run_set.place for run_set in sets}) > 1
     aggregated = {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"} if by else {}
     panels = [
@@ -198,9 +182,6 @@ def _panel_grid(sets: Sequence[RunSet], *, grouping: Sequence[str] = (), by: str
 
 
 def _run_set(run_set: RunSet, grouping: Sequence[str] = (), *, named: bool = False) -> wr.Runset:
-    import wandb_workspaces.reports.v2 as wr
-    from wandb_workspaces import expr
-
     return wr.Runset(
         entity=run_set.place.entity,
         project=run_set.place.project,

@@ -1,0 +1,1 @@
+"""``publish=wandb``: runs, figures, page and report, brought to W&B from the plain files and the report."""

@@ -1,0 +1,261 @@
+"""Which runs a claim sets side by side: repetitions in a cell, a cell of each setting that it compares."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from rethinkgen.measure.thresholds import NEARLY_FITTED
+from rethinkgen.report.claim_files import Claim, Rule, load_papers
+from rethinkgen.report.numbers import Spread, shown_summary, summarise
+from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
+from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
+from rethinkgen.report.tuning import chosen_strengths, is_tuned
+from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.run import Run
+
+Outlook = Literal["complete", "awaited", "failed", "short"]
+UNFINISHED = ("running", "waiting", "missing", "interrupted")
+"""What may still become a result by itself or by the same command."""
+COUNTED: dict[Outlook, tuple[str, ...]] = {
+    "complete": (),
+    "awaited": UNFINISHED,
+    "failed": (*UNFINISHED, "failed"),
+}
+"""Outlook -> states which a verdict had all that it needs with, if runs of these had finished as well."""
+Pools = Mapping[tuple[str, tuple[str, ...]], Sequence[Sequence[float]]]
+"""Name of a pool and what deviates from the protocol -> the values of each setting of its claims."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Runs that differ in nothing but their seeds."""
+
+    runs: list[Run]
+    values: dict[Seed, float]
+    """Those of the finished runs, in the claim's unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A cell of each setting: runs that differ in nothing but their seeds and what the claim compares."""
+
+    claim: Claim
+    cells: dict[str, Cell]
+    lacking: str
+    """What is not there yet for a verdict; empty where all is."""
+    outlook: Outlook
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all cells, however far they are."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The values that count."""
+        seeds = _common(self.claim, {name: set(cell.values) for name, cell in self.cells.items()})
+        return {
+            name: {seed: value for seed, value in cell.values.items() if seed in seeds[name]}
+            for name, cell in self.cells.items()
+        }
+
+    @cached_property
+    def deviations(self) -> tuple[str, ...]:
+        """What of any run is not the paper's."""
+        return tuple(dict.fromkeys(text for run in self.runs for text in deviations(run, self.claim)))
+
+    @property
+    def n(self) -> int:
+        """Seeds of the setting that has fewest."""
+        return min((len(values) for values in self.samples.values()), default=0)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether runs had not the paper's budget and were not done with it: with more they might have got further."""
+        if not any(text.startswith("steps=") for text in self.deviations):
+            return False
+        fits = [observe(run, "fit/accuracy") for run in self.runs if run.state == "done"]
+        return any(fit is None or fit < NEARLY_FITTED for fit in fits)
+
+    def judged(self, rule: Rule, pools: Pools) -> Finding:
+        """Return what a rule says of the samples, or why these are not what the claim is about."""
+        done = next(run for run in self.runs if run.state == "done")
+        guessed = chance(done, self.claim.metric)
+        context = Context(
+            value=self.claim.value,
+            unit=self.claim.unit,
+            chance=None if guessed is None else _scale(self.claim) * guessed,
+            num_test=num_test(done),
+            is_exact=self.claim.is_exact,
+            pooled=self._pooled(pools),
+            budgets={name: _budgets(self.claim, cell) for name, cell in self.cells.items()},
+        )
+        finding = rule.judge(self.samples, context)
+        not_given = self._not_given()
+        return Finding(not_given[0], finding.ours, not_given[1]) if not_given else finding
+
+    def _pooled(self, pools: Pools) -> dict[str, Spread]:
+        """Return for each setting the deviation over the seeds of all rows where its own is in line with it."""
+        groups = alike(pools.get((self.claim.pool, self.deviations), ())) if self.claim.pool else []
+        of_all = pool(groups)
+        return {name: of_all for name, values in self.samples.items() if of_all and list(values.values()) in groups}
+
+    def _not_given(self) -> tuple[Judgement, str] | None:
+        """Say what the runs have not reached without which their numbers are not what the claim is about."""
+        for metric, bound in self.claim.given.items():
+            for name, cell in self.cells.items():
+                where = "" if name == "all" else f" at {name}"
+                found = [observe(run, metric) for run in cell.runs if run.state == "done"]
+                known = [100.0 * value for value in found if value is not None]
+                if len(known) < len(found):
+                    return "cannot tell", f"{metric} is not known of {len(found) - len(known)} runs{where}"
+                if known and summarise(known).mean < bound:
+                    reached = shown_summary(summarise(known), "%")
+                    return "no", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+        return None
+
+
+def comparisons_of(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
+    """Return all that can be compared: of runs that differ in more than a claim compares, each by itself.
+
+    What may vary need not be the same in all runs of a setting: then every choice of one cell for each setting counts.
+    """
+    if claim.tuned:
+        strong, held_out = claim.settings[claim.tuned.setting], claim.tuned.held_out
+        chosen = chosen_strengths(claim, runs)
+        of_all = [run for run in runs if not matches(run, held_out)]
+        runs = [run for run in of_all if not matches(run, strong) or not chosen or is_tuned(run, claim, chosen)]
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.setting(*SEEDS, *claim.vary)].append(run)
+    found = []
+    for group in groups.values():
+        by_setting = {name: _cells(claim, of_setting) for name, of_setting in _by_setting(claim, group).items()}
+        for cells in itertools.product(*(cells or [Cell([], {})] for cells in by_setting.values())):
+            found.append(_comparison(claim, dict(zip(by_setting, cells, strict=True))))
+    return found
+
+
+def pools_of(comparisons: Iterable[Comparison]) -> Pools:
+    """Return what claims that share the deviation over their seeds are judged by together."""
+    found: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
+    for comparison in comparisons:
+        if comparison.claim.pool and not comparison.lacking:
+            groups = [list(values.values()) for values in comparison.samples.values()]
+            found[comparison.claim.pool, comparison.deviations] += groups
+    return found
+
+
+def named(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
+    """Name each comparison by what tells its cells from those of the others."""
+    if claim.across:
+        return tell_apart([comparison.runs[0] for comparison in comparisons])
+    apart = [
+        tell_apart([comparison.cells[name].runs[0] for comparison in comparisons]) for name in comparisons[0].cells
+    ]
+    return [", ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*apart, strict=True)]
+
+
+def _comparison(claim: Claim, cells: dict[str, Cell]) -> Comparison:
+    def lacking(states: Sequence[str]) -> str:
+        seeds = {name: set(cell.values) for name, cell in cells.items()}
+        for name, cell in cells.items():
+            seeds[name] |= {_seed_of(run, claim) for run in cell.runs if run.state in states}
+        return _lacking(claim, seeds, cells)
+
+    outlooks: list[Outlook] = [outlook for outlook, states in COUNTED.items() if not lacking(states)]
+    return Comparison(claim, cells, lacking(()), outlooks[0] if outlooks else "short")
+
+
+def _by_setting(claim: Claim, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    if claim.settings:
+        return {name: [run for run in runs if matches(run, setting)] for name, setting in claim.settings.items()}
+    if claim.across:
+        key = claim.across.key
+        values = sorted({value for run in runs if (value := property_of(run, key)) is not None})
+        return {f"{value:g}": [run for run in runs if property_of(run, key) == value] for value in values}
+    return {"all": list(runs)}
+
+
+def _cells(claim: Claim, runs: Iterable[Run]) -> list[Cell]:
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_identity(run)].append(run)
+    return [_cell(claim, group) for group in groups.values()]
+
+
+def _identity(run: Run) -> tuple[str, ...]:
+    """Return the same for repetitions of a run, and for true or random labels under each of their names."""
+    one_axis = [name for paper in load_papers() for name in paper.one_axis]
+    if run.corruption in one_axis and run.level in (0.0, 1.0):
+        return run.setting(*SEEDS, "data.corruption"), f"{run.level:g}"
+    return (run.setting(*SEEDS),)
+
+
+def _cell(claim: Claim, runs: list[Run]) -> Cell:
+    observed: dict[Seed, list[float]] = defaultdict(list)
+    for run in runs:
+        if (value := observe(run, claim.metric)) is not None:
+            observed[_seed_of(run, claim)].append(_scale(claim) * value)
+    # Runs of one seed, which differ in another seed alone, are one repetition.
+    return Cell(runs, {seed: statistics.fmean(found) for seed, found in observed.items()})
+
+
+def _scale(claim: Claim) -> float:
+    return 100.0 if claim.unit == "%" else 1.0
+
+
+def _seed_of(run: Run, claim: Claim) -> Seed:
+    found = run.key(claim.repeated_by)
+    return (run.seed if found is None else found,)
+
+
+def _budgets(claim: Claim, cell: Cell) -> dict[Seed, float]:
+    budgets: dict[Seed, float] = {}
+    for run in cell.runs:
+        if (steps := observe(run, "steps")) is not None:
+            seed = _seed_of(run, claim)
+            budgets[seed] = min(steps, budgets.get(seed, steps))
+    return budgets
+
+
+def _common(claim: Claim, seeds: Mapping[str, set[Seed]]) -> Mapping[str, set[Seed]]:
+    """Return the seeds that count: where a rule compares run for run, those that all settings have."""
+    if claim.rule.kind not in PAIRED or not seeds:
+        return seeds
+    return dict.fromkeys(seeds, set.intersection(*seeds.values()))
+
+
+def _lacking(claim: Claim, seeds: Mapping[str, set[Seed]], cells: Mapping[str, Cell]) -> str:
+    """Say what a verdict needs besides these seeds of every setting; nothing where they are enough."""
+    counted = {name: len(found) for name, found in _common(claim, seeds).items()}
+    short = {name: number for name, number in counted.items() if number < claim.seeds}
+    if claim.across:
+        key, least, needed = claim.across.key, claim.across.at_least, claim.across.including
+        enough = [name for name in counted if name not in short]
+        absent = [name for value in needed if (name := f"{value:g}") not in enough]
+        if len(enough) < least or absent:
+            also = f", among them {', '.join(absent)}" if absent else ""
+            found = f"{len(enough)} values of {key} have {claim.seeds} seeds"
+            return f"{found}, {least} are needed{also}{_states(claim, cells.values())}"
+    if not short:
+        return ""
+    if claim.rule.kind in PAIRED:
+        return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{_states(claim, cells.values())}"
+    name = min(short, key=lambda name: short[name])
+    where = "" if name == "all" else f" of {claim.across.key}={name}" if claim.across else f" of {name}"
+    return f"{short[name]} of {claim.seeds} seeds{where} finished{_states(claim, [cells[name]])}"
+
+
+def _states(claim: Claim, cells: Iterable[Cell]) -> str:
+    runs = [run for cell in cells for run in cell.runs]
+    waiting = Counter(str(run.state) for run in runs if run.state != "done")
+    if without := sum(run.state == "done" and observe(run, claim.metric) is None for run in runs):
+        waiting[f"without {claim.metric}"] = without
+    return "".join(f", {number} {state}" for state, number in waiting.items())
