@@ -165,6 +165,21 @@ def test_what_was_logged_offline_is_not_synced_over_it(server: WandbServer, fold
     assert [path.name for path in elsewhere.iterdir()] == ["run-x.wandb"], "nothing is written through a link"
 
 
+@pytest.mark.parametrize(("logged", "is_left"), [("rethinkgen", False), ("my_own", True)])
+def test_what_was_sent_elsewhere_is_left_to_sync_to_its_own_project(
+    logged: str, is_left: bool, server: WandbServer, folder: Path
+) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    result["config"] = result["config"] | {"logger": {"wandb": {"project": logged, "entity": None}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text(json.dumps(result["config"]))
+    log_folder = folder / "wandb" / "offline-run-1-x"
+    log_folder.mkdir(parents=True)
+    (log_folder / "run-x.wandb").write_text("log")
+    assert send(folder).runs == 1
+    assert bool(list(unsent(folder.parent))) == is_left
+
+
 def test_a_run_that_cannot_be_sent_is_a_line_and_the_others_are(
     server: WandbServer, small_sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from chromium import Chromium, find_chromium
 from conftest import wait_until
-from rethinkgen.report.page import write_report
+from rethinkgen.report.contents import gather
+from rethinkgen.report.page import write
 from rethinkgen.run.run import read_runs
 from run_folders import write_run
 
@@ -33,7 +34,7 @@ def browser() -> Iterator[Chromium]:
 @pytest.fixture(scope="module")
 def index(small_sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    return write_report(read_runs([small_sweep]), folder, command="python report.py multirun/small")
+    return write(gather(read_runs([small_sweep]), command="python report.py multirun/small"), folder)
 
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
@@ -91,7 +92,7 @@ def test_a_mark_leads_to_its_claim_and_a_source_to_what_it_stands_for(browser: C
     for seed in range(3):
         write_run(tmp_path / "sweep", seed=seed)
     browser.look(width=1300)
-    browser.visit(write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=""))
+    browser.visit(write(gather(read_runs([tmp_path / "sweep"]), command=""), tmp_path / "report"))
     for link in ("a.mark", "td small a"):
         browser.evaluate(f"document.querySelector({link!r}).click()")
         top = browser.evaluate("document.querySelector(':target').getBoundingClientRect().top")

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from rethinkgen.report.contents import without_machine_paths
+from rethinkgen.report.contents import gather, without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.page import (
     MEDIA,
@@ -22,7 +22,7 @@ from rethinkgen.report.page import (
     SYMBOLS,
     data_text,
     download,
-    write_report,
+    write,
 )
 from rethinkgen.run.run import read_runs
 from run_folders import write_run
@@ -59,7 +59,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def index(small_sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(read_runs([small_sweep]), tmp_path_factory.mktemp("report"), command=COMMAND)
+    return write(gather(read_runs([small_sweep]), command=COMMAND), tmp_path_factory.mktemp("report"))
 
 
 def test_the_page_is_whole_in_itself(index: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_all_claims_have_in_common_is_said_once_and_their_sources_are_named
     for seed in range(3):
         for corruption in ("none", "random_labels"):
             write_run(tmp_path / "sweep", data="cifar10_jpeg", corruption=corruption, seed=seed)
-    text = write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=COMMAND).read_text()
+    text = write(gather(read_runs([tmp_path / "sweep"]), command=COMMAND), tmp_path / "report").read_text()
     num_claims = text.count('<tr id="claim-')
     assert num_claims > 5
     shown = re.sub(r'<details>.*?</details>|href="data:[^"]*"', "", text, flags=re.DOTALL)
@@ -165,7 +165,7 @@ def test_what_all_claims_have_in_common_is_said_once_and_their_sources_are_named
 
 def test_marks_of_certainty_are_explained(tmp_path: Path) -> None:
     write_run(tmp_path / "sweep", corruption="random_labels", regularizers=["weight_decay"])
-    text = write_report(read_runs([tmp_path / "sweep"]), tmp_path / "report", command=COMMAND).read_text()
+    text = write(gather(read_runs([tmp_path / "sweep"]), command=COMMAND), tmp_path / "report").read_text()
     assert "99.21 % (second-hand)" in text
     assert "“second-hand”, read in somebody&#39;s notes about the paper only." in text
     assert "“memory”" not in text
@@ -175,7 +175,7 @@ def test_what_is_missing_is_shown_as_missing(small_sweep: Path, tmp_path: Path) 
     copy = tmp_path / "small"
     shutil.copytree(small_sweep, copy)
     leave_unfinished(copy, "killed <script>alert(1)</script> in /home/somebody/data/images")
-    text = write_report(read_runs([copy]), tmp_path / "report", command=COMMAND).read_text()
+    text = write(gather(read_runs([copy]), command=COMMAND), tmp_path / "report").read_text()
     assert "2 of 4 runs finished, 1 failed, 1 missing." in text
     assert "killed &lt;script&gt;alert(1)&lt;/script&gt; in .../images" in text
     assert "<script>" not in text
@@ -188,13 +188,13 @@ def test_a_sweep_of_which_nothing_is_finished_has_a_page(small_sweep: Path, tmp_
     for result in copy.glob("*/result.json"):
         result.with_name("status.json").write_text('{"state": "failed", "reason": "cut short"}')
         result.unlink()
-    text = write_report(read_runs([copy]), tmp_path / "report", command=COMMAND).read_text()
+    text = write(gather(read_runs([copy]), command=COMMAND), tmp_path / "report").read_text()
     assert "0 of 4 runs finished, 4 failed." in text
     Elements(text)
 
 
 def test_the_same_runs_give_the_same_files(index: Path, small_sweep: Path, tmp_path: Path) -> None:
-    again = write_report(read_runs([small_sweep]), tmp_path, command=COMMAND)
+    again = write(gather(read_runs([small_sweep]), command=COMMAND), tmp_path)
     for path in index.parent.rglob("*"):
         if path.is_file():
             ours, theirs = path.read_bytes(), (tmp_path / path.relative_to(index.parent)).read_bytes()
@@ -203,10 +203,10 @@ def test_the_same_runs_give_the_same_files(index: Path, small_sweep: Path, tmp_p
 
 
 def test_files_that_an_earlier_report_wrote_go_with_it(small_sweep: Path, tmp_path: Path) -> None:
-    write_report(read_runs([small_sweep]), tmp_path, command=COMMAND)
+    write(gather(read_runs([small_sweep]), command=COMMAND), tmp_path)
     (tmp_path / "figures" / "my_own.pdf").write_text("kept")
     before = {path.name for path in tmp_path.rglob("*.csv")}
-    index = write_report(read_runs([small_sweep])[:1], tmp_path, command=COMMAND)
+    index = write(gather(read_runs([small_sweep])[:1], command=COMMAND), tmp_path)
     after = {path.name for path in tmp_path.rglob("*.csv")}
     assert after < before
     assert all(name in index.read_text() for name in after)
@@ -220,14 +220,14 @@ def _undated(content: bytes) -> bytes:
 def test_a_report_that_cannot_be_finished_leaves_the_old_page(
     small_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = write_report(read_runs([small_sweep]), tmp_path, command=COMMAND).read_bytes()
+    old = write(gather(read_runs([small_sweep]), command=COMMAND), tmp_path).read_bytes()
 
     def full(_: Picture) -> bytes:
         raise OSError("no room left")
 
     monkeypatch.setattr(Picture, "to_pdf", full)
     with pytest.raises(OSError, match="no room left"):
-        write_report(read_runs([small_sweep]), tmp_path, command="python report.py again")
+        write(gather(read_runs([small_sweep]), command="python report.py again"), tmp_path)
     assert (tmp_path / "index.html").read_bytes() == old
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -14,7 +14,8 @@ import pytest
 
 from conftest import ROOT, TINY
 from rethinkgen.commands.report import main
-from rethinkgen.report.page import write_report
+from rethinkgen.report.contents import gather
+from rethinkgen.report.page import write
 from rethinkgen.run.run import read_runs
 from unfinished import leave_unfinished
 
@@ -147,7 +148,7 @@ def test_somebody_elses_page_is_left_alone(sweep: Path, capsys: pytest.CaptureFi
     assert sorted(Path().rglob("*")) == before
     assert Path("docs/index.html").read_bytes() == page
     with pytest.raises(ValueError, match=r"docs/index\.html is no report of ours"):
-        write_report(read_runs([sweep]), Path("docs"), command="python report.py")
+        write(gather(read_runs([sweep]), command="python report.py"), Path("docs"))
     assert sorted(Path().rglob("*")) == before
 
 
@@ -196,6 +197,20 @@ def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: p
     assert not Path("other").exists()
 
 
+def test_a_papers_figure_that_these_runs_do_not_have_is_said_and_left_out(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "figures: {theirs: {kind: curves, y: tset/accuracy}, names: {kind: scatter, x: level, y: model}, "
+    Path("mine.yaml").write_text(OWN_PAPER.replace("figures: {", more))
+    assert main([str(sweep), "claims=mine.yaml"]) == 0, capsys.readouterr().err
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not drawn: figure theirs: y=tset/accuracy: no run has it. Did you mean test/accuracy?" in said
+    assert "not drawn: figure names: model: has names as values" in said
+    page = (sweep / "report" / "index.html").read_text()
+    assert "My curves" in page
+    assert "figures-theirs" not in page
+
+
 @pytest.mark.parametrize(
     ("told", "named"),
     [
@@ -211,7 +226,7 @@ def test_a_table_declared_wrongly_is_refused_by_its_key(
 ) -> None:
     Path("mine.yaml").write_text(OWN_PAPER.replace("items: [Table 1], claims: mine.*", told))
     assert main([str(sweep), "claims=mine.yaml"]) == 2
-    assert named in capsys.readouterr().err.replace("\n", " ")
+    assert f"claims=mine.yaml: mine, {named}" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_table_of_runs_has_no_published_difference(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import bartlett
 
 from rethinkgen.report.numbers import Spread, Summary, half_width, interval, shown, shown_summary, shown_with_interval
-from rethinkgen.report.rules import RULES, Context, Finding, Seed, alike, parameters, pool
+from rethinkgen.report.rules import RULES, Context, Finding, Seed, alike, pool
 
 PERCENT = Context(value=50.5, unit="%", chance=10.0, num_test=10_000)
 STEPS = Context(value=None, unit="steps", chance=None, num_test=None)
@@ -223,11 +223,6 @@ def test_what_rules_say_is_what_was_read_and_found_right() -> None:
 
 def test_every_rule_is_tested() -> None:
     assert {kind for kind, *_ in CASES} == set(RULES)
-
-
-def test_rules_name_their_own_parameters() -> None:
-    assert parameters(RULES["order"]) == {"groups": True, "margin": False}
-    assert parameters(RULES["within"]) == {"tolerance": True}
 
 
 def test_one_run_tells_only_where_no_seed_has_a_part_in_it() -> None:

@@ -68,7 +68,9 @@ class Request:
     out: Path
     publish: str | None
     figures: Sequence[Figure] = ()
+    claims: Path | None = None
     paper: Paper | None = None
+    """What stands in ``claims``."""
     share: bool = False
     entity: str | None = None
     project: str | None = None
@@ -101,7 +103,7 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
         # Before any run is read.
-        declared = _declared_in(request.paper) if request.paper else []
+        declared = _declared_in(request.paper, request.claims) if request.paper and request.claims else []
         if request.publish == "wandb":
             from rethinkgen.publish.door import Wish, check_can_publish, publisher
 
@@ -144,7 +146,7 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
     return publish(report, index) if request.publish == "wandb" else 0
 
 
-def _declared_in(paper: Paper) -> list[Figure]:
+def _declared_in(paper: Paper, claims: Path) -> list[Figure]:
     """Return the figures that a paper of the user's own declares.
 
     Raises:
@@ -153,8 +155,11 @@ def _declared_in(paper: Paper) -> list[Figure]:
     from rethinkgen.report.figures.declaration import read_figure
     from rethinkgen.report.tables import declared
 
-    declared()
-    return [read_figure(name, node, f"{paper.name}, figure {name}") for name, node in paper.figures.items()]
+    try:
+        declared()
+        return [read_figure(name, node, f"{paper.name}, figure {name}") for name, node in paper.figures.items()]
+    except ValueError as error:
+        raise ValueError(f"claims={claims}: {error}") from error
 
 
 def _fitting(figures: Sequence[Figure], runs: Sequence[Run]) -> tuple[list[Figure], list[str]]:
@@ -206,11 +211,9 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
-    paper = None
-    if "claims" in values:
+    claims = Path(values["claims"]) if "claims" in values else None
+    if claims:
         from rethinkgen.report.claim_files import read_own
-
-        paper = read_own(Path(values["claims"]))
     check_is_own(out, is_chosen="out" in values)
     if is_foreign(out / "index.html"):
         raise ValueError(
@@ -225,7 +228,8 @@ def read_arguments(arguments: Sequence[str]) -> Request:
         out,
         values.get("publish"),
         figures,
-        paper,
+        claims,
+        read_own(claims) if claims else None,
         share=values.get("share") == "true",
         entity=values.get("entity"),
         project=values.get("project"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property, reduce
@@ -61,7 +61,8 @@ SELECTABLE = (
     "fit_threshold", "log_every",
 )  # fmt: skip
 ROOTS = ("data", "model", "regularizer", "optimizer", "schedule", "trainer")
-BOUNDS = ("at_least", "at_most", "by_model")
+BOUNDS: dict[str, Any] = {"at_least": (int, float), "at_most": (int, float), "by_model": dict}
+"""What may stand in place of values -> what it holds."""
 MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
 """A source that a text names: ``Table 2 [S2, S6]``."""
 
@@ -108,8 +109,9 @@ def _selectable(node: dict[str, Any]) -> dict[str, Any]:
     for name, value in node.items():
         if name not in SELECTABLE and str(name).partition(".")[0] not in ROOTS:
             raise ValueError(f"{name}: neither a key below {', '.join(ROOTS)} nor one of {SELECTABLE}.")
-        if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in BOUNDS):
-            raise ValueError(f"{name}={value!r}: a value, a list, or one of {', '.join(BOUNDS)}.")
+        bounds = value.items() if isinstance(value, dict) else [("at_least", 0)]
+        if [isinstance(bound, BOUNDS.get(kind, ())) for kind, bound in bounds] != [True]:
+            raise ValueError(f"{name}={value!r}: a value, a list, or one of {', '.join(BOUNDS)} with what it needs.")
     return node
 
 
@@ -154,7 +156,7 @@ class Across(Checked):
 
     key: str
     at_least: int = 2
-    including: Sequence[float] = ()
+    including: list[float] = []
 
 
 class Tuning(Checked):
@@ -205,14 +207,14 @@ class Claim(Checked):
     settings: dict[Name, Selector] = {}
     """Name -> what tells a setting apart, where the rule compares several."""
     across: Across | None = None
-    vary: Sequence[str] = ()
+    vary: list[str] = []
     """Keys, and all below them, that may differ between the settings that are compared."""
     protocol: Selector = {}
     given: dict[str, float] = {}
     """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
-    leaves_open: Sequence[str] = ()
+    leaves_open: list[str] = []
     """Keys, and all below them, of which the paper says nothing."""
-    depends_on: Sequence[str] | None = None
+    depends_on: list[str] | None = None
     """Keys, and all below them, that the claim can depend on at all, where these are not all."""
     tuned: Tuning | None = None
     trend: AnyRule | None = None
@@ -277,14 +279,28 @@ class Claim(Checked):
             raise ValueError(f"{rule.kind} judges a single setting; settings and across have no place here.")
 
 
+class Protocol(BaseModel):
+    """Key -> values allowed, and the keys of which a paper says nothing."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    leaves_open: list[str] = []
+
+
+class Item(BaseModel):
+    """A table, a figure or a passage: its claims, and the keys that these have in common."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    claims: list[dict[str, Any]] = []
+
+
 class Paper(Checked):
     """A file of one paper: where claims are from, and what is drawn of them."""
 
     __hash__ = object.__hash__
     name: str = Field(alias="paper")
     reference: str
-    protocols: dict[str, dict[str, Any]]
-    items: list[dict[str, Any]]
+    protocols: dict[str, Protocol]
+    items: list[Item]
     sources: dict[str, str] = {}
     """Mark, such as S3 -> what was read there."""
     figures: dict[str, Any] = {}
@@ -310,9 +326,8 @@ def read_paper(name: str, text: str) -> Paper:
         raise ValueError(f"{name}: not YAML ({error}).") from error
     paper = checked(Paper, content, name)
     for item in paper.items:
-        shared = {key: value for key, value in item.items() if key != "claims"}
-        for own in item.get("claims", ()):
-            node = {**shared, **own}
+        for own in item.claims:
+            node = {**(item.model_extra or {}), **own}
             where = f"{name}, claim {node.get('id', node.get('statement', '?'))}"
             claim = checked(Claim, node | _protocol(where, paper.protocols, node), where, paper)
             if any(other.id == claim.id for other in paper.claims):
@@ -321,18 +336,18 @@ def read_paper(name: str, text: str) -> Paper:
     return paper
 
 
-def _protocol(where: str, protocols: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+def _protocol(where: str, protocols: Mapping[str, Protocol], node: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the protocols of a claim say together, and what they leave open and do not say."""
     merged: dict[str, Any] = {}
     left_open: list[str] = []
-    names = node.get("protocol", ())
-    for name in [names] if isinstance(names, str) else names:
-        if name not in protocols:
+    names = node.get("protocol", [])
+    for name in names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or name not in protocols:
             raise ValueError(f"{where}: protocol={name!r}: there are {', '.join(sorted(protocols))}.")
-        merged |= {key: value for key, value in protocols[name].items() if key != "leaves_open"}
-        left_open += protocols[name].get("leaves_open", ())
-    kept = [key for key in left_open if key not in merged]
-    return {"protocol": merged, "leaves_open": [*kept, *node.get("leaves_open", ())]}
+        merged |= protocols[name].model_extra or {}
+        left_open += protocols[name].leaves_open
+    kept, own = [key for key in left_open if key not in merged], node.get("leaves_open", [])
+    return {"protocol": merged, "leaves_open": [*kept, *own] if isinstance(own, list) else own}
 
 
 @cache

@@ -27,7 +27,6 @@ from rethinkgen.report.contents import (
     MOST_COMMANDS_OF_A_FIGURE,
     WHAT,
     Report,
-    gather,
     shown_commands,
     without_machine_paths,
 )
@@ -35,7 +34,6 @@ from rethinkgen.report.figures import Picture
 from rethinkgen.report.names import stem, to_csv
 from rethinkgen.report.own_page import check_is_own, is_foreign
 from rethinkgen.run.folder import now
-from rethinkgen.run.run import Run
 
 MOST_ROWS_SHOWN = 200
 """Rows of a figure's data that the page shows; what one downloads has all."""
@@ -57,11 +55,6 @@ SYMBOLS = {
     "not enough runs": "…",
     "not comparable": "–",
 }
-
-
-def write_report(runs: Sequence[Run], folder: Path, *, command: str) -> Path:
-    """Write the report on ``runs`` into ``folder`` and return the path of its page; ``command`` asked for it."""
-    return write(gather(runs, command), folder)
 
 
 def write(report: Report, folder: Path) -> Path:

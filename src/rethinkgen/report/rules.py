@@ -8,7 +8,6 @@ or no it asks whether the runs can tell. What a run never reached, such as the s
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import statistics
@@ -69,6 +68,12 @@ class Context:
     budgets: Samples = field(default_factory=dict)
     """The steps that every run was given: what it did not reach lies beyond."""
 
+    @property
+    def published(self) -> float:
+        """The value, which a claim has whose rule compares with it."""
+        assert self.value is not None
+        return self.value
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -93,7 +98,7 @@ class Estimate:
 
 def within(samples: Samples, context: Context, *, tolerance: float) -> Finding:
     """The mean differs from the published value by no more than the tolerance; with none, every run has that value."""
-    value, unit = _published(context), context.unit
+    value, unit = context.published, context.unit
     (name,) = samples
     values = list(samples[name].values())
     ours = shown_summary(summarise(values), unit)
@@ -122,8 +127,8 @@ def lead_over_chance(samples: Samples, context: Context, *, share: float) -> Fin
     """The mean is better than chance by at least this share of what the published value is; errors are better below."""
     if context.chance is None:
         return Finding("cannot tell", _listed(samples, context), "the number of classes is not known")
-    bound = context.chance + share * (_published(context) - context.chance)
-    is_error = _published(context) < context.chance
+    bound = context.chance + share * (context.published - context.chance)
+    is_error = context.published < context.chance
     return at_most(samples, context, bound=bound) if is_error else at_least(samples, context, bound=bound)
 
 
@@ -158,10 +163,9 @@ def order(samples: Samples, context: Context, *, groups: Sequence[Sequence[str]]
         for first in group
         for second in (name for later in groups[place + 1 :] for name in later)
     ]
-    judged = {f"{first} < {second}": _judge_pair(samples, context, first, second, margin) for first, second in pairs}
+    judged = {f"{one} < {other}": _judge_gain(samples, context, one, other, margin, _gain) for one, other in pairs}
     expected = " < ".join(", ".join(group) for group in groups)
-    words = {"no": "out of order", "cannot tell": "cannot be told", "not enough steps": "not reached in the budget"}
-    return _weakest(judged, _listed(samples, context), f"in the order {expected}", words)
+    return _weakest(judged, _listed(samples, context), f"in the order {expected}", "out of order")
 
 
 def rising(samples: Samples, context: Context, *, slack: float, rise: float) -> Finding:
@@ -187,16 +191,11 @@ def ratio(samples: Samples, context: Context, *, low: float, high: float) -> Fin
     ours = _listed(seen, replace(context, unit="x"))
     if not seen:
         return Finding("cannot tell", ours, "no two runs share a seed")
-    judged = {name: _ratio_finding(values, context, budgets[name], low, high) for name, values in seen.items()}
-    words = {
-        "no": f"outside {asked}",
-        "cannot tell": "cannot be told",
-        "not enough steps": "not fitted in the budget",
-    }
-    return _weakest(judged, ours, f"all within {asked}", words)
+    judged = {name: _judge_ratio(values, context, budgets[name], low, high) for name, values in seen.items()}
+    return _weakest(judged, ours, f"all within {asked}", f"outside {asked}", unreached="not fitted in the budget")
 
 
-def _ratio_finding(
+def _judge_ratio(
     values: Mapping[Seed, float], context: Context, budgets: Mapping[Seed, float], low: float, high: float
 ) -> Finding:
     if math.inf in values.values():
@@ -235,20 +234,6 @@ PAIRED = ("ratio", "rising_ratio", "difference")
 """Rules that compare run for run of the same seed: they are given the seeds that all settings have."""
 
 
-def parameters(rule: Callable[..., Finding]) -> dict[str, bool]:
-    """Return the names of a rule's own parameters, and whether each must be given."""
-    return {
-        name: parameter.default is inspect.Parameter.empty
-        for name, parameter in inspect.signature(rule).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-
-
-def weakest(judgements: Sequence[Judgement]) -> Judgement:
-    """Return what all of these together come to: a single no is a no, a single doubt leaves all in doubt."""
-    return next((one for one in ("no", "cannot tell", "not enough steps") if one in judgements), "yes")
-
-
 def _estimate(values: Sequence[float], context: Context, setting: str | None = None) -> Estimate:
     mean = summarise(values).mean
     if context.is_exact:
@@ -283,25 +268,26 @@ def _paired_gain(samples: Samples, context: Context, first: str, second: str) ->
 Gain = Callable[[Samples, Context, str, str], Estimate]
 
 
-def _judge_pair(samples: Samples, context: Context, first: str, second: str, margin: float) -> Finding:
+def _judge_gain(
+    samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain, asked: str = ""
+) -> Finding:
+    """Judge by how much the second is more than the first; where nothing else varies it must be more, not the same."""
     if not _is_reached(samples, first, second):
-        return _unreached(samples, context, first, second, margin, _gain)
-    gain = _gain(samples, context, first, second)
-    told = f"{gain.mean:+,.4g}"
-    if gain.half == 0:
-        holds = gain.mean > 0 and _is_at_most(margin, gain.mean)
-        return Finding("yes" if holds else "no", "", told)
-    return _in_range(gain, margin, math.inf, "", told)
+        return _judge_unreached(samples, context, first, second, least, gain)
+    found = gain(samples, context, first, second)
+    told = f"{found.mean:+,.4g}{asked}"
+    if found.half == 0 and not asked:
+        return Finding("yes" if found.mean > 0 and _is_at_most(least, found.mean) else "no", "", told)
+    return _in_range(found, least, math.inf, "", told)
 
 
-def _unreached(samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain) -> Finding:
+def _judge_unreached(samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain) -> Finding:
     """Judge a gain of which one end was not reached: it lies beyond its budget, which may be enough for a no."""
-    if all(map(math.isfinite, samples[second].values())):
-        bounds = {seed: min(value, _budget(context, first, seed)) for seed, value in samples[first].items()}
-        if all(map(math.isfinite, bounds.values())):
-            most = gain({first: bounds, second: samples[second]}, context, first, second)
-            if most.high < least:
-                return Finding("no", "", "")
+    bounds = {seed: min(value, _budget(context, first, seed)) for seed, value in samples[first].items()}
+    if all(map(math.isfinite, [*samples[second].values(), *bounds.values()])):
+        most = gain({first: bounds, second: samples[second]}, context, first, second)
+        if most.high < least:
+            return Finding("no", "", "")
     return Finding("not enough steps", "", "")
 
 
@@ -315,29 +301,19 @@ def _is_reached(samples: Samples, *names: str) -> bool:
 
 def _rising(samples: Samples, context: Context, slack: float, rise: float, gain: Gain) -> Finding:
     names = list(samples)
-    asked = {
+    ends = {
         **{f"{first} to {second}": (first, second, -slack) for first, second in itertools.pairwise(names)},
         "from first to last": (names[0], names[-1], rise),
     }
-    judged = {}
-    for what, (first, second, least) in asked.items():
-        if not _is_reached(samples, first, second):
-            judged[what] = _unreached(samples, context, first, second, least, gain)
-            continue
-        found = gain(samples, context, first, second)
-        told = f"{found.mean:+,.4g}, where no less than {_number(least)} is asked"
-        judged[what] = _in_range(found, least, math.inf, "", told)
-    words = {
-        "no": "does not rise",
-        "cannot tell": "cannot be told",
-        "not enough steps": "not reached in the budget",
+    judged = {
+        what: _judge_gain(
+            samples, context, first, second, least, gain, f", where no less than {_number(least)} is asked"
+        )
+        for what, (first, second, least) in ends.items()
     }
-    return _weakest(judged, _listed(samples, context), f"rises, by {_gained(samples, names)} in all", words)
-
-
-def _gained(samples: Samples, names: Sequence[str]) -> str:
-    first, last = (summarise(list(samples[name].values())).mean for name in (names[0], names[-1]))
-    return _number(last - first)
+    low, high = (summarise(list(samples[name].values())).mean for name in (names[0], names[-1]))
+    right = f"rises, by {_number(high - low)} in all"
+    return _weakest(judged, _listed(samples, context), right, "does not rise")
 
 
 def _ratios(samples: Samples, context: Context) -> tuple[Samples, Samples]:
@@ -360,12 +336,7 @@ def _bounded(samples: Samples, context: Context, low: float, high: float, asked:
         estimate = _estimate(list(values.values()), context, name)
         told = shown(estimate.mean, context.unit)
         judged[name] = _in_range(estimate, low, high, "", told)
-    words = {
-        "no": f"not {asked}",
-        "cannot tell": f"{asked} cannot be told",
-        "not enough steps": "not reached in the budget",
-    }
-    return _weakest(judged, _listed(samples, context), asked, words)
+    return _weakest(judged, _listed(samples, context), asked, f"not {asked}", unclear=f"{asked} cannot be told")
 
 
 def _in_range(estimate: Estimate, low: float, high: float, ours: str, why: str) -> Finding:
@@ -405,22 +376,25 @@ def _more_seeds(estimate: Estimate, room: float) -> str:
     return f"{told}: more than {MOST_SEEDS:,} more seeds would be needed"
 
 
-def _weakest(judged: Mapping[str, Finding], ours: str, right: str, words: Mapping[str, str]) -> Finding:
-    """Return the weakest of several findings, which are named; ``words`` say what befell them."""
-    judgement = weakest([finding.judgement for finding in judged.values()])
-    if judgement == "yes":
-        return Finding("yes", ours, right)
-    named = [
-        finding.why if name == "all" else f"{name} ({finding.why})" if finding.why else name
-        for name, finding in judged.items()
-        if finding.judgement == judgement
-    ]
-    return Finding(judgement, ours, f"{words[judgement]}: {', '.join(named)}")
-
-
-def _published(context: Context) -> float:
-    assert context.value is not None
-    return context.value
+def _weakest(
+    judged: Mapping[str, Finding],
+    ours: str,
+    right: str,
+    wrong: str,
+    unclear: str = "cannot be told",
+    unreached: str = "not reached in the budget",
+) -> Finding:
+    """Return what several findings, which are named, come to: one no is a no, one doubt leaves all in doubt."""
+    words: dict[Judgement, str] = {"no": wrong, "cannot tell": unclear, "not enough steps": unreached}
+    for judgement, told in words.items():
+        named = [
+            found.why if name == "all" else f"{name} ({found.why})" if found.why else name
+            for name, found in judged.items()
+            if found.judgement == judgement
+        ]
+        if named:
+            return Finding(judgement, ours, f"{told}: {', '.join(named)}")
+    return Finding("yes", ours, right)
 
 
 def _listed(samples: Samples, context: Context) -> str:
