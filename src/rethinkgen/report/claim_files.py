@@ -21,7 +21,7 @@ from inspect import Parameter, signature
 from itertools import chain
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import (
@@ -30,13 +30,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     create_model,
-    model_validator,
 )
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.declared import meant
+from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
 
@@ -65,44 +63,6 @@ BOUNDS: dict[str, Any] = {"at_least": (int, float), "at_most": (int, float), "by
 """What may stand in place of values -> what it holds."""
 MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
 """A source that a text names: ``Table 2 [S2, S6]``."""
-
-
-class Checked(BaseModel):
-    """A part of a file, in which nothing is taken for what it is not: no text for a number, no unknown key."""
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_known_keys(cls, node: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        if unknown := [key for key in (node if isinstance(node, dict) else ()) if key not in known]:
-            raise ValueError(f"{unknown[0]}: no such key; allowed are {', '.join(known)}.{meant(unknown[0], known)}")
-        return node
-
-
-Part = TypeVar("Part", bound=Checked)
-
-
-def checked(kind: type[Part], node: Any, where: str, context: Any = None) -> Part:
-    """Return a part of a file as it was declared.
-
-    Raises:
-        ValueError: it is not as it has to be; the message names ``where``, key, value, and what is allowed.
-    """
-    try:
-        return kind.model_validate(node, context=context)
-    except ValidationError as error:
-        first: Any = error.errors()[0]
-    place, value, told = ": ".join([where, *map(str, first["loc"])]), first["input"], first["msg"]
-    details = first.get("ctx", {})
-    place += ": kind" if first["type"] == "union_tag_not_found" else ""
-    if first["type"] in ("missing", "value_error", "union_tag_not_found"):
-        raise ValueError(f"{place}: {details.get('error', 'is missing.')}")
-    if "tag" in details:
-        place, value, told = f"{place}: kind", details["tag"], f"should be one of {details['expected_tags']}"
-    options = re.findall(r"'([^']*)'", told)
-    raise ValueError(f"{place}={value!r}: {told.removeprefix('Input ')}.{meant(value, options)}")
 
 
 def _selectable(node: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +116,7 @@ class Across(Checked):
 
     key: str
     at_least: int = 2
-    including: list[float] = []
+    including: list[float] = Field([])
 
 
 class Tuning(Checked):
@@ -183,7 +143,6 @@ class Tuning(Checked):
 class Claim(Checked):
     """One published number or statement, and what decides whether it is reproduced."""
 
-    __hash__ = object.__hash__
     id: str
     item: str
     """The table, figure or section."""
@@ -204,15 +163,15 @@ class Claim(Checked):
     """That makes its runs."""
     of_no_experiment: str = Field("", alias="command")
     """The command that makes its runs, where no experiment does."""
-    settings: dict[Name, Selector] = {}
+    settings: dict[Name, Selector] = Field({})
     """Name -> what tells a setting apart, where the rule compares several."""
     across: Across | None = None
-    vary: list[str] = []
+    vary: list[str] = Field([])
     """Keys, and all below them, that may differ between the settings that are compared."""
-    protocol: Selector = {}
-    given: dict[str, float] = {}
+    protocol: Selector = Field({})
+    given: dict[str, float] = Field({})
     """Accuracy -> percent that the runs must have reached on the mean for the claim to be about them."""
-    leaves_open: list[str] = []
+    leaves_open: list[str] = Field([])
     """Keys, and all below them, of which the paper says nothing."""
     depends_on: list[str] | None = None
     """Keys, and all below them, that the claim can depend on at all, where these are not all."""
@@ -283,30 +242,29 @@ class Protocol(BaseModel):
     """Key -> values allowed, and the keys of which a paper says nothing."""
 
     model_config = ConfigDict(strict=True, extra="allow")
-    leaves_open: list[str] = []
+    leaves_open: list[str] = Field([])
 
 
 class Item(BaseModel):
     """A table, a figure or a passage: its claims, and the keys that these have in common."""
 
     model_config = ConfigDict(strict=True, extra="allow")
-    claims: list[dict[str, Any]] = []
+    claims: list[dict[str, Any]] = Field([])
 
 
 class Paper(Checked):
     """A file of one paper: where claims are from, and what is drawn of them."""
 
-    __hash__ = object.__hash__
     name: str = Field(alias="paper")
     reference: str
     protocols: dict[str, Protocol]
     items: list[Item]
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field({})
     """Mark, such as S3 -> what was read there."""
-    figures: dict[str, Any] = {}
-    tables: dict[str, Any] = {}
-    stand_ins: dict[str, str] = {}
-    one_axis: list[str] = []
+    figures: dict[str, Any] = Field({})
+    tables: dict[str, Any] = Field({})
+    stand_ins: dict[str, str] = Field({})
+    one_axis: list[str] = Field([])
 
     @cached_property
     def claims(self) -> list[Claim]:

@@ -1,10 +1,102 @@
-"""What is said where a claim, a figure or a table is declared wrongly: file, name, key, and what is allowed."""
+"""What is declared in YAML, checked first of all: file, key and value are named, and what is allowed."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+WANTED = {
+    "string": "a text",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "dict": "key: value pairs",
+    "too": "another number of values",
+}
+"""Beginning of pydantic's name for a fault -> what there should be."""
+
+
+class Checked(BaseModel):
+    """A part of a file, in which nothing is taken for what it is not: no text for a number, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="forbid")
+
+    def __hash__(self) -> int:
+        """Tell a declaration apart as a thing: what it holds may have no hash."""
+        return id(self)
+
+
+Part = TypeVar("Part", bound=Checked)
+Selector = dict[str, Any] | list[dict[str, Any]]
+"""Which runs: key -> value, a list of values or a bound; of several, any."""
+
+
+def checked(kind: type[Part], node: Any, where: str, context: Any = None) -> Part:
+    """Return a part of a file as it was declared.
+
+    Raises:
+        ValueError: it is not as it has to be; the message names ``where``, key, value, and what is allowed.
+    """
+    if not isinstance(node, dict):
+        raise ValueError(f"{where}: {node!r}: key: value pairs are needed, such as {{x: level, y: test/accuracy}}.")
+    try:
+        return kind.model_validate(node, context=context)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_told(kind, node, error.errors())}") from error
+
+
+def _told(kind: type[Checked], node: Any, faults: Sequence[Any]) -> str:
+    """Say what is wrong first; where one of several types would do, all of them."""
+    path: list[str] = []
+    first, value = faults[0], node
+    for part in first["loc"]:
+        # Else it is pydantic's name of one of several types.
+        if isinstance(value, dict) and part in value:
+            path, value = [*path, str(part)], value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+    if first["loc"][-1:] == ("[key]",):
+        path, value = path[:-1], first["input"]
+    place, details = ": ".join(path), first.get("ctx", {})
+    if first["type"] == "union_tag_invalid":
+        options = re.findall(r"'([^']*)'", details["expected_tags"])
+        return f"{place}: {details['discriminator'][1:-1]}={details['tag']!r}: {_one_of(options, details['tag'])}"
+    if first["type"] == "union_tag_not_found":
+        return f"{place}: {details['discriminator'][1:-1]}: is missing."
+    if first["type"] == "value_error":
+        return ": ".join([*path, str(details["error"])])
+    if first["type"] == "missing":
+        return f"{': '.join([*path, str(first['loc'][-1])])}: is missing."
+    if first["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in kind.model_fields.items()]
+        return f"{place}: no such key; allowed are {', '.join(known)}.{meant(path[-1], known)}"
+    if first["type"] == "literal_error":
+        options = re.findall(r"'([^']*)'", details["expected"])
+        return f"{place}={value!r}: {_one_of(options, value)}"
+    types = [fault["type"].partition("_")[0] for fault in faults if fault["loc"][:1] == first["loc"][:1]]
+    wanted = " or ".join(dict.fromkeys(WANTED[name] for name in types if name in WANTED))
+    needed = f"{wanted} {'are' if wanted.endswith('pairs') else 'is'} needed"
+    return f"{place}={value!r}: {needed if wanted else first['msg']}."
+
+
+def _one_of(options: Sequence[str], value: Any) -> str:
+    return f"one of {', '.join(map(repr, options))} is needed.{meant(value, options)}"
+
+
+def several(told: Any) -> list[Any]:
+    """Return a list of what may stand for a list of one, or of none."""
+    return told if isinstance(told, list) else [] if told is None else [told]
+
+
+def meant(value: Any, options: Iterable[Any]) -> str:
+    """Return a question that names what a mistyped value is nearest to."""
+    close = difflib.get_close_matches(str(value), list(map(str, options)), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def check_keys(
@@ -28,15 +120,3 @@ def check_choice(where: str, key: str, value: Any, allowed: Iterable[Any]) -> No
     if value not in options:
         told = ", ".join(map(repr, options))
         raise ValueError(f"{where}: {key}={value!r}: one of {told} is needed.{meant(value, options)}")
-
-
-def check_number(where: str, key: str, value: Any) -> None:
-    """Refuse what is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where}: {key}={value!r}: a number is needed.")
-
-
-def meant(value: Any, options: Iterable[Any]) -> str:
-    """Return a question that names what a mistyped value is nearest to."""
-    close = difflib.get_close_matches(str(value), list(map(str, options)), n=1)
-    return f" Did you mean {close[0]}?" if close else ""
