@@ -144,7 +144,7 @@ def test_somebody_elses_page_is_left_alone(sweep: Path, capsys: pytest.CaptureFi
     Path("docs/index.html").write_bytes(page)
     before = sorted(Path().rglob("*"))
     assert main([str(sweep), "out=docs"]) == 2
-    assert "out=docs: the index.html there is none of ours" in capsys.readouterr().err
+    assert "docs/index.html is no report of ours, and would be replaced" in capsys.readouterr().err
     assert sorted(Path().rglob("*")) == before
     assert Path("docs/index.html").read_bytes() == page
     with pytest.raises(ValueError, match=r"docs/index\.html is no report of ours"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE
-from rethinkgen.report.own_page import check_is_own, is_foreign
+from rethinkgen.report.own_page import check_is_own
 from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.run.own_code import asked_for, opening
 from rethinkgen.sweep.jobs import shown
@@ -215,11 +215,6 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     if claims:
         from rethinkgen.report.claim_files import read_own
     check_is_own(out, is_chosen="out" in values)
-    if is_foreign(out / "index.html"):
-        raise ValueError(
-            f"out={out}: the index.html there is none of ours and would be replaced. Name another folder, or take the "
-            "file away."
-        )
     for key in OF_PUBLISHING:
         if key in values and "publish" not in values:
             raise ValueError(f"{key}={values[key]} says how to publish: add publish=wandb, or leave it out.")

@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from rethinkgen.report.claim_files import Paper
-from rethinkgen.report.claims import Answer, Scope, Verdict, count, departures, headline, judge, main_table
+from rethinkgen.report.claims import Verdict, headline, judge, main_table
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
@@ -64,11 +65,6 @@ class Report:
         return doubts(self.runs)
 
     @cached_property
-    def departures(self) -> list[str]:
-        """What of the runs that published claims were judged on is not the paper's, each key once."""
-        return departures(self.verdicts)
-
-    @cached_property
     def sources(self) -> dict[Paper, list[str]]:
         """Of each paper whose claims were judged, the marks of the sources that these cite."""
         cited: dict[Paper, list[str]] = defaultdict(list)
@@ -101,13 +97,8 @@ class Report:
         return [*((sweep.name, line) for sweep in sweeps for line in damage_of(sweep)), *of_runs]
 
     @cached_property
-    def verdict_counts(self) -> dict[Scope, dict[Answer, int]]:
-        """Within the protocol, on stand-ins, not comparable -> verdict -> number of claims that are counted."""
-        return count(self.verdicts)
-
-    @cached_property
     def headline(self) -> str:
-        """The same in a line."""
+        """How many claims that count are reproduced, and so on."""
         return headline(self.verdicts)
 
     @cached_property
@@ -174,13 +165,17 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     if done:
         steps = sorted({int(run.metrics["steps"]) for run in done if run.metrics.get("steps") is not None})
         dates = sorted(str(result["finished"])[:10] for result in results if result.get("finished"))
+        versions = [
+            ", ".join(f"{name} {version}" for name, version in (result.get("versions") or {}).items())
+            for result in results
+        ]
         seconds = sum(float(result.get("seconds") or 0) for result in results)
         facts += [
             ("Steps trained", _range([f"{number:,}" for number in steps])),
             ("Finished", _range(dates)),
             ("Training time, all runs", _spoken(seconds) if seconds else ""),
             ("Device", _counted(str(result.get("device") or "unknown") for result in results)),
-            ("Versions", _counted(_versions(result.get("versions") or {}) for result in results)),
+            ("Versions", _counted(versions)),
             ("Sweeps", _listed(run.sweep.name for run in runs)),
             ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
         ]
@@ -189,44 +184,39 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _data(runs: Sequence[Run]) -> list[str]:
     """Name each data set with the sizes that were taken of it, all of it last, and what was done to its images."""
-    sizes: dict[tuple[str, str], set[float]] = {}
-    for run in runs:
-        preprocessing = str(run.key("data.preprocessing") or "whitening")
-        sizes.setdefault((run.data, preprocessing), set()).add(float(run.key("data.num_train") or math.inf))
+    sizes = _values(
+        ((run.data, run.key("data.preprocessing") or "whitening"), float(run.key("data.num_train") or math.inf))
+        for run in runs
+    )
     texts = []
     for (data, preprocessing), found in sizes.items():
-        details = []
-        if found != {math.inf}:
-            numbers = ["all" if size == math.inf else f"{size:,.0f}" for size in sorted(found)]
-            details.append(f"{', '.join(numbers)} training examples")
-        if preprocessing != "whitening":
-            details.append(f"preprocessing {preprocessing}")
+        numbers = ["all" if size == math.inf else f"{size:,.0f}" for size in found]
+        details = [f"{', '.join(numbers)} training examples"] if numbers != ["all"] else []
+        details += [f"preprocessing {preprocessing}"] if preprocessing != "whitening" else []
         texts.append(f"{data} ({'; '.join(details)})" if details else data)
     return texts
 
 
 def _corruptions(runs: Sequence[Run]) -> list[str]:
-    levels: dict[str, set[float]] = {}
-    for run in runs:
-        levels.setdefault(run.corruption, set())
-        if run.level is not None and is_graded(run):
-            levels[run.corruption].add(run.level)
-    return [
-        f"{corruption} ({', '.join(f'{level:g}' for level in sorted(found))})" if found else corruption
-        for corruption, found in levels.items()
-    ]
+    levels = _values((run.corruption, run.level if is_graded(run) else None) for run in runs)
+    told = {name: ", ".join(f"{level:g}" for level in found) for name, found in levels.items()}
+    return [f"{name} ({text})" if text else name for name, text in told.items()]
 
 
 def _models(runs: Sequence[Run]) -> list[str]:
-    sizes: dict[str, set[int]] = {}
-    for run in runs:
-        sizes.setdefault(run.model, set())
-        if run.metrics.get("num_parameters") is not None:
-            sizes[run.model].add(int(run.metrics["num_parameters"]))
+    sizes = _values((run.model, run.metrics.get("num_parameters")) for run in runs)
     return [
-        f"{model} ({_range([f'{size:,}' for size in sorted(found)])} parameters)" if found else model
+        f"{model} ({_range([f'{int(size):,}' for size in found])} parameters)" if found else model
         for model, found in sizes.items()
     ]
+
+
+def _values(pairs: Iterable[tuple[Any, float | None]]) -> dict[Any, list[float]]:
+    """Return name -> its values, from low to high, each once."""
+    found: dict[Any, set[float]] = defaultdict(set)
+    for name, value in pairs:
+        found[name] |= set() if value is None else {value}
+    return {name: sorted(values) for name, values in found.items()}
 
 
 def _spoken(seconds: float) -> str:
@@ -234,10 +224,6 @@ def _spoken(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _listed(texts: Iterable[str]) -> str:

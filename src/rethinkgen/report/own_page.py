@@ -12,22 +12,13 @@ GENERATOR = b'<meta name="generator" content="rethinkgen report">'
 FOLDERS = ("tables", "figures")
 
 
-def is_foreign(index: Path) -> bool:
-    """Whether a page lies there that no ``report.py`` wrote."""
-    try:
-        content = read_bytes(index, MOST_BYTES_OF_TABLE)
-    except DamagedFileError:
-        return True  # a link, say: what is behind it is not ours to replace
-    return content is not None and GENERATOR not in content
-
-
 def check_is_own(folder: Path, *, is_chosen: bool = True) -> None:
-    """Refuse a folder for the report from which a link leads elsewhere: it may have come with somebody's runs.
+    """Refuse a folder for the report with a page that no ``report`` wrote, or from which a link leads elsewhere.
 
-    ``is_chosen``: the user named the folder itself, which may be a link then.
+    A link may have come with somebody's runs; ``is_chosen``: the user named the folder itself, which may be one then.
 
     Raises:
-        ValueError: there is such a link.
+        ValueError: there is such a page or link.
     """
     inside = [folder / name for name in FOLDERS]
     for path in inside if is_chosen else [folder, *inside]:
@@ -35,3 +26,13 @@ def check_is_own(folder: Path, *, is_chosen: bool = True) -> None:
             raise ValueError(
                 f"{path} is a link, and the report is written through none. Take it away, or name another out=."
             )
+    index = folder / "index.html"
+    try:
+        page = read_bytes(index, MOST_BYTES_OF_TABLE)
+        is_foreign = page is not None and GENERATOR not in page
+    except DamagedFileError:
+        is_foreign = True  # a link, say: what is behind it is not ours to replace
+    if is_foreign:
+        raise ValueError(
+            f"{index} is no report of ours, and would be replaced. Take it away, or name another folder: out=..."
+        )

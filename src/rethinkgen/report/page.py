@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -22,7 +21,7 @@ from markupsafe import Markup, escape
 from rethinkgen.files import write_atomically
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import MARK, Claim
-from rethinkgen.report.claims import Verdict, certainty_marks, published
+from rethinkgen.report.claims import certainty_marks, count, departures, published
 from rethinkgen.report.contents import (
     MOST_COMMANDS_OF_A_FIGURE,
     WHAT,
@@ -32,7 +31,7 @@ from rethinkgen.report.contents import (
 )
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.names import stem, to_csv
-from rethinkgen.report.own_page import check_is_own, is_foreign
+from rethinkgen.report.own_page import FOLDERS, check_is_own
 from rethinkgen.run.folder import now
 
 MOST_ROWS_SHOWN = 200
@@ -66,14 +65,12 @@ def write(report: Report, folder: Path) -> Path:
         ValueError: ``folder`` has an ``index.html`` that is no report of ours, or leads elsewhere by a link.
     """
     index = folder / "index.html"
-    if is_foreign(index):
-        raise ValueError(f"{index} is no report of ours. Name another folder, or take the file away.")
+    check_is_own(folder)
     drawings = {picture.name: picture.to_svg() for picture in report.pictures}
     page = render(report, drawings)
     old_files = _files_of((read_bytes(index, MOST_BYTES_OF_TABLE) or b"").decode(errors="replace"))
-    for name in ("tables", "figures"):
+    for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    check_is_own(folder)
     for table in report.all_tables:
         _replace(folder / "tables" / f"{table.name}.csv", to_csv(table.csv))
         _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
@@ -129,8 +126,10 @@ def render(report: Report, drawings: dict[str, str]) -> str:
     return environment.get_template("page.html").render(
         report=report,
         style=Markup(style),
-        items=list(_by_item(report.verdicts)),
+        items=[(item, list(of_it)) for item, of_it in groupby(report.verdicts, key=lambda verdict: verdict.claim.item)],
         marks=certainty_marks(report.verdicts),
+        counts=count(report.verdicts),
+        departures=departures(report.verdicts),
         tables=[(table, Markup(table.to_html())) for table in report.tables],
         leading=shown[:num_leading],
         others=shown[num_leading:],
@@ -176,11 +175,6 @@ def cited(claim: Claim) -> Markup:
     """Return a claim's source, each mark in it a link to what it stands for."""
     address = rf'<a href="#source-{stem(claim.paper.name)}-\g<0>">\g<0></a>'
     return Markup(MARK.sub(address, str(escape(claim.source))))
-
-
-def _by_item(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:
-    for item, group in groupby(verdicts, key=lambda verdict: str(verdict.claim.item)):
-        yield item, list(group)
 
 
 def named(svg: str, picture: Picture) -> str:
