@@ -443,6 +443,14 @@ def alike(groups: Sequence[Sequence[float]]) -> list[Sequence[float]]:
 
 
 def _has_one_variance(groups: Sequence[Sequence[float]]) -> bool:
-    from scipy.stats import bartlett  # takes a second to import
+    from scipy.special import chdtri  # see ``half_width``
 
-    return bool(bartlett(*groups).pvalue >= 1 - CONFIDENCE)
+    dfs = [len(group) - 1 for group in groups]
+    of_all = pool(groups)
+    assert of_all is not None
+    pairs = zip(dfs, groups, strict=True)
+    statistic = of_all.df * 2 * math.log(of_all.deviation) - sum(
+        df * math.log(statistics.variance(group)) for df, group in pairs
+    )
+    correction = 1 + (sum(1 / df for df in dfs) - 1 / of_all.df) / (3 * (len(groups) - 1))
+    return statistic / correction <= float(chdtri(len(groups) - 1, 1 - CONFIDENCE))
