@@ -6,7 +6,8 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from rethinkgen.run.own_code import asked_for, opening
 from rethinkgen.sweep.jobs import shown
 
 if TYPE_CHECKING:
-    from rethinkgen.report.claim_files import Paper
     from rethinkgen.report.contents import Report
     from rethinkgen.report.figures.declaration import Figure
     from rethinkgen.run.run import Run
@@ -69,8 +69,6 @@ class Request:
     publish: str | None
     figures: Sequence[Figure] = ()
     claims: Path | None = None
-    paper: Paper | None = None
-    """What stands in ``claims``."""
     share: bool = False
     entity: str | None = None
     project: str | None = None
@@ -89,21 +87,15 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("report.py",)) -> i
         try:
             with opening(asked_for(arguments)):
                 request = read_arguments(arguments)
-                if request.paper is None:
-                    return _report(request, arguments)
-                from rethinkgen.report.claim_files import with_paper
-
-                with with_paper(request.paper):
-                    return _report(request, arguments)
+                with _own_paper(request.claims) as declared:
+                    return _report(request, declared, arguments)
         except ValueError as error:
             return tell_error(error, USERS_MISTAKE)
 
 
-def _report(request: Request, arguments: Sequence[str]) -> int:
+def _report(request: Request, declared: Sequence[Figure], arguments: Sequence[str]) -> int:
     begun = time.monotonic()
     try:
-        # Before any run is read.
-        declared = _declared_in(request.paper, request.claims) if request.paper and request.claims else []
         if request.publish == "wandb":
             from rethinkgen.publish.door import Wish, check_can_publish, publisher
 
@@ -135,31 +127,36 @@ def _report(request: Request, arguments: Sequence[str]) -> int:
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
-    drawn = [picture.declaration for picture in report.pictures]
-    unfit += [
-        f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says."
-        for figure in figures
-        if not any(figure is declaration for declaration in drawn)
-    ]
+    for figure in figures:
+        if all(picture.declaration is not figure for picture in report.pictures):
+            unfit.append(f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says.")
     for line in unfit:
         say(line, style="yellow")
     return publish(report, index) if request.publish == "wandb" else 0
 
 
-def _declared_in(paper: Paper, claims: Path) -> list[Figure]:
-    """Return the figures that a paper of the user's own declares.
+@contextmanager
+def _own_paper(claims: Path | None) -> Iterator[list[Figure]]:
+    """Have the claims and tables of a paper of the user's own judged and made for a while; give its figures.
 
     Raises:
-        ValueError: one of them, or of its tables, says something that cannot be.
+        ValueError: it says something that cannot be.
     """
+    if claims is None:
+        yield []
+        return
+    from rethinkgen.report.claim_files import read_own, with_paper
     from rethinkgen.report.figures.declaration import read_figure
     from rethinkgen.report.tables import declared
 
-    try:
-        declared()
-        return [read_figure(name, node, f"{paper.name}, figure {name}") for name, node in paper.figures.items()]
-    except ValueError as error:
-        raise ValueError(f"claims={claims}: {error}") from error
+    own = read_own(claims)
+    with with_paper(own):
+        try:
+            declared()
+            figures = [read_figure(name, node, f"{own.name}, figure {name}") for name, node in own.figures.items()]
+        except ValueError as error:
+            raise ValueError(f"claims={claims}: {error}") from error
+        yield figures
 
 
 def _fitting(figures: Sequence[Figure], runs: Sequence[Run]) -> tuple[list[Figure], list[str]]:
@@ -211,9 +208,6 @@ def read_arguments(arguments: Sequence[str]) -> Request:
     out = Path(values["out"]) if "out" in values else sweeps[0] / "report"
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file. Name a folder.")
-    claims = Path(values["claims"]) if "claims" in values else None
-    if claims:
-        from rethinkgen.report.claim_files import read_own
     check_is_own(out, is_chosen="out" in values)
     for key in OF_PUBLISHING:
         if key in values and "publish" not in values:
@@ -223,8 +217,7 @@ def read_arguments(arguments: Sequence[str]) -> Request:
         out,
         values.get("publish"),
         figures,
-        claims,
-        read_own(claims) if claims else None,
+        Path(values["claims"]) if "claims" in values else None,
         share=values.get("share") == "true",
         entity=values.get("entity"),
         project=values.get("project"),
