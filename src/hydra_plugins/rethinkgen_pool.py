@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from rethinkgen.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from rethinkgen.sweep.resources import Resources
+
+Watch = Callable[[Any], None]
 
 
 @dataclass
@@ -86,8 +89,12 @@ class PoolLauncher(Launcher):
         uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
         return Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
 
-    def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
+    def launch_jobs(
+        self, jobs: Sequence[Job], whole_sweep: Sequence[Job], watch: Watch | None = None
+    ) -> Sequence[JobReturn]:
         """Run planned ``jobs``, which are what is missing of ``whole_sweep``.
+
+        ``watch`` is called several times a second with the progress, in place of the view of a sweep.
 
         Raises:
             StoppedError: a signal stopped the sweep; each job has saved.
@@ -131,8 +138,8 @@ class PoolLauncher(Launcher):
             )
             return make_process(run_in_child, command, words)
 
-        with watching(whole_sweep, len(jobs)) as watch:
-            pool = Pool(resources, start, timeout_min=self.timeout_min, watch=watch)
+        with nullcontext(watch) if watch else watching(whole_sweep, len(jobs)) as shows:
+            pool = Pool(resources, start, timeout_min=self.timeout_min, watch=shows)
             progress = pool.run(jobs)
         if pool.stopped_by is not None:
             raise StoppedError(pool.stopped_by)

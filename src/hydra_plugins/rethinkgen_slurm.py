@@ -7,8 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,12 @@ class SlurmLauncher(SubmititLauncher):
         # SLURM takes 0 for no limit, submitit does not.
         check_whole("hydra.launcher.timeout_min", self.params["timeout_min"], 1)
 
-    def launch_jobs(self, jobs: Sequence[Job], whole_sweep: Sequence[Job]) -> Sequence[JobReturn]:
+    def launch_jobs(
+        self, jobs: Sequence[Job], whole_sweep: Sequence[Job], watch: Callable[[Any], None] | None = None
+    ) -> Sequence[JobReturn]:
         """Have planned ``jobs``, which are what is missing of ``whole_sweep``, run, and watch them.
+
+        ``watch`` is called with the progress, in place of the view of a sweep.
 
         Raises:
             StoppedError: a signal ended the watch; the jobs go on.
@@ -112,8 +116,8 @@ class SlurmLauncher(SubmititLauncher):
             raise sweep.refusals[0]
         for line in [*lines, *map(str, sweep.refusals)]:
             say(line)
-        with watching(whole_sweep, len(jobs)) as watch:
-            sweep.watch = watch
+        with nullcontext(watch) if watch else watching(whole_sweep, len(jobs)) as shows:
+            sweep.watch = shows
             progress = sweep.run()
         if sweep.stopped_by is not None:
             if sweep.alive:

@@ -67,8 +67,11 @@ def test_its_version(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], ["rethinkgen trian: there is no such verb", "Did you mean rethinkgen train?", "train, report"]),
-        (["figure"], ["there is no such verb. There are train, report"]),
+        (
+            ["trian"],
+            ["rethinkgen trian: there is no such verb", "Did you mean rethinkgen train?", "train, measure, report"],
+        ),
+        (["figure"], ["there is no such verb. There are train, measure, report"]),
         (["model=mlp", "seed=1"], ["The verb comes first: rethinkgen train model=mlp."]),
         (["-m", "seed=1,2"], ["The verb comes first: rethinkgen train -m."]),
     ],
@@ -140,10 +143,11 @@ def test_a_path_of_configs_is_looked_for_where_the_command_is_typed(option: list
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("rethinkgen ", {"train", "report"}),
-        ("rethinkgen re", {"train", "report"}),  # of which bash takes those that begin so
+        ("rethinkgen ", {"train", "measure", "report"}),
+        ("rethinkgen re", {"train", "measure", "report"}),  # of which bash takes those that begin so
         ("rethinkgen train data.corruption=random_l", {"data.corruption=random_labels"}),
         ("  rethinkgen  train -m model=mlp", {"model=mlp", "model=mlp_1x512", "model=mlp_3x512"}),
+        ("rethinkgen measure multirun/runs trainer=c", {"trainer=cpu"}),
         ("rethinkgen report multi", set()),
         ("rethinkgen trian model=", set()),
     ],

@@ -30,6 +30,11 @@ VERBS = {
     "train": Verb(
         "rethinkgen.commands.train", "train one network, or with -m every combination of choices", takes_overrides=True
     ),
+    "measure": Verb(
+        "rethinkgen.commands.measure",
+        "look into finished runs: measures of their networks, at any step",
+        takes_overrides=True,
+    ),
     "report": Verb("rethinkgen.commands.report", "set runs beside the published numbers: tables, figures, one page"),
 }
 

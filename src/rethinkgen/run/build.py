@@ -82,6 +82,10 @@ def _is_loss(found: Any) -> bool:
     return inspect.isclass(found) and not is_protocol and any("__call__" in vars(kind) for kind in found.__mro__)
 
 
+def _is_measure(found: Any) -> bool:
+    return inspect.isfunction(found) and next(iter(inspect.signature(found).parameters), "") == "subject"
+
+
 def _is_part_of_a_step(found: Any) -> bool:
     from rethinkgen.train.classifier import num_call_arguments
 
@@ -134,6 +138,13 @@ PLACES = {
         ours=("rethinkgen.train.schedule",),
         is_partial=True,
     ),
+    "measure": Place(
+        "a measure (a function whose first parameter is called subject)",
+        _is_measure,
+        used="(subject, parameters by their names) -> Findings(numbers, tables)",
+        ours=("rethinkgen.measure",),
+        is_partial=True,
+    ),
     "logger": Place(
         "one of Lightning's loggers",
         _subclass_of("pytorch_lightning.loggers.Logger"),
@@ -179,6 +190,11 @@ def build(config: Any, key: str, /, **keywords: Any) -> Any:
     """
     node = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     return _make(node, key, PLACES[key], keywords)
+
+
+def build_one_of(node: dict[str, Any], key: str, place: str) -> Any:
+    """Make what a node describes at ``key``, which is one of several at a place: ``measure.margins`` at ``measure``."""
+    return _make(node, key, PLACES[place], {})
 
 
 def _make(node: Any, key: str, place: Place, keywords: dict[str, Any]) -> Any:

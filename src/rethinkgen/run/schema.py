@@ -96,6 +96,12 @@ CELL: Schema = OF_A_RUN | {
     "key": NAME, "folder": TEXT, "source": TEXT, "fingerprint": NAME, "configs": NAME, "config": NODE,
 }  # fmt: skip
 """A line of a sweep's index."""
+MEASURED: Schema = {
+    "measure": NAME, "function": NAME, "protocol": POSITIVE, "parameters": NODE, "other": NAME, "step": COUNT,
+    "epoch": COUNT, "numbers": METRICS, "tables": TEXTS, "seconds": COUNT, "finished": NAME, "code": NAMES,
+    "commit": NAME, "checksum": NAME,
+}  # fmt: skip
+"""What a measure found of a run at a step."""
 
 
 def fault(content: Mapping[str, Any], schema: Schema) -> str:

@@ -1,0 +1,68 @@
+"""Runs chosen by their keys, as ``where`` of a figure chooses them: by what a command line says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from rethinkgen.report.declared import meant
+from rethinkgen.report.quantities import known_quantities, matches, property_of
+from rethinkgen.run.run import Run
+
+MOST_VALUES = 8
+
+
+def select(runs: Sequence[Run], told: Any, key: str) -> tuple[list[Run], list[str]]:
+    """Return the runs that ``told`` chooses, and the keys that it names.
+
+    ``told``: ``key=value``, ``key=value,value,key=value``, a mapping, or a list of such; ``key`` is what it was given
+    as.
+
+    Raises:
+        ValueError: it cannot be read, names what no run has, or chooses none.
+    """
+    selector = read_selection(told, key)
+    known = [*known_quantities(runs), "sweep", "num_classes", "image_shape"]
+    for name in selector:
+        if name not in known and all(property_of(run, name) is None for run in runs):
+            raise ValueError(f"{key}={told}: no run has {name!r}.{meant(name, known)}")
+    found = [run for run in runs if matches(run, selector)]
+    if not found:
+        there = "; ".join(f"{name}: {_values(runs, name)}" for name in selector)
+        raise ValueError(f"{key}={told}: none of the {len(runs):,} runs is as it says. There are {there}.")
+    return found, list(selector)
+
+
+def read_selection(told: Any, key: str) -> dict[str, Any]:
+    """Return key -> value, or values, that are allowed."""
+    if isinstance(told, Mapping):
+        return {str(name): value for name, value in told.items()}
+    if isinstance(told, list):
+        return {name: value for each in told for name, value in read_selection(each, key).items()}
+    if not isinstance(told, str) or "=" not in told.partition(",")[0]:
+        raise ValueError(f"{key}={told}: key=value is needed, such as {key}=data.corruption=random_labels.")
+    selector: dict[str, list[Any]] = {}
+    name = ""
+    for part in told.split(","):
+        before, equals, value = part.partition("=")
+        name, value = (before.strip(), value) if equals else (name, before)
+        selector.setdefault(name, []).append(_value(name, value.strip()))
+    return {name: values[0] if len(values) == 1 else values for name, values in selector.items()}
+
+
+def _value(name: str, text: str) -> Any:
+    if name == "regularizer":
+        return [] if text in ("none", "[]") else text.split("+")
+    try:
+        return json.loads(text)  # 1e-3 is a text in YAML
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _values(runs: Sequence[Run], name: str) -> str:
+    values = dict.fromkeys(str(property_of(run, name)) for run in runs)
+    more = ", ..." if len(values) > MOST_VALUES else ""
+    return ", ".join(list(values)[:MOST_VALUES]) + more

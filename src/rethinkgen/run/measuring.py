@@ -1,0 +1,388 @@
+"""Measures as a command asks for them, and one run measured by them: what is missing is made and written, a file a row.
+
+Light until something is measured: a finished row is found without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import math
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rethinkgen.console import first_line, say
+from rethinkgen.errors import DamagedFileError, RunFolderError, is_users_mistake, reason_of
+from rethinkgen.files import lock, remove_leftovers
+from rethinkgen.run import own_code
+from rethinkgen.run.build import PLACES, build_one_of
+from rethinkgen.run.description import LIBRARIES, digest_of_code
+from rethinkgen.run.folder import RunFolder, now
+from rethinkgen.run.identity import class_name
+from rethinkgen.run.kept import end_step, step_of_run
+from rethinkgen.run.measured import FOLDER, Measured, file_of, measure_id, read_file, write_measured
+from rethinkgen.train.kept_files import kept_steps
+
+if TYPE_CHECKING:
+    from rethinkgen.measure.subject import At, Findings, Subject
+    from rethinkgen.run.opened import OpenedRun
+    from rethinkgen.run.run import Run
+
+log = logging.getLogger(__name__)
+
+State = Literal["done", "before", "failed"]
+OF_THE_FRAME = ("_target_", "protocol", "other")
+"""Keys of a measure that its function is not given."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure as the config asks for it."""
+
+    name: str
+    target: str
+    protocol: int
+    parameters: dict[str, Any]
+    wants_other: bool = False
+    """Whether it may use a second run."""
+    other: str | None = None
+    """Which one, as a selection among the runs; ``None``: none."""
+
+    def key(self, other_id: str | None) -> str:
+        """Return what the measure of a run is known by, given the id of the second run."""
+        known_by = measure_id(class_name(self.target), self.protocol, self.parameters, other_id)
+        return f"{self.name}-{known_by}"
+
+
+def measures_in(node: Any) -> list[Measure]:
+    """Read the node ``measure`` of a resolved config; nothing is imported.
+
+    Raises:
+        ValueError: what stands there is no measure.
+    """
+    if not isinstance(node, Mapping):
+        raise ValueError(f"measure={node!r}: a list of choices is needed, such as 'measure=[fit,margins]'.")
+    return [_measure(str(name), told) for name, told in node.items()]
+
+
+def _measure(name: str, told: Any) -> Measure:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", name):
+        raise ValueError(f"measure.{name}: a name of letters, digits and '_' is needed.")
+    if not isinstance(told, Mapping) or not isinstance(told.get("_target_"), str):
+        raise ValueError(f"measure.{name}: {PLACES['measure'].wants} is needed as its _target_.")
+    protocol = told.get("protocol", 1)
+    if not isinstance(protocol, int) or isinstance(protocol, bool) or protocol < 1:
+        raise ValueError(f"measure.{name}.protocol={protocol!r}: a whole number of at least 1 is needed.")
+    parameters = {str(key): value for key, value in told.items() if key not in OF_THE_FRAME}
+    return Measure(name, told["_target_"], protocol, parameters, "other" in told, told.get("other"))
+
+
+def function_of(measure: Measure) -> Callable[[Subject], Findings]:
+    """Import the measure's function, and give it its parameters.
+
+    Raises:
+        ValueError: there is no such function, or its parameters are not those that the config states: all of them are
+            to be stated, as they are what the measure is known by.
+    """
+    made: functools.partial[Findings] = build_one_of(
+        {"_target_": measure.target, **measure.parameters}, f"measure.{measure.name}", "measure"
+    )
+    of_function = list(inspect.signature(made.func).parameters.values())[1:]
+    for each in of_function:
+        if each.name not in measure.parameters and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
+            value = "..." if each.default is each.empty else json.dumps(each.default, default=str)
+            raise ValueError(
+                f"measure.{measure.name}.{each.name}: {measure.target} has this parameter, and the measure's YAML does "
+                f"not state it. Add the line there: {each.name}: {value}"
+            )
+    return made
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a run at one step."""
+
+    step: int | str
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """By ``<name>/<number>``: what is shown at once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of each of several runs."""
+
+    measures: Sequence[Measure]
+    at: Sequence[At]
+    memory_mb: float = 1024.0
+    accelerator: str = "auto"
+    inexact: bool = False
+    again: bool = False
+    """Also what is there already."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Request:
+        """Undo ``to_json``."""
+        return cls(**{**told, "measures": [Measure(**each) for each in told["measures"]]})
+
+
+def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
+    """Return the steps that ``at`` names in a run, each once, ascending, and a failed row for each that it has not."""
+    steps: set[int] = set()
+    failed = []
+    for moment in at:
+        try:
+            if run.state != "done":
+                why = f": {run.reason}" if run.reason else ""
+                raise ValueError(f"the run is {run.state}{why}. Only a finished run is measured.")
+            steps.add(step_of_run(run, moment))
+        except (ValueError, RunFolderError) as error:
+            failed.append(Row(moment, "failed", first_line(reason_of(error))))
+    return sorted(steps), failed
+
+
+def not_kept(run: Run, steps: Sequence[int]) -> list[int]:
+    """Return those of the steps whose weights must be had by training up to there once more."""
+    kept = kept_steps(RunFolder(run.path).weights)
+    return [step for step in steps if step not in kept and step != end_step(run)]
+
+
+def there_and_missing(
+    run: Path, request: Request, step: int, other_id: str | None
+) -> tuple[dict[str, Any], list[Measure]]:
+    """Return the numbers that measures left of a step of a run, by ``<name>/<number>``, and the measures it lacks."""
+    numbers: dict[str, Any] = {}
+    lacking = []
+    for measure in request.measures:
+        if measure.other is not None and other_id is None:
+            continue  # it is itself the other one
+        found = None if request.again else _read(_file(run, measure, other_id, step))
+        if found is None:
+            lacking.append(measure)
+        else:
+            numbers |= {f"{measure.name}/{name}": value for name, value in found.numbers.items()}
+    return numbers, lacking
+
+
+def _read(path: Path) -> Measured | None:
+    try:
+        return read_file(path)
+    except DamagedFileError as error:
+        log.warning("%s It is made again.", error)
+        return None
+
+
+def _file(run: Path, measure: Measure, other_id: str | None, step: int) -> Path:
+    name, _, known_by = measure.key(other_id if measure.wants_other else None).rpartition("-")
+    return file_of(run, name, known_by, step)
+
+
+class Measuring:
+    """Measures one run after another, the data of those before at hand.
+
+    Args:
+        request: what is asked of each run.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self._functions: dict[str, Callable[[Subject], Findings]] = {}
+        self._latest: OpenedRun | None = None
+        self._latest_other: OpenedRun | None = None
+
+    @functools.cached_property
+    def _device(self) -> str:
+        import torch
+
+        wanted = self.request.accelerator
+        return "cuda" if wanted in ("gpu", "cuda") or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+    def check(self) -> None:
+        """Import all measures.
+
+        Raises:
+            ValueError: one of them cannot be, or was given what it does not take.
+        """
+        for measure in self.request.measures:
+            self._functions[measure.name] = function_of(measure)
+
+    def rows(self, path: Path, other: Path | None = None, at: Sequence[At] | None = None) -> Iterator[Row]:
+        """Measure a run at each step, and say what came of it; what is wrong with the run is said at each."""
+        from rethinkgen.run.run import read_run
+
+        at = self.request.at if at is None else at
+        try:
+            run = read_run(path)
+            other_id = read_run(other).run_id if other is not None else None
+            steps, failed = steps_of(run, at)
+        except (ValueError, OSError, RunFolderError) as error:
+            steps, failed = [], [Row(each, "failed", first_line(reason_of(error))) for each in at]
+        yield from failed
+        if not steps:
+            return
+        with lock(
+            path / FOLDER / ".lock", on_wait=lambda: say(f"{path}: waiting for another process that measures it")
+        ):
+            remove_leftovers(path / FOLDER)
+            lacking = [step for step in steps if there_and_missing(path, self.request, step, other_id)[1]]
+            try:
+                self._replay(run, lacking)
+            except Exception as error:  # of one run: the others go on
+                yield from (Row(step, "failed", self._why(error)) for step in lacking)
+                steps = [step for step in steps if step not in lacking]
+            for step in steps:
+                yield self._row(run, step, other, other_id)
+
+    def _replay(self, run: Run, steps: Sequence[int]) -> None:
+        """Train up to the steps whose weights were not kept, all in one pass."""
+        if len(not_kept(run, steps)) > 1:
+            self._opened(run).replay(steps)
+
+    def _why(self, error: Exception) -> str:
+        log.debug("what ended it", exc_info=error)
+        if not is_users_mistake(error):
+            traceback.print_exception(error)
+        return first_line(reason_of(error))
+
+    def _row(self, run: Run, step: int, other: Path | None, other_id: str | None) -> Row:
+        begun = time.monotonic()
+        numbers, lacking = there_and_missing(run.path, self.request, step, other_id)
+        if not lacking:
+            return Row(step, "before", numbers=numbers)
+        failures: list[str] = []
+        for measure in lacking:
+            try:
+                found = self._measure(run, measure, step, other if measure.wants_other else None, other_id)
+            except Exception as error:  # of one measure: the other rows go on
+                failures.append(f"{measure.name}: {self._why(error)}")
+                continue
+            numbers |= {f"{measure.name}/{name}": value for name, value in found.items()}
+        state: State = "failed" if failures else "done"
+        return Row(step, state, "; ".join(failures), round(time.monotonic() - begun, 3), numbers)
+
+    def _measure(
+        self, run: Run, measure: Measure, step: int, other: Path | None, other_id: str | None
+    ) -> dict[str, Any]:
+        begun = time.monotonic()
+        function = self._functions.get(measure.name) or function_of(measure)
+        self._functions[measure.name] = function
+        subject = self._subject(run, measure, step, other)
+        findings = function(subject)
+        numbers, tables = checked(measure.name, findings)
+        facts = {
+            "measure": measure.name,
+            "id": measure.key(other_id if measure.wants_other else None).rpartition("-")[2],
+            "function": class_name(measure.target),
+            "protocol": measure.protocol,
+            "parameters": measure.parameters,
+            "other": other_id if measure.wants_other else None,
+            "run_id": run.run_id,
+            "step": step,
+            "epoch": epoch_of(run, step),
+            "numbers": numbers,
+            "seconds": round(time.monotonic() - begun, 3),
+            "finished": now(),
+            "code": _code_of(measure.target),
+        }
+        write_measured(_file(run.path, measure, other_id, step), facts, tables)
+        return numbers
+
+    def _open(self, path: Path) -> OpenedRun:
+        from rethinkgen.run.opened import open_run
+
+        return open_run(path, device=self._device, code=own_code.opened(), inexact=self.request.inexact, tell=say)
+
+    def _opened(self, run: Run) -> OpenedRun:
+        if self._latest is None or self._latest.path != run.path:
+            # The one before is let go of only then: its data may be the same.
+            self._latest = self._open(run.path)
+        return self._latest
+
+    def _subject(self, run: Run, measure: Measure, step: int, other: Path | None) -> Subject:
+        return self._opened(run).subject(
+            step,
+            name=measure.name,
+            memory_mb=self.request.memory_mb,
+            other=None if other is None else lambda: self._other_subject(other, measure),
+        )
+
+    def _other_subject(self, path: Path, measure: Measure) -> Subject:
+        latest = self._latest_other
+        if latest is None or latest.path != path:
+            self._latest_other = latest = self._open(path)
+        return latest.subject("end", name=measure.name, memory_mb=self.request.memory_mb)
+
+
+def epoch_of(run: Run, step: int) -> float | None:
+    """Return how many epochs had passed, where the run's result tells."""
+    steps = (run.result or {}).get("steps_per_epoch")
+    return step / steps if isinstance(steps, int | float) and steps > 0 else None
+
+
+def _code_of(target: str) -> dict[str, str]:
+    package = target.partition(".")[0]
+    digest = None if package in LIBRARIES else digest_of_code(package)
+    return {} if digest is None else {package: digest}
+
+
+def checked(name: str, findings: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the numbers and tables of ``findings`` as plain types and arrays.
+
+    Raises:
+        ValueError: a measure returned what no file could hold.
+    """
+    import numpy as np
+    import torch
+
+    from rethinkgen.measure.subject import Findings
+
+    if not isinstance(findings, Findings):
+        raise ValueError(f"measure={name}: it returned {type(findings).__name__}; Findings(numbers, tables) is needed.")
+    numbers: dict[str, Any] = {}
+    for key, value in findings.numbers.items():
+        _check_name(name, key)
+        plain = value.item() if isinstance(value, np.generic | torch.Tensor) and np.size(value) == 1 else value
+        if plain is not None and (isinstance(plain, bool) or not isinstance(plain, int | float)):
+            raise ValueError(f"measure={name}: numbers[{key!r}] is {plain!r}; a number or None is needed.")
+        numbers[key] = plain if plain is None or math.isfinite(plain) else None
+    tables = {}
+    for table, columns in findings.tables.items():
+        _check_name(name, table)
+        arrays = {column: _array(name, table, column, values) for column, values in columns.items()}
+        if len({array.shape for array in arrays.values()}) > 1:
+            lengths = ", ".join(f"{column}: {len(array)}" for column, array in arrays.items())
+            raise ValueError(f"measure={name}: the columns of table {table!r} are not of one length ({lengths}).")
+        tables[table] = arrays
+    return numbers, tables
+
+
+def _check_name(measure: str, name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,99}", name):
+        raise ValueError(f"measure={measure}: {name!r} is no name of a number or table: letters, digits and _ . / + -.")
+
+
+def _array(measure: str, table: str, column: Any, values: Any) -> Any:
+    import numpy as np
+    import torch
+
+    _check_name(measure, column)
+    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(list(values))
+    if array.ndim != 1 or array.dtype.kind not in "iufbU":
+        raise ValueError(
+            f"measure={measure}: column {column!r} of table {table!r} is {array.dtype} of shape {array.shape}; one "
+            "dimension of numbers or texts is needed."
+        )
+    return array

@@ -1,0 +1,57 @@
+"""What a process does that measures runs: it takes one after another off a list that it shares with others.
+
+In its folder it tells each run that it takes, and each row that comes of it, in a line; ``rethinkgen.sweep.measuring``
+reads them. Beside that folder lie the list, and a file for each run that was taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rethinkgen.files import append_line
+from rethinkgen.run.measuring import Measuring, Request
+
+ENDED = "ended"
+"""The file by which a process says that it found nothing more to do."""
+ROWS = "rows.jsonl"
+REQUEST = "request.json"
+CLAIMS = "claims"
+
+
+def measure_stint(config: DictConfig) -> dict[str, Any]:
+    """Measure, in this process, one run after another of those that no other stint has taken."""
+    import torch
+
+    from rethinkgen.run.training import default_threads
+
+    torch.set_num_threads(config.threads or default_threads())  # a forked process imported it long before
+    path = Path(config.stint)
+    told = json.loads((path.parent / REQUEST).read_text(encoding="utf-8"))
+    request, runs = Request.from_json(told["request"]), told["runs"]
+    measuring = Measuring(request)
+    measuring.check()
+    for number in _in_turn(path, len(runs)):
+        run, other, steps = runs[number]
+        append_line(path / ROWS, json.dumps({"run": number}))
+        for row in measuring.rows(Path(run), None if other is None else Path(other), steps):
+            append_line(path / ROWS, json.dumps({"run": number, **row.__dict__}))
+    (path / ENDED).touch()
+    return {}
+
+
+def _in_turn(path: Path, num_runs: int) -> Iterator[int]:
+    """Yield the runs that this stint is the first to take; each begins at another place of the list."""
+    stints = sum(1 for _ in path.parent.glob("stint-*"))
+    first = int(path.name.removeprefix("stint-")) * num_runs // max(1, stints) % num_runs
+    for number in (*range(first, num_runs), *range(first)):
+        try:
+            os.close(os.open(path.parent / CLAIMS / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        yield number

@@ -1,0 +1,457 @@
+"""``measure.py``: which runs lack what, and processes that each take one run after another until nothing is missing.
+
+A process, here a *stint*, is one job of the launcher, so that the pool and SLURM serve as they are. Stints take runs
+off one list, those on the same data one after another. One that dies costs the run that it was at; another goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from rethinkgen.checks import check_one_of, check_positive, check_switch, check_whole
+from rethinkgen.console import duration, say, shown
+from rethinkgen.data.timetable import check_moment
+from rethinkgen.errors import StoppedError
+from rethinkgen.files import is_locked, lock, write_atomically
+from rethinkgen.received import each_line
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.measuring import Request, Row, function_of, measures_in, not_kept, steps_of, there_and_missing
+from rethinkgen.run.run import Outcome, Run, read_runs
+from rethinkgen.run.stint import CLAIMS, ENDED, REQUEST, ROWS, measure_stint
+from rethinkgen.sweep.jobs import Job
+from rethinkgen.train.kept_files import kept_steps
+
+Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
+"""(runs, what is told, the key that tells it) -> those chosen, and the keys that choose them."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command asks for, beside the launcher."""
+
+    folders: list[Path]
+    request: Request
+    where: Any
+    other: Any
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Wish:
+        """Read the command's config.
+
+        Raises:
+            ValueError: a key has a value that is not allowed.
+        """
+        keys: Any = [key for key in config if key != "hydra"]
+        told: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+        measures = measures_in(told["measure"])
+        if not measures:
+            raise ValueError("measure=[]: nothing is asked for. Name what to look at, such as 'measure=[fit]'.")
+        at = told["at"] if isinstance(told["at"], list) else [told["at"]]
+        for moment in at or [None]:
+            check_moment("at", moment)
+        check_positive("memory_mb", told["memory_mb"])
+        check_switch("rerun", told["rerun"])
+        check_one_of("replay", told["replay"], ("exact", "inexact"))
+        request = Request(
+            measures=measures,
+            at=at,
+            memory_mb=float(told["memory_mb"]),
+            accelerator=str(told["trainer"].get("accelerator")),
+            inexact=told["replay"] == "inexact",
+            again=bool(told["rerun"]),
+        )
+        others = [each.other for each in measures if each.other is not None]
+        if any(each != others[0] for each in others):
+            raise ValueError(f"other={others[0]} and {others[-1]}: one second run a command. Give the command twice.")
+        if told["other"] is not None and not others:
+            names = ",".join(each.name for each in measures)
+            raise ValueError(f"other={told['other']}: none of measure=[{names}] uses a second run. Leave it out.")
+        return cls([Path(folder) for folder in told["folders"]], request, told["where"], others[0] if others else None)
+
+
+@dataclass
+class Task:
+    """A run of which something is missing."""
+
+    run: Run
+    other: Run | None
+    steps: list[int]
+
+
+@dataclass
+class Told:
+    """What came of a run at a step, as the table shows it."""
+
+    run: Run
+    row: Row
+
+
+def run_measures(launcher: Launcher, config: DictConfig, arguments: Sequence[str], select: Select) -> list[Any]:
+    """Measure what is missing of the runs that the command names; exit with 1 if anything is missing then.
+
+    Raises:
+        ValueError: the command cannot be met; nothing was begun.
+    """
+    wish = Wish.of(config)
+    runs = read_runs(wish.folders)
+    chosen = runs if wish.where is None else select(runs, wish.where, "where")[0]
+    others = {} if wish.other is None else others_of(chosen, *select(runs, wish.other, "other"))
+    told, tasks = look(chosen, others, wish.request)
+    before = sum(each.row.state == "before" for each in told)
+    if before:
+        say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
+    stopped_by: int | None = None
+    if tasks:
+        if hasattr(launcher, "warm_up"):
+            launcher.warm_up()
+        for measure in wish.request.measures:
+            function_of(measure)  # what is wrong with it is said once
+        _tell_replays(tasks)
+        stints = Stints(config, wish.request, tasks)
+        try:
+            stints.run(launcher)
+        except (StoppedError, KeyboardInterrupt) as stop:
+            stopped_by = getattr(stop, "number", int(signal.SIGINT))
+        told += stints.told()
+        stints.remove()
+    from rethinkgen.sweep.measured_table import conclude
+
+    failed = conclude(wish.folders, told)
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    if failed:
+        sys.exit(1)
+    return []
+
+
+def _tell_replays(tasks: Sequence[Task]) -> None:
+    """Say what it costs to have the weights of steps that were not kept."""
+    from rethinkgen.run.replay import cost
+
+    num_rows, seconds = 0, 0.0
+    for task in tasks:
+        if steps := not_kept(task.run, task.steps):
+            kept = [step for step in kept_steps(RunFolder(task.run.path).weights) if step <= steps[0]]
+            num_rows += len(steps)
+            seconds += cost(task.run, max(kept, default=0), steps[-1]) or 0.0
+    if num_rows:
+        say(
+            f"{num_rows:,} rows are of steps that were not kept: their runs are trained up to there once more, which "
+            f"takes one process at most about {duration(seconds)}. keep=... keeps steps along training."
+        )
+
+
+def look(runs: Sequence[Run], others: Mapping[str, Run], request: Request) -> tuple[list[Told], list[Task]]:
+    """Return the rows that are there, or cannot be, and what is left to do, by the runs' data."""
+    told: list[Told] = []
+    tasks: list[Task] = []
+    for run in runs:
+        steps, failed = steps_of(run, request.at)
+        told += [Told(run, row) for row in failed]
+        other = others.get(run.run_id)
+        left = []
+        for step in steps:
+            numbers, lacking = there_and_missing(run.path, request, step, other.run_id if other else None)
+            if lacking:
+                left.append(step)
+            else:
+                told.append(Told(run, Row(step, "before", numbers=numbers)))
+        if left:
+            tasks.append(Task(run, other, left))
+    # Those on the same data one after another, else in the order that they have.
+    place = {data: number for number, data in enumerate(dict.fromkeys(_data_of(task.run) for task in tasks))}
+    return told, sorted(tasks, key=lambda task: place[_data_of(task.run)])
+
+
+def _data_of(run: Run) -> str:
+    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
+
+
+def others_of(chosen: Sequence[Run], candidates: Sequence[Run], keys: Sequence[str]) -> dict[str, Run]:
+    """Return for the id of each chosen run the second one: of those that ``other`` chooses that which is like it else.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    free = [key for name in keys for key in FOLLOWING.get(name, (name,))]
+    found = {}
+    for run in chosen:
+        fitting = [each for each in candidates if each.run_id != run.run_id]
+        alike = [each for each in fitting if each.setting(*free) == run.setting(*free)]
+        # One of those that ``other`` chooses is itself the other one, and needs none.
+        best = alike or ([] if run in candidates else fitting)
+        if len(best) == 1:
+            found[run.run_id] = best[0]
+        elif run not in candidates:
+            how = f"there are {len(best)}" if best else "there is none"
+            raise ValueError(
+                f"other: {run.path.name} needs one second run, of which {how}. Say more in other=, such as "
+                "other=model=mlp,seed=1, or choose fewer runs by where=."
+            )
+    return found
+
+
+FOLLOWING = {
+    "seed": SEEDS,
+    "level": ("data.corruption",),
+    "model": ("model", "optimizer.lr"),
+    "num_examples": ("data.num_train",),
+}
+"""What a selection names -> all keys that may differ with it."""
+
+
+# The launcher's side.
+
+
+@dataclass(frozen=True)
+class StintCell:
+    """How to make what a stint is launched with."""
+
+    config: DictConfig
+    path: Path
+    number: int
+    needs: DictConfig
+
+    def compose(self) -> DictConfig:
+        """Return the whole config, with Hydra's node."""
+        config = _in_folder(self.config, self.path.parent)
+        with open_dict(config), read_write(config), read_write(config.hydra):
+            config.stint = str(self.path)
+            config.hydra.sweep.subdir = self.path.name
+            config.hydra.job.id, config.hydra.job.num = str(self.number), self.number
+        return config
+
+    def launcher_values(self) -> dict[str, Any]:
+        """Return ``hydra.launcher`` as the config resolves it."""
+        values: dict[str, Any] = OmegaConf.to_container(self.compose().hydra.launcher, resolve=True)  # type: ignore[assignment]
+        return values
+
+
+def _in_folder(config: DictConfig, folder: Path) -> DictConfig:
+    copied: DictConfig = copy.deepcopy(config)
+    with open_dict(copied), read_write(copied.hydra):
+        copied.hydra.sweep.dir = str(folder)
+    return copied
+
+
+@dataclass(slots=True, eq=False)
+class Stint(Job):
+    """One process that measures what it finds unmeasured."""
+
+    is_replaced: bool = False
+    """Whether another one goes on in its place, as it has died."""
+
+    def outcome(self) -> Outcome:
+        """Read whether it has come to its end."""
+        if (self.path / ENDED).exists():
+            return Outcome("done", result={"metrics": {}})
+        status = self.folder.read_status()
+        return self.fault or Outcome(status.get("state", "missing"), str(status.get("reason") or ""))
+
+    def find_folder(self) -> None:
+        """It stays where it is."""
+
+
+class Stints:
+    """The processes of one command, and what they tell of each run."""
+
+    def __init__(self, config: DictConfig, request: Request, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        sweep = tasks[0].run.sweep
+        self.root = sweep / ".measuring" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        for before in sweep.glob(".measuring/*"):
+            if not is_locked(before / ".lock"):
+                shutil.rmtree(before, ignore_errors=True)  # of a command that has ended
+        (self.root / CLAIMS).mkdir(parents=True)
+        self.config = _in_folder(config, self.root)
+        runs = [[str(task.run.path), str(task.other.path) if task.other else None, task.steps] for task in tasks]
+        write_atomically(self.root / REQUEST, json.dumps({"request": request.to_json(), "runs": runs}))
+        told: Any = {"trainer": OmegaConf.to_container(config.trainer), "rerun": False, "model": {}}
+        self.needs = OmegaConf.create(told | {"trainer": {"precision": "32-true", **told["trainer"]}})
+        self.stints: list[Stint] = []
+        self.seen = Seen(self.root, len(tasks))
+        self._is_kept = False
+
+    def run(self, launcher: Any) -> None:
+        """Have stints measure until each run was taken by one."""
+        from rethinkgen.sweep.measuring_view import watching
+
+        launcher.config = self.config  # what it notes itself lies with the stints
+        with lock(self.root / ".lock"), watching(self) as watch:
+            while left := self.seen.unclaimed():
+                if hasattr(launcher, "launch_jobs"):
+                    stints = [self._next() for _ in range(self._how_many(launcher, left))]
+                    launcher.launch_jobs(stints, stints, watch)
+                else:
+                    self._measure_here()
+                self.seen.read()
+
+    def _measure_here(self) -> None:
+        """Measure in this process, as hydra/launcher=basic asks for: to look into a measure with a debugger."""
+        stint = self._next()
+        assert stint.cell is not None
+        measure_stint(stint.cell.compose())
+
+    def _next(self) -> Stint:
+        number = len(self.stints)
+        path = self.root / f"stint-{number}"
+        path.mkdir()
+        cell: Any = StintCell(self.config, path, number, self.needs)
+        self.stints.append(Stint([f"stint={number}"], path, cell))
+        return self.stints[-1]
+
+    def _how_many(self, launcher: Any, left: int) -> int:
+        from rethinkgen.run.ranks import wants_gpu
+        from rethinkgen.sweep.resources import Resources
+
+        if not hasattr(launcher, "jobs_per_gpu"):
+            at_once = self.config.hydra.launcher.get("array_parallelism") or 1
+            return max(1, min(at_once, -(-left // check_whole("runs_per_job", self.config.runs_per_job, 1))))
+        uses_gpus = wants_gpu(self.needs.trainer)
+        slots = Resources(launcher.n_jobs, launcher.jobs_per_gpu, left, uses_gpus=uses_gpus).num_slots
+        return min(slots, left)
+
+    def replace_dead(self, progress: Any) -> None:
+        """Put a new stint in the place of each that has died, as long as there are runs that none has taken."""
+        for stint, code in progress.ended:
+            if code != 0 and not stint.is_replaced and self.seen.unclaimed():
+                stint.is_replaced = True
+                progress.waiting.append(self._next())
+
+    def told(self) -> list[Told]:
+        """Return what came of each run at each step."""
+        self.seen.read()
+        told = []
+        for number, task in enumerate(self.tasks):
+            rows = {row.step: row for row in self.seen.rows.get(number, [])}
+            for step in task.steps:
+                row = rows.get(step) or self._lost(number, step)
+                if row.state == "failed":
+                    self._is_kept = True
+                told.append(Told(task.run, row))
+        return told
+
+    def _lost(self, number: int, step: int) -> Row:
+        taken_by = self.seen.claimed.get(number)
+        if taken_by is None:
+            return Row(step, "failed", "not begun")
+        outcome = self.stints[taken_by].outcome()
+        reason = outcome.reason or "its process ended without a word"
+        return Row(step, "failed", f"{reason} ({shown(self.stints[taken_by].folder.output)})")
+
+    def remove(self) -> None:
+        """Remove what the processes left, unless it tells of a failure."""
+        if not self._is_kept:
+            shutil.rmtree(self.root, ignore_errors=True)
+            if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
+                self.root.parent.rmdir()
+
+
+class Seen:
+    """What stints have told so far, read as far as they have written it."""
+
+    def __init__(self, root: Path, num_runs: int) -> None:
+        self.root = root
+        self.num_runs = num_runs
+        self.claimed: dict[int, int] = {}
+        """Run -> stint."""
+        self.rows: dict[int, list[Row]] = {}
+        self.latest: list[tuple[int, Row]] = []
+        """All rows, in the order in which they came."""
+        self._offsets: dict[Path, int] = {}
+
+    def unclaimed(self) -> int:
+        """Return how many runs no stint has taken."""
+        return self.num_runs - sum(1 for _ in (self.root / CLAIMS).iterdir())
+
+    def read(self) -> None:
+        """Read what is new."""
+        for path in sorted(self.root.glob(f"stint-*/{ROWS}")):
+            number = int(path.parent.name.removeprefix("stint-"))
+            lines = list(each_line(path))
+            for line in lines[self._offsets.get(path, 0) :]:
+                told = json.loads(line)
+                run = told.pop("run")
+                self.claimed[run] = number
+                if told:
+                    row = Row(**told)
+                    self.rows.setdefault(run, []).append(row)
+                    self.latest.append((run, row))
+            self._offsets[path] = len(lines)
+
+
+# The command line.
+
+
+def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] | None = None) -> None:
+    """Run Hydra's ``main`` on ``sys.argv``, in which folders stand without a key."""
+    from rethinkgen.run import entry
+
+    def on_overrides() -> None:
+        typed = sys.argv
+        if "COMP_LINE" in os.environ:  # a shell asks what a word may become; Hydra knows no folders
+            first, *words, last = os.environ["COMP_LINE"].split(" ")
+            os.environ["COMP_LINE"] = " ".join([first, *(word for word in words if "=" in word), last])
+        sys.argv = [typed[0], *as_overrides(typed[1:])]
+        try:
+            main()
+        finally:
+            sys.argv = typed
+
+    entry.command_line(on_overrides, groups, program)
+
+
+def as_overrides(arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments as Hydra takes them: folders as ``folders=[...]``, selections in quotes.
+
+    Raises:
+        ValueError: there is no such folder, or none at all.
+    """
+    folders: list[str] = []
+    overrides: list[str] = []
+    is_value = False
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if is_value or argument.startswith("-"):
+            overrides.append(argument)
+            is_value = argument in WITH_VALUE
+        elif equals and "/" not in key.removeprefix("hydra/") and not os.path.isdir(argument):
+            overrides.append(f"{key}={_quoted(value)}" if key in ("where", "other") else argument)
+        elif not os.path.isdir(argument):
+            raise ValueError(f"{argument}: there is no such folder. Give the folder of a sweep, or of a run.")
+        else:
+            folders.append(argument)
+    asks_hydra = any(each in OF_HYDRA for each in overrides)
+    if not folders and not asks_hydra and not any(each.startswith("folders=") for each in overrides):
+        raise ValueError("which runs? Give the folder of a sweep, such as multirun/runs, or of a run.")
+    named = ",".join(_in_quotes(folder) for folder in folders)
+    return [*overrides, f"folders=[{named}]"] if folders else overrides
+
+
+WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
+"""Hydra's options after which a value follows."""
+OF_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "-sc", "--shell-completion")
+"""Hydra's options by which nothing is measured."""
+
+
+def _quoted(value: str) -> str:
+    return value if value[:1] in ("", "{", "[", '"', "'") or value == "null" else _in_quotes(value)
+
+
+def _in_quotes(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

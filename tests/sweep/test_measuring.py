@@ -1,0 +1,258 @@
+"""``measure.py`` as a user types it, in this process: what it leaves, skips, makes again, and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+from conftest import ROOT, read_result
+from rethinkgen.run.measuring import Measuring, Row
+from rethinkgen.run.run import read_runs
+from rethinkgen.run.stint import measure_stint
+from rethinkgen.sweep.measuring import Stint, as_overrides, others_of
+
+Measure = Callable[..., int]
+
+
+@pytest.fixture
+def sweep(small_sweep: Path, tmp_path: Path) -> Path:
+    """A sweep of four runs: true and random labels, seeds 0 and 1."""
+    shutil.copytree(small_sweep, tmp_path / "small")
+    return tmp_path / "small"
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    """Run ``python measure.py`` in this process, without others; return the exit code."""
+
+    def run(*arguments: object, launcher: str = "basic") -> int:
+        before = sys.argv
+        sys.argv = ["measure.py", *map(str, arguments), f"hydra/launcher={launcher}"]
+        try:
+            with contextlib.chdir(tmp_path):
+                runpy.run_path(str(ROOT / "measure.py"), run_name="__main__")
+        except SystemExit as error:
+            return int(error.code or 0)
+        finally:
+            sys.argv = before
+        return 0
+
+    return run
+
+
+def table(sweep: Path) -> pd.DataFrame:
+    return pd.read_csv(sweep / "measures.csv")
+
+
+def runs_in(sweep: Path) -> list[Path]:
+    return sorted(path.parent for path in sweep.glob("*/result.json"))
+
+
+def test_the_numbers_of_each_run_are_its_own_once_more_and_are_not_made_again(
+    sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(sweep, "measure=[fit,confusion]") == 0
+    found = table(sweep)
+    fits = found[found.measure == "fit"].set_index("run")
+    for run in runs_in(sweep):
+        metrics = read_result(run)["metrics"]
+        for name in ("fit/accuracy", "fit/loss", "test/accuracy"):
+            assert fits.loc[run.name, f"measure/fit/{name}"] == metrics[name]
+        assert fits.loc[run.name, "step"] == metrics["steps"]
+    assert set(fits["data.corruption"]) == {"none", "random_labels"}
+    files = {path: path.stat().st_mtime_ns for path in sweep.glob("*/measures/*/*")}
+    assert {path.name for path in files} == {"40.json", "40.npz"}
+    assert not (sweep / ".measuring").exists()
+    before = {path: path.read_bytes() for path in sweep.glob("*/*") if path.is_file()}
+    capsys.readouterr()
+    assert measure(sweep, "measure=[fit,confusion]") == 0
+    assert "4 of 4 rows were measured before." in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    pd.testing.assert_frame_equal(table(sweep), found)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_is_damaged_or_was_not_finished_is_made_again(sweep: Path, measure: Measure) -> None:
+    measure(sweep, "measure=[confusion]")
+    found = table(sweep)
+    damaged, gone, *_ = sorted(sweep.glob("*/measures/*/*.json"))
+    whole = json.loads(damaged.read_text())
+    damaged.write_text(damaged.read_text().replace("0.", "0.1", 1))
+    gone.unlink()
+    assert measure(sweep, "measure=[confusion]") == 0
+    assert json.loads(damaged.read_text())["numbers"] == whole["numbers"]
+    assert gone.exists()
+    pd.testing.assert_frame_equal(table(sweep), found)
+
+
+def test_runs_are_chosen_and_parameters_are_columns(sweep: Path, measure: Measure) -> None:
+    chosen = (
+        sweep,
+        "measure=[margins]",
+        "where=data.corruption=random_labels,seed=1",
+        "measure.margins.num_examples=20",
+    )
+    assert measure(*chosen) == 0
+    assert measure(*chosen, "measure.margins.normalization=none") == 0
+    found = table(sweep)
+    assert len(found) == 2
+    assert set(found["margins.normalization"]) == {"gradient", "none"}
+    assert set(found["margins.num_examples"]) == {20}
+    assert {name.split("/")[1] for name in found if name.startswith("measure/")} == {
+        "margins(normalization=gradient)",
+        "margins(normalization=none)",
+    }
+
+
+def test_a_second_run_is_the_one_that_is_alike_but_for_what_chooses_it(sweep: Path, measure: Measure) -> None:
+    few = ("measure.interpolation.num_alphas=4", "measure.interpolation.num_examples=20")
+    assert measure(sweep, "measure=[interpolation]", "other=seed=1", *few) == 0
+    found = table(sweep).set_index("run")
+    runs = {(run.corruption, run.seed): run for run in read_runs([sweep])}
+    assert len(found) == 2  # seed 1 is itself the other one
+    for corruption in ("none", "random_labels"):
+        assert found.loc[runs[corruption, 0].path.name, "other"] == runs[corruption, 1].run_id
+
+
+def test_the_second_run_must_be_one(sweep: Path) -> None:
+    runs = read_runs([sweep])
+    with pytest.raises(ValueError, match="needs one second run, of which there are 3"):
+        others_of(runs[:1], runs[1:], ["max_steps"])
+
+
+def test_a_step_that_a_run_has_not_costs_its_row(
+    sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(sweep, "measure=[confusion]", "at=[end,999]") == 1
+    assert len(table(sweep)) == 4
+    out = capsys.readouterr().out
+    assert out.count("has trained 40 steps") == 4
+    assert "The same command measures the 4 failed and nothing else:" in out
+
+
+OWN = """
+import os
+from rethinkgen import Findings
+
+def mine(subject, *, power=1.0, fails=None):
+    if subject.seed == fails:
+        raise RuntimeError("mine fails")
+    return Findings({"norm": float(sum((p.detach().abs() ** power).sum() for p in subject.network.parameters()))})
+"""
+YAML = "mine:\n  _target_: my_measures.mine\n  protocol: 1\n  power: 1.0\n  fails: null\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "my_measures.py").write_text(OWN)
+    (tmp_path / "configs" / "measure").mkdir(parents=True)
+    (tmp_path / "configs" / "measure" / "mine.yaml").write_text(YAML)
+    yield tmp_path / "configs"
+    sys.modules.pop("my_measures", None)
+
+
+def test_one_that_fails_costs_its_row(
+    sweep: Path, measure: Measure, own: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--config-dir", own, "code=my_measures", sweep, "measure=[mine,confusion]", "measure.mine.fails=1")
+    assert measure(*asked) == 1
+    found = table(sweep)
+    assert dict(found.measure.value_counts()) == {"confusion": 4, "mine": 2}
+    assert set(found[found.measure == "mine"].seed) == {0}
+    assert "failed: mine: RuntimeError: mine fails" in capfd.readouterr().out
+
+
+def test_ones_own_is_opened_by_the_command_alone(
+    sweep: Path, measure: Measure, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure("--config-dir", own, sweep, "measure=[mine]") == 1
+    assert "code=my_measures" in capsys.readouterr().err
+    (own / "measure" / "mine.yaml").write_text(YAML.replace("  power: 1.0\n", ""))
+    assert measure("--config-dir", own, "code=my_measures", sweep, "measure=[mine]") == 1
+    assert "Add the line there: power: 1.0" in capsys.readouterr().err
+    assert not list(sweep.glob("*/measures"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["measure=[]"], "Name what to look at"),
+        (["measure=[fitt]"], "'measure/fitt'"),
+        (["measure=[margins]", "measure.margins.normalisation=none"], "Did you mean measure.margins.normalization"),
+        (["measure=[margins]", "measure.margins.num_examples=10,20"], "one value is needed"),
+        (["measure=[fit]", "at=soon"], "at='soon'"),
+        (["measure=[fit]", "where=data.corruptio=none"], "Did you mean data.corruption?"),
+        (["measure=[fit]", "where=seed=7"], "There are seed: 0, 1"),
+        (["measure=[fit]", "other=seed=1"], "none of measure=[fit] uses a second run"),
+        (["measure=[fit]", "memory_mb=0"], "memory_mb=0"),
+        (["measure=[fit]", "replay=maybe"], "replay='maybe'"),
+    ],
+)
+def test_what_cannot_be_met_is_said_before_anything_is_begun(
+    arguments: list[str], words: str, sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(sweep, *arguments) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not list(sweep.glob("*/measures"))
+
+
+def test_folders_stand_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", 'odd "one"', "a=b"):
+        Path(name).mkdir()
+    told = as_overrides(["runs", "measure=[fit]", 'odd "one"', "where=seed=0", "--config-dir", "runs", "a=b"])
+    assert told == [
+        "measure=[fit]",
+        'where="seed=0"',
+        "--config-dir",
+        "runs",
+        r'folders=["runs","odd \"one\"","a=b"]',
+    ]
+    assert as_overrides(["--help"]) == ["--help"]
+    with pytest.raises(ValueError, match="nothing: there is no such folder"):
+        as_overrides(["nothing"])
+    with pytest.raises(ValueError, match="which runs"):
+        as_overrides(["measure=[fit]"])
+
+
+def test_a_process_that_dies_costs_the_run_that_it_was_at(
+    sweep: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Measuring.rows
+
+    def until_the_second(self: Measuring, path: Path, *more: Any) -> Iterator[Row]:
+        if list(sweep.glob("*/measures/*/*.json")):
+            raise KeyboardInterrupt  # nothing that a process does is in the way of a kill
+        return rows(self, path, *more)
+
+    def launch_jobs(self: object, stints: list[Stint], whole: object, watch: object) -> None:
+        (stint,) = stints
+        assert stint.cell is not None
+        if stint.path.name != "stint-0":
+            measure_stint(stint.cell.compose())
+            return
+        with monkeypatch.context() as patched:
+            patched.setattr(Measuring, "rows", until_the_second)
+            with pytest.raises(KeyboardInterrupt):
+                measure_stint(stint.cell.compose())
+        stint.fail("killed by SIGKILL")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BasicLauncher, "launch_jobs", launch_jobs, raising=False)
+        assert measure(sweep, "measure=[confusion]") == 1
+    assert len(table(sweep)) == 3
+    assert capsys.readouterr().out.count("failed: killed by SIGKILL") == 1
+    assert list(sweep.glob(".measuring/*/stint-0/status.json"))
+    assert measure(sweep, "measure=[confusion]") == 0
+    assert len(table(sweep)) == 4
+    assert not (sweep / ".measuring").exists()
