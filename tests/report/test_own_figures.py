@@ -250,7 +250,7 @@ def test_what_cannot_be_drawn_is_refused_by_its_key(told: str, named: str, tmp_p
 
 def test_one_name_stands_for_a_list_of_it() -> None:
     (figure,) = declared_in("{x: model.width, marks: chance, merge: evaluate_every, log: x}")
-    assert (figure.marks, figure.merge, figure.log) == (("chance",), ("evaluate_every",), ("x",))
+    assert (figure.marks, figure.merge, figure.log) == (["chance"], ["evaluate_every"], ["x"])
 
 
 def test_a_ratio_of_shares_is_no_percentage(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of a run a claim looks at: its choices and keys on one side, the number measured on the other."""
+"""What of a run a claim, figure or table looks at: choices and keys on one side, the number measured on the other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,65 @@ from typing import Any, NamedTuple
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import DERIVED, Claim
 from rethinkgen.report.numbers import NUM_TEST
-from rethinkgen.run.identity import LEVELS, SEEDS, takes_steps
+from rethinkgen.run.identity import LEVELS, SEEDS, flatten, takes_steps
 from rethinkgen.run.run import NUM_TRAIN, Run
 
+CHOICES = ("data", "data.corruption", "model", "loss", "regularizer", "optimizer", "schedule")
+NODE_OF = {"data": "data.source"} | {
+    name: name for name in ("data.corruption", "model", "optimizer", "schedule", "loss")
+}
+"""Group of choices -> where the chosen file lies in a config."""
 MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
 """Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""
+MEASURED_PREFIXES = ("steps_to", "num_parameters", "rademacher", "parameters_", "generalization")
+STANDARD = ("fit/accuracy", "fit/loss", "test/accuracy", "test/loss", "train/loss", "train/accuracy", "steps_to_fit")
+"""What every run has once it is finished."""
+OF_RUN: dict[str, Callable[[Run], Any]] = {
+    "data": lambda run: run.data,
+    "data.corruption": lambda run: run.corruption,
+    "model": lambda run: run.model,
+    "regularizer": lambda run: list(run.regularizers),
+    "level": lambda run: run.level,
+    "steps": lambda run: run.metrics.get("steps", run.key("max_steps")),
+    "step": lambda run: None,
+    "num_examples": lambda run: (
+        (run.result or {}).get("num_train") or run.key("data.num_train") or NUM_TRAIN.get(run.data)
+    ),
+    "num_classes": lambda run: (run.result or {}).get("num_classes"),
+    "image_shape": lambda run: None if run.image_shape is None else "x".join(map(str, run.image_shape)),
+    "sweep": lambda run: run.sweep.name,
+    "takes_steps": lambda run: takes_steps(run.config),
+    "graded": lambda run: any(run.key(f"data.corruption.{key}") is not None for key in LEVELS),
+}
+"""What is known of a run, besides the keys of its config."""
+QUANTITY_KEYS = {
+    **dict.fromkeys(("level", "noise/probability", "noise/realised"), ("data.corruption",)),
+    "num_examples": ("data.num_train",),
+    "steps": ("max_steps", "max_epochs"),
+}
+"""What follows from keys of other names."""
+NAMED_WITH = {
+    "steps": ("max_steps", "max_epochs"),
+    "level": ("data.corruption",),
+    "data": ("data.source",),
+    "num_examples": ("data.num_train",),
+    **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
+}
+"""What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
+MOST_TOLD = 3
+"""Keys that a name is made of, where these tell all apart."""
 FALLEN = 0.9
 """Share of the loss of guessing, ln K, below which a training loss has begun to fall."""
+MILESTONES = {
+    "steps_to_fit": "the run's own threshold",
+    STEPS_TO_NEARLY_FIT: "99 % fitted",
+    "steps_to_loss_0.1": "a loss of 0.1",
+    "steps_to_loss_0.01": "a loss of 0.01",
+    "steps_to_fall": f"a loss of {FALLEN:g} ln K",
+}
+"""What each kind of steps is counted to."""
 
 
 class Facts(NamedTuple):
@@ -29,22 +81,6 @@ class Facts(NamedTuple):
     """Where values reach over more than a few times the smallest."""
 
 
-CHOICES = ("data", "data.corruption", "model", "loss", "regularizer", "optimizer", "schedule")
-MEASURED_PREFIXES = ("steps_to", "num_parameters", "rademacher", "parameters_", "generalization")
-STANDARD = ("fit/accuracy", "fit/loss", "test/accuracy", "test/loss", "train/loss", "train/accuracy", "steps_to_fit")
-"""What every run has once it is finished."""
-TOLD: dict[str, Callable[[Run], Any]] = {
-    "sweep": lambda run: run.sweep.name,
-    "takes_steps": lambda run: takes_steps(run.config),
-    "graded": lambda run: any(run.key(f"data.corruption.{key}") is not None for key in LEVELS),
-}
-"""More that a figure chooses its runs by."""
-QUANTITY_KEYS = {
-    **dict.fromkeys(("level", "noise/probability", "noise/realised"), ("data.corruption",)),
-    "num_examples": ("data.num_train",),
-    "steps": ("max_steps", "max_epochs"),
-}
-"""What follows from keys of other names."""
 FACTS = {
     "fit/accuracy": Facts("accuracy on training set (%)", 100.0, (None, 103)),
     "train/accuracy": Facts("running training accuracy (%)", 100.0, (None, 103)),
@@ -58,31 +94,21 @@ FACTS = {
     "noise/realised": Facts("wrong labels (%)", 100.0),
 }
 
-MILESTONES = {
-    "steps_to_fit": "the run's own threshold",
-    STEPS_TO_NEARLY_FIT: "99 % fitted",
-    "steps_to_loss_0.1": "a loss of 0.1",
-    "steps_to_loss_0.01": "a loss of 0.01",
-    "steps_to_fall": "a loss of 0.9 ln K",
-}
-"""What each kind of steps is counted to."""
-NAMED_WITH = {
-    "steps": ("max_steps", "max_epochs"),
-    "level": ("data.corruption",),
-    "data": ("data.source",),
-    "num_examples": ("data.num_train",),
-    **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
-}
-"""What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
-NODE_OF = {
-    "data": "data.source",
-    **{group: group for group in ("data.corruption", "model", "optimizer", "schedule", "loss")},
-}
-"""Group of choices -> where the chosen file lies in a config."""
-NOT_NAMED = "named by the paper"
-"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
-MOST_TOLD = 3
-"""Keys that a name is made of, where these tell all apart."""
+
+def facts(quantity: str) -> Facts:
+    """Return how a quantity is shown; of shares in percent, of one that nothing is known of its name and no more."""
+    if quantity in FACTS:
+        return FACTS[quantity]
+    what, _, kind = quantity.rpartition("/")
+    if kind == "error":
+        return Facts(f"{what} error (%)", 100.0, (0, 100))
+    if kind.startswith("accuracy"):
+        return Facts(f"{what} {kind.replace('_', ' ')} (%)".strip(), 100.0, (None, 103))
+    if kind.startswith("loss"):
+        return Facts(f"{what} loss (nats)", limits=(0, None))
+    if quantity.startswith("steps_to"):
+        return Facts(quantity.replace("_", " "), is_log=True)
+    return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
 
 
 def observe(run: Run, metric: str) -> float | None:
@@ -96,42 +122,43 @@ def observe(run: Run, metric: str) -> float | None:
     """
     if run.state != "done":
         return None
-    metrics = run.metrics
-    found: float | None
-    if metric == "test/error":
-        found = _less(1.0, metrics.get("test/accuracy"))
-    elif metric == "test/gain_from_stopping":
-        found = _less(metrics.get("test/accuracy_oracle"), metrics.get("test/accuracy"))
-    elif metric == "test/unsteadiness":
-        found = _unsteadiness(run)
-    elif metric == "rademacher":
-        found = _less(_times(2.0, metrics.get("fit/accuracy")), 1.0)
-    elif metric == "steps_to_fall":
-        found = _steps_to_fall(run)
-    elif metric == "parameters_beyond_2n+d":
-        found = _parameters_beyond(run)
-    elif metric == "2n+d":
-        found = _less(metrics.get("num_parameters"), _parameters_beyond(run))
-    else:
-        found = metrics.get(metric)
-        if found is None and metric.startswith("steps_to"):
-            return math.inf if metric in metrics else None
-    # What no computation of ours leaves: a result that somebody else wrote.
-    return None if found is None or not math.isfinite(found) else float(found)
+    if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
+        return math.inf
+    found = FOLLOWING[metric](run) if metric in FOLLOWING else run.number(metric)
+    return float(found) if math.isfinite(found) else None
 
 
-def value_of(run: Run, quantity: str) -> Any:
-    """Return a choice, a key or a property of a run, or what was measured; regularizers as one text."""
-    if quantity in CHOICES:
-        value = property_of(run, quantity)
-        return "+".join(value) if quantity == "regularizer" else value
-    if quantity == "num_examples":
-        return run.num_examples
-    if is_measured(quantity):
-        return observe(run, quantity)
-    value = property_of(run, quantity)
-    # As of layers' sizes: what runs are grouped by.
-    return str(value) if isinstance(value, list | dict) else value
+def _unsteadiness(run: Run) -> float:
+    if "test/accuracy" not in run.curves:
+        return math.nan
+    return float(run.curves["test/accuracy"].dropna().diff().abs().mean())
+
+
+def _steps_to_fall(run: Run) -> float:
+    if "train/loss" not in run.curves or not run.num_classes:
+        return math.nan
+    fallen = run.curves[run.curves["train/loss"] < FALLEN * math.log(run.num_classes)]
+    return float(fallen["step"].iloc[0]) if len(fallen) else math.nan
+
+
+def _weights_of_theorem_1(run: Run) -> float:
+    # Held-out examples are not built for; results from before it was noted have none.
+    num_train = (run.result or {}).get("num_train") or run.key("data.num_train")
+    if run.image_shape is None or num_train is None or run.metrics.get("num_parameters") is None:
+        return math.nan
+    return float(2 * num_train + math.prod(run.image_shape))
+
+
+FOLLOWING: dict[str, Callable[[Run], float]] = {
+    "test/error": lambda run: 1.0 - run.number("test/accuracy"),
+    "test/gain_from_stopping": lambda run: run.number("test/accuracy_oracle") - run.number("test/accuracy"),
+    "test/unsteadiness": _unsteadiness,
+    "rademacher": lambda run: 2.0 * run.number("fit/accuracy") - 1.0,
+    "steps_to_fall": _steps_to_fall,
+    "parameters_beyond_2n+d": lambda run: run.number("num_parameters") - _weights_of_theorem_1(run),
+    "2n+d": _weights_of_theorem_1,
+}
+"""What follows from the numbers of a run."""
 
 
 def is_measured(quantity: str) -> bool:
@@ -145,32 +172,34 @@ def keys_of(quantity: str) -> tuple[str, ...]:
 
 
 def known_quantities(runs: Iterable[Run]) -> list[str]:
-    """Return the names of everything that any of the runs has: choices, keys, properties, numbers."""
-    from rethinkgen.run.identity import flatten
-
-    found: dict[str, None] = dict.fromkeys((*CHOICES, "level", "steps", "step", "num_examples", *DERIVED))
-    found |= dict.fromkeys(STANDARD)
+    """Return the names of everything that any of the runs has: choices, properties, numbers, keys."""
+    found: dict[str, None] = dict.fromkeys((*CHOICES, *OF_RUN, *DERIVED, *STANDARD))
     for run in runs:
         found |= dict.fromkeys([*run.metrics, *run.curves.columns, *flatten(run.config)])
     return [name for name in found if not name.endswith(("_target_", "protocol"))]
 
 
-def facts(quantity: str) -> Facts:
-    """Return how a quantity is shown; of shares in percent, of one that nothing is known of its name and no more."""
-    if quantity in FACTS:
-        return FACTS[quantity]
-    what, _, kind = quantity.rpartition("/")
-    if kind.startswith("accuracy") or kind == "error":
-        more = kind.removeprefix("accuracy").replace("_", " ").strip()
-        name = " ".join(
-            filter(None, (what, "error" if kind == "error" else "accuracy", "" if kind == "error" else more))
-        )
-        return Facts(f"{name} (%)", 100.0, (0, 100) if kind == "error" else (None, 103))
-    if kind.startswith("loss"):
-        return Facts(f"{what} loss (nats)", limits=(0, None))
-    if quantity.startswith("steps_to"):
-        return Facts(quantity.replace("_", " "), limits=(None, None), is_log=True)
-    return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
+def property_of(run: Run, key: str) -> Any:
+    """Return a choice, a key of the config, or what else is known of a run: see ``OF_RUN``."""
+    if key in OF_RUN:
+        return OF_RUN[key](run)
+    if key in NODE_OF:
+        return run.choices.get(key)
+    # What an older config lacks is what was neutral then.
+    return run.identity.get(key) if (value := run.key(key)) is None else value
+
+
+def value_of(run: Run, quantity: str) -> Any:
+    """Return a choice, a key or a property of a run, or what was measured; regularizers as one text."""
+    if is_measured(quantity):
+        return observe(run, quantity)
+    if quantity == "num_examples":
+        return run.num_examples
+    value = property_of(run, quantity)
+    if quantity == "regularizer":
+        return "+".join(value)
+    # As of layers' sizes: what runs are grouped by.
+    return str(value) if isinstance(value, list | dict) else value
 
 
 def num_test(run: Run) -> int | None:
@@ -198,29 +227,19 @@ def matches(run: Run, selector: Mapping[str, Any]) -> bool:
     return all(_is_allowed(property_of(run, key), wanted, key) for key, wanted in selector.items())
 
 
-def property_of(run: Run, key: str) -> Any:
-    """Return a choice, a key of the config, the ``level`` of the corruption, the ``steps`` of the budget, the
-    ``image_shape`` (``3x28x28``), ``num_examples`` that it trains on, or of a finished run ``num_classes``.
-    """
-    if key in NODE_OF:
-        own = {"data": run.data, "data.corruption": run.corruption, "model": run.model}
-        return own.get(key, run.choices.get(key))
+def _is_allowed(value: Any, allowed: Any, key: str) -> bool:
+    if isinstance(allowed, dict):
+        ((kind, bound),) = allowed.items()
+        return value is not None and (value >= bound if kind == "at_least" else value <= bound)
     if key == "regularizer":
-        return list(run.regularizers)
-    if key in TOLD:
-        return TOLD[key](run)
-    if key == "level":
-        return run.level
-    if key == "steps":
-        return run.metrics.get("steps", run.key("max_steps"))
-    if key == "image_shape":
-        return None if run.image_shape is None else "x".join(map(str, run.image_shape))
-    if key == "num_examples":
-        return (run.result or {}).get("num_train") or run.key("data.num_train") or NUM_TRAIN.get(run.data)
-    if key in MEASURED:
-        return (run.result or {}).get(MEASURED[key])
-    # What an older config lacks is what was neutral then.
-    return run.identity.get(key) if (value := run.key(key)) is None else value
+        options = allowed if allowed and isinstance(allowed[0], list) else [allowed]
+        return any(sorted(option) == sorted(value) for option in options)
+    # True is no 1 here.
+    return any(
+        (value == option and isinstance(value, bool) == isinstance(option, bool))
+        or (isinstance(option, str) and "*" in option and fnmatchcase(str(value), option))
+        for option in (allowed if isinstance(allowed, list) else [allowed])
+    )
 
 
 def deviations(run: Run, claim: Claim) -> list[str]:
@@ -238,15 +257,11 @@ def deviations(run: Run, claim: Claim) -> list[str]:
             allowed = allowed["by_model"][run.model]
         value = property_of(run, key)
         if not _is_allowed(value, allowed, key):
-            found.append(f"{key}={_text(value)}, not {_text(allowed)}")
-    return found + _unnamed(run, claim)
-
-
-def _unnamed(run: Run, claim: Claim) -> list[str]:
+            found.append(f"{key}={as_text(value)}, not {as_text(allowed)}")
     named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
     named |= {*SEEDS, *claim.vary, *claim.leaves_open}
-    return [
-        f"{key}={_text(value)}, not {NOT_NAMED}"
+    return found + [
+        f"{key}={as_text(value)}, not {NOT_NAMED}"
         for key, value in run.not_neutral.items()
         if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
     ]
@@ -257,12 +272,12 @@ def is_below(key: str, prefixes: Iterable[str]) -> bool:
     return f"{key}.".startswith(tuple(f"{prefix}." for prefix in prefixes))
 
 
-def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
+def differences(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[list[str]]:
     """Name each run by what of its config is not the same in all, seeds aside; a single one needs no name.
 
     A choice goes by its name, with all that follows from it. As many of these and of other keys are told as it takes to
-    tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where there are so many. ``leaving_out`` are
-    keys, with all below them, that are told elsewhere.
+    tell all runs apart that differ in any, and no fewer than ``MOST_TOLD`` where there are so many; and the data, where
+    only these differ. ``leaving_out`` are keys, with all below them, that are told elsewhere.
     """
     told_elsewhere = (*SEEDS, *leaving_out)
     telling: dict[tuple[str, ...], str] = {}
@@ -272,8 +287,7 @@ def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str
         if len(set(names)) > 1 and not is_below(group, told_elsewhere):
             telling.setdefault(names, group)
             chosen[node] = names
-    keys = dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere))
-    for key in keys:
+    for key in dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere)):
         values = tuple(str(run.identity.get(key)) for run in runs)
         choice = next((names for node, names in chosen.items() if is_below(key, (node,))), ())
         follows = bool(choice) and len(set(zip(choice, values, strict=True))) == len(set(choice))
@@ -285,82 +299,36 @@ def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str
     for column in columns[MOST_TOLD:]:
         if len(set(zip(*told, column, strict=True))) > len(set(zip(*told, strict=True))):
             told.append(column)
-    return [" ".join(filter(None, (_told(run, telling[column]) for column in told))) for run in runs]
+    found = [list(filter(None, (_named(run, telling[column]) for column in told))) for run in runs]
+    data = [f"data={str(run.facts.get('fingerprint'))[:6]}" for run in runs]
+    alike = [{other for name, other in zip(found, data, strict=True) if name == own} for own in found]
+    return [
+        [*name, own] if len(all_of_it) > 1 else name for name, own, all_of_it in zip(found, data, alike, strict=True)
+    ]
 
 
-def _told(run: Run, key: str) -> str:
+def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str]:
+    """Return ``differences``, each as one text."""
+    return list(map(" ".join, differences(runs, leaving_out)))
+
+
+def _named(run: Run, key: str) -> str:
     """Return ``adamw`` for a choice, ``lr=0.1`` for a key, ``optimizer=AdamW`` for a class that no choice tells."""
     if key in NODE_OF:
         return str(property_of(run, key) or "")
     value, (node, _, name) = run.identity.get(key), key.rpartition(".")
     if name == "class":
         return f"{node.rpartition('.')[2]}={str(value).rpartition('.')[2]}"
-    return f"{name}={_text(value)}"
+    return f"{name}={as_text(value)}"
 
 
-def _is_allowed(value: Any, allowed: Any, key: str) -> bool:
-    if isinstance(allowed, dict):
-        ((kind, bound),) = allowed.items()
-        return value is not None and (value >= bound if kind == "at_least" else value <= bound)
-    return _is_one_of(value, allowed, key)
-
-
-def _is_one_of(value: Any, wanted: Any, key: str) -> bool:
-    if key == "regularizer":
-        options = wanted if wanted and isinstance(wanted[0], list) else [wanted]
-        return any(sorted(option) == sorted(value) for option in options)
-    options = wanted if isinstance(wanted, list) else [wanted]
-    # True is no 1 here.
-    return any(
-        (value == option and isinstance(value, bool) == isinstance(option, bool))
-        or (isinstance(option, str) and "*" in option and fnmatchcase(str(value), option))
-        for option in options
-    )
-
-
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value of a config as one writes it; of several, or of a bound, in words."""
     if isinstance(value, dict):
         ((kind, bound),) = value.items()
-        return f"{kind.replace('_', ' ')} {_text(bound)}"
+        return f"{kind.replace('_', ' ')} {as_text(bound)}"
     if isinstance(value, list):
-        return " or ".join(map(_text, value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value
-
-
-def _less(value: float | None, subtracted: float | None) -> float | None:
-    return None if value is None or subtracted is None else value - subtracted
-
-
-def _unsteadiness(run: Run) -> float | None:
-    if "test/accuracy" not in run.curves:
-        return None
-    changes = run.curves["test/accuracy"].dropna().diff().abs().dropna()
-    return float(changes.mean()) if len(changes) else None
-
-
-def _steps_to_fall(run: Run) -> float | None:
-    if "train/loss" not in run.curves or not run.num_classes:
-        return None
-    fallen = run.curves[run.curves["train/loss"] < FALLEN * math.log(run.num_classes)]
-    return float(fallen["step"].iloc[0]) if len(fallen) else math.inf
-
-
-def _parameters_beyond(run: Run) -> float | None:
-    # Held-out examples are not built for; results from before it was noted have none.
-    num_train = (run.result or {}).get("num_train") or run.key("data.num_train")
-    count = run.metrics.get("num_parameters")
-    if run.image_shape is None or num_train is None or count is None:
-        return None
-    return float(count - (2 * num_train + math.prod(run.image_shape)))
+        return " or ".join(map(as_text, value))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ import pandas as pd
 from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.declaration import Figure, packaged
 from rethinkgen.report.figures.drawing import draw
-from rethinkgen.report.figures.panels import of_table, panels_of
+from rethinkgen.report.figures.panels import data_of, panels_of
 from rethinkgen.report.figures.picture import Picture
 from rethinkgen.report.figures.settings import by_data
 from rethinkgen.report.figures.words import caption_of
@@ -39,14 +39,12 @@ def pictures(runs: Sequence[Run], own: Sequence[Figure] = ()) -> list[Picture]:
 
 def picture(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataFrame] | None = None) -> Picture | None:
     """Draw a figure over runs, or over one of a measure's ``tables``; nothing where these do not bear on it."""
-    if figure.of != "runs":
-        grid, left_out = (of_table(figure, tables[figure.of]) if tables and figure.of in tables else []), list[str]()
-    else:
-        grid, left_out = panels_of(figure, runs)
+    grid, left_out = panels_of(figure, runs, tables or {})
     if not grid:
         return None
     with drawing():
-        drawn, data = draw(grid)
+        drawn = draw(grid)
+    data = data_of(grid)
     shown = list(dict.fromkeys(run for row in grid for panel in row for run in panel.runs))
     caption = caption_of(grid, data, left_out)
     return Picture(figure.name, figure.title, caption, drawn, data, command_of(shown), figure.leads, figure)

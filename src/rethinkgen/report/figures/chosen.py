@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rethinkgen.report.figures.settings import finished
 from rethinkgen.run.run import Run
 
 SHOWN_NOISE = 0.4
@@ -18,7 +17,7 @@ def nearest_to_40_percent_wrong(groups: Sequence[list[Run]]) -> list[Run]:
         groups,
         key=lambda group: (
             bool(group[0].regularizers),
-            not finished(group),
+            all(run.state != "done" for run in group),
             round(abs(wrong_share(group[0]) - SHOWN_NOISE), 2),
             # What rises early is seen by who looks often.
             group[0].key("evaluate_every") or 0,

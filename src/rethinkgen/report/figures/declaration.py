@@ -1,24 +1,26 @@
 """A figure as it is declared: what stands in ``published/<paper>.yaml``, in a user's file or on the command line.
 
-What can be said is one dataclass; docs/figures.md shows it with examples. All is checked before anything is drawn.
+What can be said is one class; docs/figures.md shows it with examples. All is checked before anything is drawn.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.resources
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from annotated_types import Len
+from pydantic import BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.claim_files import Paper, load_papers
-from rethinkgen.report.declared import check_choice, check_keys, meant
-from rethinkgen.report.quantities import QUANTITY_KEYS, TOLD, is_measured, known_quantities, value_of
+from rethinkgen.report.claim_files import OwnPaper, load_papers, own_papers
+from rethinkgen.report.declared import Checked, Selector, checked, meant, several
+from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
@@ -32,31 +34,30 @@ NEEDED = {
     "pictures": ("y",),
 }
 """Kind of figure -> keys without which it cannot be drawn."""
-MARKS = ("chance", "unfitted")
-SPREADS = ("seed", "none", "median")
 OURS = "rethinkgen.report.figures.chosen"
 """Where functions are found that a declaration of ours names."""
 MOST_LINES = 8
 """In a panel: more cannot be told apart."""
+TOLD_OF_RUNS = re.compile(r"\{([\w./]+)\}")
+"""In a caption or title: a quantity of what is drawn."""
+FITTED = "fitted"
+"""In braces: which share of the training set the steps of the figure count to."""
 
-TEXTS = ("title", "kind", "of", "x", "value", "series", "shape", "pick", "spread", "best", "published", "panel_title")
-LISTS = ("marks", "log", "merge")
-PAIRS = ("needs", "relative_to", "instead", "limits", "labels")
-
-Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+ONE_OR_SEVERAL = BeforeValidator(several)
+Axis = Literal["x", "y"]
+Ends = Annotated[list[float | None], Len(2, 2)]
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(Checked):
     """What a figure shows; every key may be given anew for a panel of it."""
 
-    name: str
+    name: str = ""
     title: str = ""
-    kind: str = "lines"
+    kind: Literal["lines", "curves", "scatter", "histogram", "heatmap", "pictures"] = "lines"
     of: str = "runs"
     """``runs``, or a measure's table by its name."""
     x: str | None = None
-    y: Any = None
+    y: str | Annotated[list[str | list[str]], Len(1)] | None = None
     """A quantity; a list of them: a panel each; a list in that list: several in one panel."""
     value: str | None = None
     """What the colours of a heat map are, what stands under a picture; for a marker a run, only in the CSV."""
@@ -64,35 +65,35 @@ class Figure:
     """What lines are told apart by first; without it, whatever differs."""
     shape: str | None = None
     """What markers of a scatter plot are told apart by."""
-    rows: Any = None
+    rows: str | list[str | dict[str, Any]] | None = None
     """A key, ``[key, key where one row would be too full]``, or a list of what each row has instead."""
-    panels: Any = None
+    panels: str | list[str | dict[str, Any]] | None = None
     """A key, ``settings`` (of all but the series), or a list of what each panel has instead."""
-    where: Where = field(default_factory=dict)
+    where: Selector = Field({})
     """Which runs: as in a claim, a key and its value or values, ``*`` for any text; of a list, any."""
-    without: Where = field(default_factory=list)
-    besides: Where = field(default_factory=list)
+    without: Selector = Field([])
+    besides: Selector = Field([])
     """Runs that stand in an earlier panel, and need not stand here again; nor is there a panel of these alone."""
-    needs: Mapping[str, Any] = field(default_factory=dict)
+    needs: dict[str, Any] = Field({})
     """Key -> how many values, or which, there must be in each line (kind lines) or panel."""
     pick: str = ""
     """A function that picks one of the settings."""
-    merge: tuple[str, ...] = ()
+    merge: Annotated[list[str], ONE_OR_SEVERAL] = Field([])
     """Keys that make no difference to what is shown, where training ends with its budget."""
-    relative_to: Mapping[str, Any] | None = None
+    relative_to: dict[str, Any] | None = None
     """The x whose value, of the same seed, is 1."""
-    instead: Mapping[str, str] = field(default_factory=dict)
+    instead: dict[str, str] = Field({})
     """Quantity -> what is shown where it was hardly ever reached, or not logged."""
-    spread: str = "seed"
+    spread: Literal["seed", "none", "median"] = "seed"
     """``seed``: mean and interval over seeds; ``none``: a marker a run; ``median``: that, and a line of medians."""
     best: str = ""
     """A quantity of which the best value so far is shown, too, dashed."""
-    marks: tuple[str, ...] = ()
+    marks: Annotated[list[Literal["chance", "unfitted"]], ONE_OR_SEVERAL] = Field([])
     published: str = ""
     """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
-    log: tuple[str, ...] = ()
-    limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field([])
+    limits: dict[Axis, Ends] = Field({})
+    labels: dict[str, str] = Field({})
     """Quantity -> what it is called here."""
     panel_title: str = ""
     caption: str = ""
@@ -100,17 +101,46 @@ class Figure:
     leads: bool = False
     """Whether it is among the pictures that a page begins with."""
 
+    @model_validator(mode="after")
+    def _is_relative_to_its_x(self) -> Self:
+        if self.relative_to is not None and self.x is not None and list(self.relative_to) != [self.x]:
+            raise ValueError(f"relative_to={self.relative_to}: {{{self.x}: VALUE}} is needed, a value of x.")
+        return self
+
     def but(self, **changes: Any) -> Figure:
         """Return the figure with what a panel of it has instead."""
-        return replace(self, **changes)
+        return self.model_copy(update=changes)
+
+    def each(self, key: Literal["rows", "panels"], where: str = "") -> list[Figure]:
+        """Return what each row or panel has, where these are told one by one."""
+        told = getattr(self, key)
+        if not isinstance(told, list) or all(isinstance(part, str) for part in told):
+            return []
+        return [checked(Figure, {**self.model_dump(), key: None, **part}, f"{where}: {key}") for part in told]
+
+    def parts(self, where: str = "") -> list[Figure]:
+        """Return what each of its panels has."""
+        own = [*self.each("rows", where), *self.each("panels", where)]
+        return [each for part in own for each in part.parts(where)] or [self]
 
     def columns(self) -> list[list[str]]:
         """Return the quantities of each panel along y."""
         several: list[Any] = self.y if isinstance(self.y, list) else [self.x if self.y is None else self.y]
         return [each if isinstance(each, list) else [each] for each in several]
 
-
-KEYS = tuple(entry.name for entry in fields(Figure) if entry.name != "name")
+    def named(self) -> Iterator[tuple[str, str]]:
+        """Yield key, quantity for all that it names."""
+        yield from ((key, name) for key in ("x", "value", "series", "shape", "best") if (name := getattr(self, key)))
+        yield from (("y", name) for column in self.columns() for name in column if self.y is not None)
+        yield from (("instead", name) for name in self.instead.values())
+        for key in ("rows", "panels"):
+            yield from (
+                (key, name) for name in several(getattr(self, key)) if isinstance(name, str) and name != "settings"
+            )
+        for key in ("where", "without", "besides", "needs"):
+            yield from ((key, str(name)) for part in several(getattr(self, key)) for name in part)
+        for key in ("caption", "panel_title"):
+            yield from ((key, name) for name in TOLD_OF_RUNS.findall(getattr(self, key)) if name != FITTED)
 
 
 def read_figure(name: str, node: Any, where: str, *, may_guess: bool = False) -> Figure:
@@ -119,85 +149,15 @@ def read_figure(name: str, node: Any, where: str, *, may_guess: bool = False) ->
     Raises:
         ValueError: an unknown key, kind, quantity or function, or what its kind needs is missing.
     """
-    figure = _checked(Figure(name), node, where)
-    for part in (*_overrides(figure, "rows", where), *_overrides(figure, "panels", where)) or (figure,):
+    figure = checked(Figure, {"name": name, **node} if isinstance(node, dict) else node, where)
+    for part in figure.parts(where):
+        if part.pick:
+            function(part.pick, where)
         missing = [key for key in NEEDED[part.kind] if getattr(part, key) is None]
         if missing and not (may_guess and part.kind in ("lines", "curves") and part.of == "runs"):
-            raise ValueError(
-                f"{where}: {missing[0]}: is missing; kind={part.kind} needs {', '.join(NEEDED[part.kind])}."
-            )
-    return figure if figure.title else figure.but(title=name.replace("_", " "))
-
-
-def _overrides(figure: Figure, key: str, where: str) -> list[Figure]:
-    told = getattr(figure, key)
-    if not isinstance(told, list) or all(isinstance(part, str) for part in told):
-        return []
-    return [_checked(figure.but(**{key: None}), part, f"{where}: {key}") for part in told]
-
-
-def _checked(figure: Figure, node: Any, where: str) -> Figure:
-    check_keys(where, node, (), KEYS)
-    for key, value in node.items():
-        _check_type(where, key, value)
-    told = {
-        key: ((value,) if isinstance(value, str) else tuple(value)) if key in LISTS else value
-        for key, value in node.items()
-    }
-    found = figure.but(**told)
-    check_choice(where, "kind", found.kind, NEEDED)
-    check_choice(where, "spread", found.spread, SPREADS)
-    for mark in found.marks:
-        check_choice(where, "marks", mark, MARKS)
-    for axis in found.log:
-        check_choice(where, "log", axis, ("x", "y"))
-    for axis in found.limits:
-        check_choice(where, "limits", axis, ("x", "y"))
-    if found.relative_to is not None and found.x is not None and list(found.relative_to) != [found.x]:
-        raise ValueError(f"{where}: relative_to={found.relative_to}: {{{found.x}: VALUE}} is needed, a value of x.")
-    if found.pick:
-        function(found.pick, where)
-    return found
-
-
-def _check_type(where: str, key: str, value: Any) -> None:
-    """Refuse what would only fail when it is drawn."""
-    if value is None and key in ("x", "y", "value", "series", "shape", "rows", "panels", "relative_to"):
-        return
-    if key in (*TEXTS, "caption"):
-        # A kind or spread of another type is refused with what there is.
-        if not isinstance(value, str) and key not in ("kind", "spread"):
-            raise ValueError(f"{where}: {key}={value!r}: a text is needed.")
-    elif key in LISTS:
-        if not isinstance(value, str | list):
-            raise ValueError(f"{where}: {key}={value!r}: a list is needed.")
-    elif key in PAIRS:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: {key}={value!r}: key: value pairs are needed.")
-        _check_pairs(where, key, value)
-    elif key in ("where", "without", "besides"):
-        if not all(isinstance(part, Mapping) for part in (value if isinstance(value, list) else [value])):
-            raise ValueError(f"{where}: {key}={value!r}: key: value pairs are needed, or a list of such.")
-    elif key in ("rows", "panels"):
-        if not isinstance(value, str | list):
-            raise ValueError(f"{where}: {key}={value!r}: a key, or a list is needed.")
-    elif key == "y":
-        if not isinstance(value, str | list) or value == []:
-            raise ValueError(f"{where}: y={value!r}: a quantity, or a list of such is needed.")
-    elif key == "leads" and not isinstance(value, bool):
-        raise ValueError(f"{where}: leads={value!r}: true or false is needed.")
-
-
-def _check_pairs(where: str, key: str, pairs: Mapping[Any, Any]) -> None:
-    for name, told in pairs.items():
-        if key in ("instead", "labels") and not isinstance(told, str):
-            raise ValueError(f"{where}: {key}: {name}={told!r}: a text is needed.")
-        ends = told if isinstance(told, list) else []
-        is_ends = len(ends) == 2 and all(
-            end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in ends
-        )
-        if key == "limits" and not is_ends:
-            raise ValueError(f"{where}: limits: {name}={told!r}: [low, high] is needed, a number or null each.")
+            needed = ", ".join(NEEDED[part.kind])
+            raise ValueError(f"{where}: {missing[0]}: is missing; kind={part.kind} needs {needed}.")
+    return figure if figure.title else figure.but(title=figure.name.replace("_", " "))
 
 
 def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
@@ -210,34 +170,20 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
     if figure.of != "runs":
         raise ValueError(f"{where}: of={figure.of}: only runs can be drawn here; a measure's table from Python.")
     known = known_quantities(runs)
-    for part in (figure, *_overrides(figure, "rows", where), *_overrides(figure, "panels", where)):
-        named = [("x", part.x), ("value", part.value), ("series", part.series), ("shape", part.shape)]
-        named += [("y", name) for column in part.columns() for name in column]
-        named += [
-            (key, name) for key in ("rows", "panels") for name in _texts(getattr(part, key)) if name != "settings"
-        ]
-        named += [("instead", name) for name in part.instead.values()]
-        named += [("best", name) for name in (part.best,) if name]
-        selectors = [(key, getattr(part, key)) for key in ("where", "without", "besides", "needs")]
-        named += [(key, name) for key, told in selectors for name in _names_in(told) if name not in TOLD]
-        for key, name in named:
-            if name is not None and name not in known:
-                told = [one for one in known if "." not in one or "/" in one]
+    for part in figure.parts(where):
+        for key, name in part.named():
+            if name not in known:
+                told = ", ".join(one for one in known if "." not in one or "/" in one)
                 raise ValueError(
                     f"{where}: {key}={name}: no run has it.{meant(name, known)} There are the keys of their config, "
-                    f"such as model.width, and {', '.join(told)}."
+                    f"such as model.width, and {told}."
                 )
             if key in ("rows", "panels") or (key == "series" and part.kind in ("lines", "curves")):
-                _check_tells_settings(str(name), f"{where}: {key}")
-        y = [name for key, name in named if key == "y" and part.y is not None]
-        numbers = {"histogram": [part.x], "heatmap": [part.value]}.get(part.kind, y)
-        for name in numbers:
-            if name is not None and any(isinstance(value_of(run, name), str) for run in runs):
+                _check_tells_settings(name, f"{where}: {key}")
+        numbers = {"histogram": [[part.x]], "heatmap": [[part.value]]}.get(part.kind, part.columns() if part.y else [])
+        for name in [name for column in numbers for name in column if name is not None]:
+            if any(isinstance(value_of(run, name), str) for run in runs):
                 raise ValueError(f"{where}: {name}: has names as values; a number is needed there (kind={part.kind}).")
-
-
-def _names_in(where: Where) -> list[str]:
-    return [str(name) for part in ([where] if isinstance(where, Mapping) else where) for name in part]
 
 
 def _check_tells_settings(name: str, where: str) -> None:
@@ -247,10 +193,6 @@ def _check_tells_settings(name: str, where: str) -> None:
             f"{where}={name}: runs that differ in their seeds alone are one line; a choice or key of the config is "
             "needed. For each run by itself: kind: scatter."
         )
-
-
-def _texts(told: Any) -> list[str]:
-    return [told] if isinstance(told, str) else [part for part in told or () if isinstance(part, str)]
 
 
 def function(name: str, where: str = "") -> Callable[..., Any]:
@@ -274,18 +216,17 @@ def packaged() -> tuple[Figure, ...]:
     Raises:
         ValueError: see ``read_figure``.
     """
-    return _figures_of(load_papers())
+    return _figures_of(own_papers())
 
 
 @cache
-def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
+def _figures_of(_: tuple[OwnPaper, ...]) -> tuple[Figure, ...]:
     any_sweep = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
-    declared = [(paper.name, paper.figures) for paper in papers]
-    declared += [("any_sweep", yaml.safe_load(any_sweep.read_text(encoding="utf-8"))["figures"])]
+    contents = [*load_papers(), {"paper": "any_sweep", **yaml.safe_load(any_sweep.read_text(encoding="utf-8"))}]
     return tuple(
-        read_figure(name, node, f"{paper}, figure {name}")
-        for paper, figures in declared
-        for name, node in figures.items()
+        read_figure(name, node, f"{content['paper']}, figure {name}")
+        for content in contents
+        for name, node in (content.get("figures") or {}).items()
     )
 
 
@@ -296,24 +237,21 @@ def declared_in(argument: str) -> list[Figure]:
         ValueError: it is neither, or says what no figure has.
     """
     where = f"figure={argument}"
-    if argument.endswith((".yaml", ".yml")):
-        content = read_bytes(Path(argument), MOST_BYTES_OF_TABLE)
-        if content is None:
-            raise ValueError(f"{where}: there is no such file.")
-        told = _loaded(content.decode("utf-8", errors="replace"), where)
-        if not isinstance(told, Mapping) or not isinstance(told.get("figures"), Mapping):
-            raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
-        return [_asked_for(str(name), node, f"{where}, {name}") for name, node in told["figures"].items()]
-    return [_asked_for("own_figure", _loaded(argument, where), where)]
+    is_file = argument.endswith((".yaml", ".yml"))
+    content = read_bytes(Path(argument), MOST_BYTES_OF_TABLE) if is_file else argument.encode()
+    if content is None:
+        raise ValueError(f"{where}: there is no such file.")
+    try:
+        told = yaml.safe_load(content.decode("utf-8", errors="replace"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
+    if not is_file:
+        return [_asked_for("own_figure", told, where)]
+    if not isinstance(told, dict) or not isinstance(told.get("figures"), dict):
+        raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
+    return [_asked_for(str(name), node, f"{where}, {name}") for name, node in told["figures"].items()]
 
 
 def _asked_for(name: str, node: Any, where: str) -> Figure:
     figure = read_figure(name, node, where, may_guess=True)
     return figure if "leads" in node else figure.but(leads=True)
-
-
-def _loaded(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error

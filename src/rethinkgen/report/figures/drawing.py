@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rethinkgen.report.figures.declaration import MOST_LINES
-from rethinkgen.report.figures.panels import Panel, published_points, spaced
-from rethinkgen.report.figures.settings import Line, x_of
+from rethinkgen.report.figures.panels import Grid, Panel, published_points, spaced
 from rethinkgen.report.figures.settings import place as place_of
+from rethinkgen.report.figures.settings import x_of
 from rethinkgen.report.figures.words import filled
+from rethinkgen.report.numbers import shown as shown_number
 from rethinkgen.report.quantities import chance, facts
-from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Dashes, Look
+from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
 from rethinkgen.run.run import Run
 
 THOUSANDS_FROM = 5000
@@ -34,11 +34,11 @@ SINGLE, SEVERAL, IN_ROWS = 3.2, 2.6, 2.2
 """Inches that a panel is high: a single one, one of several side by side, one of several rows."""
 NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
-LEGEND_LINE = 0.18
-"""Inches that a line of a legend takes."""
-CHANCE_LINE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2))}
+CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2)), "label": "chance"}
+HOLLOW: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "white"}
 UPWARDS: dict[str, Any] = {
     "marker": Path([(0, 0), (0, 1), (-0.35, 0.6), (0, 1), (0.35, 0.6)], [1, 2, 1, 2, 2]),
+    "linestyle": "none",
     "markersize": 16,
     "markerfacecolor": "none",
     "markeredgewidth": 1.3,
@@ -46,94 +46,80 @@ UPWARDS: dict[str, Any] = {
 """An arrow that begins at its point."""
 ARROW_ROOM = 1.12
 """How much further than its point an arrow reaches, on most axes."""
-OPEN = {"unfitted": ("fit below 99 %", "o"), "published": ("published", "D")}
-"""What an open marker means."""
+MARKS = {
+    "chance": CHANCE,
+    "published": {**HOLLOW, "marker": "D"},
+    "fit below 99 %": {**HOLLOW, "marker": "o"},
+    "not all fitted: at least this": {"color": GREY, **UPWARDS},
+}
+"""What stands in a legend below the lines: grey, and the same in every panel."""
 
 
-def draw(grid: Sequence[Sequence[Panel]]) -> tuple[Drawing, pd.DataFrame]:
-    """Draw panels, a list for each row; return the drawing, and a row for each point in it, in the axes' units."""
+def draw(grid: Grid) -> Drawing:
+    """Draw panels, a list for each row."""
     columns = max(map(len, grid))
-    has_one_legend = _has_one_legend(grid)
-    has_legends_below = len(grid) == 1 and columns > 1 and not has_one_legend
-    height = (SINGLE if columns == 1 or has_legends_below else SEVERAL) if len(grid) == 1 else IN_ROWS * len(grid)
-    width = NARROWEST if columns == 1 else PAGE
-    if len(grid) > 1 and not has_one_legend:
-        width = max(BESIDE * columns, NARROWEST - 1.2) + max(
-            _legend_width(_labels(entries_of(panel))) for row in grid for panel in row
-        )
-    drawing = Drawing(figsize=(width, height), layout="constrained")
+    drawing = Drawing(layout="constrained")
     axes = drawing.subplots(len(grid), columns, squeeze=False)
-    steps = _steps_of_rows(grid)
-    tables = []
-    for row, places, axis in zip(grid, axes, steps, strict=True):
+    ends = [max(max(budget(panel.runs), _last_step(panel)) for panel in row) for row in grid]
+    has_one_axis = max(ends) <= MOST_STRETCHED * min(ends)
+    for row, places, end in zip(grid, axes, ends, strict=True):
         for panel, place in zip(row, places, strict=False):
-            tables += [
-                table
-                for table in _draw_panel(
-                    place, panel, axis, is_first=panel is row[0], is_last=row is grid[-1] or len(set(steps)) > 1
-                )
-                if len(table)
-            ]
+            KINDS[panel.figure.kind](place, panel)
+            _mark(place, panel)
+            _label(place, panel, max(ends) if has_one_axis else end)
+            if panel.row and panel is row[0]:
+                place.set_ylabel(f"{panel.row}\n{place.get_ylabel()}")
+            if panel.figure.kind == "curves" and has_one_axis and row is not grid[-1]:
+                place.set_xlabel("")
         for place in places[len(row) :]:
             place.remove()
-    _share(grid, axes)
-    _legends(drawing, grid, axes)
-    return drawing, pd.concat(tables, ignore_index=True)
+        _share(places[: len(row)])
+    keys = [[_keys(place) for place in places[: len(row)]] for row, places in zip(grid, axes, strict=True)]
+    height = SINGLE if len(grid) == columns == 1 else SEVERAL if len(grid) == 1 else IN_ROWS * len(grid)
+    drawing.set_size_inches(NARROWEST if columns == 1 else PAGE, height)
+    _legends(drawing, keys, axes)
+    return drawing
 
 
-def _draw_panel(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool, is_last: bool) -> list[pd.DataFrame]:
-    """Draw into one pair of axes; return what was drawn."""
-    KINDS[panel.figure.kind](axes, panel, steps)
-    has_one_line = len(panel.lines) == 1 and len(panel.y) > 1
-    tables = [
-        table.assign(line=panel.figure.labels.get(y, y) if has_one_line else line.label, series=y, **panel.names)
-        for line, y, table in panel.tables
-    ]
-    if panel.figure.kind == "pictures":
-        tables = [table.drop(columns=panel.y) for table in tables]
-    if panel.figure.published:
-        points = published_points(panel)
+def _mark(axes: Axes, panel: Panel) -> None:
+    """Draw what stands beside our numbers, and say in the legend what marks mean."""
+    marks = []
+    if "chance" in panel.figure.marks and panel.y[0].startswith("test/"):
+        found = {chance(run, panel.y[0]) for run in panel.runs} - {None}
+        for value in sorted(filter(None, found)):
+            axes.axhline(facts(panel.y[0]).scale * value, zorder=1, **CHANCE)
+    if panel.figure.published and (points := published_points(panel)):
+        marks.append("published")
         for line, x, value in points:
-            style: dict[str, Any] = {"markerfacecolor": "white", "markersize": 8, "zorder": 1.5}
-            axes.plot(x, value, "D", color=line.look.colour, **style)
-        told = {"series": panel.y[0], "kind": "published", **panel.names}
-        rows = [{panel.x: x, "mean": value, "line": line.label, **told} for line, x, value in points]
-        tables = [table.assign(kind="ours") for table in tables] + [pd.DataFrame(rows)]
-    if "chance" in panel.figure.marks:
-        for height in chances(panel):
-            axes.axhline(height, zorder=1, **CHANCE_LINE)
-    _label(axes, panel, steps, is_first=is_first)
-    if panel.figure.kind == "curves" and not is_last:
-        axes.set_xlabel("")
-    return tables
+            axes.plot(x, value, "D", color=line.look.colour, markerfacecolor="white", markersize=8, zorder=1.5)
+    marks += ["fit below 99 %"] if panel.has("is_open") else []
+    marks += ["not all fitted: at least this"] if panel.has("is_bound") and panel.figure.kind != "heatmap" else []
+    for name in marks:
+        axes.plot([], [], label=name, **MARKS[name])
 
 
-def chances(panel: Panel) -> list[float]:
-    """Return what guessing gives of a panel's quantity."""
-    found = {chance(run, panel.y[0]) for run in panel.runs if panel.y[0].startswith("test/")}
-    scale = facts(panel.y[0]).scale
-    return sorted(scale * value for value in found if value is not None)
-
-
-def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
+def _label(axes: Axes, panel: Panel, end: int) -> None:
     """Name the axes, with units and scale, and let them reach as far as their quantities do."""
-    figure, y = panel.figure, panel.y[0] if panel.y else ""
-    label = _label_of_y(panel)
-    is_percent = facts(y).scale == 100 and not figure.relative_to
-    low, high = figure.limits.get("y", (None, None) if figure.relative_to else facts(y).limits)
+    figure, x, y = panel.figure, panel.x, panel.y[0] if panel.y else ""
     if figure.kind in ("lines", "curves", "scatter"):
+        low, high = figure.limits.get("y", (None, None) if figure.relative_to else facts(y).limits)
         is_log = (facts(y).is_log and not figure.relative_to) or "y" in figure.log
-        label += plain_logarithmic(axes, vertical=True) if is_log else ""
+        axes.set_ylabel(_label_of_y(panel) + (plain_logarithmic(axes, vertical=True) if is_log else ""))
         if not is_log or figure.limits:
+            is_percent = facts(y).scale == 100 and not figure.relative_to
             axes.set_ylim(_below(axes) if low is None and is_percent else low, high)
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
-        axes.set_ylabel(f"{panel.row}\n{label}" if panel.row and is_first else label)
     if figure.kind == "curves":
-        steps.label_axis(axes, is_log="x" in figure.log, first=min(table["step"].min() for _, _, table in panel.tables))
+        first = min(table["step"].min() for _, _, table in panel.tables)
+        axes.set_xlim(first if "x" in figure.log else 0, max(end, 1))
+        is_log = "x" in figure.log
+        axes.set_xlabel("training steps" + (plain_logarithmic(axes, is_free=False) if is_log else ""))
+        if not is_log:
+            axes.xaxis.set_major_formatter(IN_THOUSANDS if end >= THOUSANDS_FROM else PLAIN)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
     elif figure.kind in ("lines", "scatter", "histogram"):
-        x = panel.x
-        names = _names(panel) if figure.kind != "histogram" else []
+        names = _names(panel, x) if figure.kind != "histogram" else []
         is_log = (facts(x).is_log or "x" in figure.log) and not names
         axes.set_xlabel(figure.labels.get(x, facts(x).label) + (plain_logarithmic(axes) if is_log else ""))
         values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
@@ -148,7 +134,7 @@ def _label(axes: Axes, panel: Panel, steps: Steps, *, is_first: bool) -> None:
 
 def _label_of_y(panel: Panel) -> str:
     """Return what the vertical axis is called: its quantity, of several their unit."""
-    figure, y = panel.figure, panel.y[0] if panel.y else ""
+    figure, y = panel.figure, panel.y[0]
     if len(panel.y) > 1:
         return figure.labels.get("y", "%" if all(facts(name).scale == 100 for name in panel.y) else "")
     if figure.relative_to and y not in figure.labels:
@@ -160,28 +146,6 @@ def _label_of_y(panel: Panel) -> str:
 def _below(axes: Axes) -> float:
     """Return where an axis of percent begins: the empty part below all that is drawn is left out."""
     return max(-3.0, 10 * ((axes.dataLim.y0 - 1) // 10) - 3) if math.isfinite(axes.dataLim.y0) else -3.0
-
-
-class Steps:
-    """The axis of optimizer steps, in thousands where there are many."""
-
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
-        self.unit = 1000 if longest >= THOUSANDS_FROM else 1
-        self.label = "training steps (thousands)" if self.unit == 1000 else "training steps"
-        self.end = max(longest, 1) / self.unit
-
-    def label_axis(self, axes: Axes, *, is_log: bool, first: float) -> None:
-        """Name the axis and have it end where the budget does; a logarithmic one begins at the first step drawn."""
-        axes.set_xlim(first / self.unit if is_log else 0, self.end)
-        axes.set_xlabel(self.label + (plain_logarithmic(axes, is_free=False) if is_log else ""))
-
-
-def _steps_of_rows(grid: Sequence[Sequence[Panel]]) -> list[Steps]:
-    """Return an axis of steps for each row: the same one where their budgets are alike."""
-    own = [Steps(max([budget(panel.runs) for panel in row] + [_last_step(panel) for panel in row])) for row in grid]
-    shortest, longest = (choose(own, key=lambda axis: axis.longest) for choose in (min, max))
-    return [longest] * len(own) if longest.longest <= MOST_STRETCHED * shortest.longest else own
 
 
 def _last_step(panel: Panel) -> int:
@@ -201,89 +165,101 @@ def budget(runs: Sequence[Run]) -> int:
     return max(steps)
 
 
-def looks_in(panel: Panel) -> dict[tuple[str, str], Look]:
-    """Return line, quantity -> look: of one line each quantity has its own, of several the second is dashed."""
-    found = {}
+def looks_in(panel: Panel) -> list[Look]:
+    """Return the look of each table: of one line each quantity has its own, of several the second is dashed."""
     quantities = list(dict.fromkeys(y for _, y, _ in panel.tables))
-    for line, y, _ in panel.tables:
-        if len(panel.lines) == 1 and len(panel.y) > 1:
-            found[line.label, y] = PALETTE[quantities.index(y)]
-        elif len(quantities) > 1:
-            found[line.label, y] = line.look._replace(dashes=DASHED if quantities.index(y) else SOLID)
-        else:
-            found[line.label, y] = line.look
-    return found
+    if len(quantities) == 1:
+        return [line.look for line, _, _ in panel.tables]
+    if len(panel.lines) == 1 and len(panel.y) > 1:
+        return [PALETTE[quantities.index(y)] for _, y, _ in panel.tables]
+    return [line.look._replace(dashes=DASHED if quantities.index(y) else SOLID) for line, y, _ in panel.tables]
 
 
-def draw_curves(axes: Axes, panel: Panel, steps: Steps) -> None:
+def _key(axes: Axes, label: str, **style: Any) -> None:
+    """Have an entry in the legend that nothing is drawn of by itself."""
+    axes.plot([], [], label=label, **style)
+
+
+def _key_of_lines(axes: Axes, panel: Panel, *, is_joined: bool = True) -> None:
+    """Have an entry in the legend for each line and, where there are several of each, for what dashes tell."""
+    figure, has_one_line = panel.figure, len(panel.lines) == 1 and len(panel.y) > 1
+    for (line, y, _), look in zip(panel.tables, looks_in(panel), strict=True):
+        if y == panel.tables[0][1] or has_one_line:
+            style = {"color": look.colour, "marker": look.marker, "linestyle": look.dashes if is_joined else "none"}
+            _key(axes, figure.labels.get(y, y) if has_one_line else line.label, **style)
+    if len(panel.y) > 1 and not has_one_line:
+        for y, dashes in zip(panel.y, (SOLID, DASHED), strict=False):
+            _key(axes, facts(y).label, color=GREY, linestyle=dashes)
+    if figure.best:
+        label = f"oracle: best {facts(figure.best).label.partition(' (')[0]} so far"
+        _key(axes, label, color="#444444", linestyle=DASHED)
+
+
+def draw_curves(axes: Axes, panel: Panel) -> None:
     """Draw a line with a band for each mean; runs told one by one as thin lines, with an open end if not finished."""
-    looks = looks_in(panel)
-    for line, y, table in panel.tables:
-        look = looks[line.label, y]
+    for (_, _, table), look in zip(panel.tables, looks_in(panel), strict=True):
+        style: dict[str, Any] = {"color": look.colour, "linestyle": look.dashes}
         for kind, points in table.groupby("kind", sort=False):
-            x = points["step"] / steps.unit
-            style: dict[str, Any] = {"color": look.colour, "linestyle": look.dashes}
-            if kind == "mean":
-                every = max(1, len(points) // 7)
-                marked: dict[str, Any] = {"marker": look.marker, "markevery": (every // 2, every), "markersize": 3.5}
-                axes.plot(x, points["mean"], **style, **marked)
-                if points["n"].max() > 1:
-                    # Behind the lines, and the axis reaches as far as these: a wide band hides none.
-                    extent = axes.dataLim.frozen()
-                    axes.fill_between(x, *reach(points), color=look.colour, alpha=0.15, linewidth=0, zorder=1)
-                    axes.dataLim.set(extent)
-                    axes.autoscale_view()
+            x, mean = points["step"], points["mean"]
+            if kind != "mean":
+                axes.plot(x, mean, **style, linewidth=0.8)
+                if not str(kind).endswith("done"):
+                    axes.plot(x.iloc[-1:], mean.iloc[-1:], "o", color=look.colour, markerfacecolor="white", zorder=3)
                 continue
-            axes.plot(x, points["mean"], **style, linewidth=0.8)
-            if not str(kind).endswith("done"):
-                axes.plot(
-                    x.iloc[-1:], points["mean"].iloc[-1:], "o", color=look.colour, markerfacecolor="white", zorder=3
-                )
+            every = max(1, len(points) // 7)
+            axes.plot(x, mean, **style, marker=look.marker, markevery=(every // 2, every), markersize=3.5)
+            if points["n"].max() > 1:
+                # Behind the lines, and the axis reaches as far as these: a wide band hides none.
+                extent = axes.dataLim.frozen()
+                axes.fill_between(x, *reach(points), color=look.colour, alpha=0.15, linewidth=0, zorder=1)
+                axes.dataLim.set(extent)
+                axes.autoscale_view()
+    _key_of_lines(axes, panel)
 
 
-def draw_lines(axes: Axes, panel: Panel, steps: Steps) -> None:
+def draw_lines(axes: Axes, panel: Panel) -> None:
     """Draw points over settings: means with bars and a line through them, or a marker for each run."""
-    looks = looks_in(panel)
-    names = list(dict.fromkeys(x for _, _, table in panel.tables for x in table[panel.x] if isinstance(x, str)))
-    shifts = (
-        np.linspace(-0.25, 0.25, len(panel.lines)) if names and len(panel.lines) > 1 else np.zeros(len(panel.lines))
-    )
-    for line, y, table in panel.tables:
-        look = looks[line.label, y]
+    names = _names(panel, panel.x)
+    ends = 0.25 if names and len(panel.lines) > 1 else 0.0
+    shifts = np.linspace(-ends, ends, len(panel.lines))
+    is_mean = panel.figure.spread == "seed"
+    for (line, y, table), look in zip(panel.tables, looks_in(panel), strict=True):
         x = table[panel.x].map(names.index) + shifts[panel.lines.index(line)] if names else table[panel.x]
-        if panel.figure.spread == "seed":
+        if is_mean:
             draw_points(axes, x, table, look, is_joined=not names)
             continue
-        bound = table.get("is_bound", pd.Series(False, table.index)).astype(bool)
+        bound = _is_bound(table)
         axes.plot(x[~bound], table[y][~bound], look.marker, color=look.colour, alpha=0.75)
         draw_arrows(axes, x[bound], table[y][bound], look.colour)
         if panel.figure.spread == "median":
-            medians = table.groupby(panel.x)[y].median()
+            medians = table[y].groupby(x).median()
             axes.plot(medians.index, medians, color=look.colour, linestyle=look.dashes)
-    if names:
-        _name_axis(axes, names)
+    _key_of_lines(axes, panel, is_joined=is_mean)
+    _name_axis(axes, names)
 
 
-def draw_points(axes: Axes, x: Any, table: pd.DataFrame, look: Look, *, is_joined: bool = True) -> None:
+def draw_points(axes: Axes, x: Any, table: pd.DataFrame, look: Look, *, is_joined: bool) -> None:
     """Draw a line through means with error bars; columns ``mean``, ``std``, ``is_open`` and ``is_bound``.
 
     An open marker where ``is_open``; an arrow upwards, and no error bar, where the value is only bounded from below.
     """
-    bound = table["is_bound"].astype(bool)
+    bound, mean = _is_bound(table), table["mean"]
     if is_joined:
-        axes.plot(x, table["mean"], color=look.colour, linestyle=look.dashes, zorder=2)
+        axes.plot(x, mean, color=look.colour, linestyle=look.dashes, zorder=2)
     has_spread = table["low"].notna() & ~bound
     if has_spread.any():
-        bars: dict[str, Any] = {"fmt": "none", "ecolor": look.colour, "elinewidth": 0.9, "capsize": 2}
-        means = table["mean"][has_spread]
         low, high = (end[has_spread] for end in reach(table))
-        axes.errorbar(x[has_spread], means, (means - low, high - means), **bars)
-    for is_open in (False, True):
+        ends = (mean[has_spread] - low, high - mean[has_spread])
+        axes.errorbar(x[has_spread], mean[has_spread], ends, fmt="none", ecolor=look.colour, elinewidth=0.9, capsize=2)
+    for is_open, face in ((False, look.colour), (True, "white")):
         of_it = ~bound & (table["is_open"].astype(bool) == is_open)
         if of_it.any():
-            face = "white" if is_open else look.colour
-            axes.plot(x[of_it], table["mean"][of_it], look.marker, color=look.colour, markerfacecolor=face, zorder=3)
-    draw_arrows(axes, x[bound], table["mean"][bound], look.colour)
+            axes.plot(x[of_it], mean[of_it], look.marker, color=look.colour, markerfacecolor=face, zorder=3)
+    draw_arrows(axes, x[bound], mean[bound], look.colour)
+
+
+def _is_bound(table: pd.DataFrame) -> pd.Series[bool]:
+    return table.get("is_bound", pd.Series(False, table.index)).astype(bool)
 
 
 def reach(table: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
@@ -298,72 +274,87 @@ def reach(table: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
 def draw_arrows(axes: Axes, x: Any, y: Any, colour: str) -> None:
     """Mark values that are only known to be larger, or not reached within the budget."""
     if len(y):
-        axes.plot(x, y, color=colour, linestyle="none", zorder=4, **UPWARDS)
+        axes.plot(x, y, color=colour, zorder=4, **UPWARDS)
         # Room for the arrows above the highest of them.
         axes.update_datalim([(axes.dataLim.x1, ARROW_ROOM * float(np.max(y)))])
         axes.autoscale_view()
 
 
-def draw_scatter(axes: Axes, panel: Panel, steps: Steps) -> None:
+def draw_scatter(axes: Axes, panel: Panel) -> None:
     """Draw an open marker for each run, or each row of a table; above names, side by side."""
-    names = _names(panel)
-    markers = list(dict.fromkeys(line.look.marker for line in panel.lines))
-    shifts = np.linspace(-0.25, 0.25, len(markers)) if len(markers) > 1 else np.zeros(1)
+    figure, names = panel.figure, _names(panel, panel.x)
+    markers = {line.label.rpartition(", ")[2]: line.look.marker for line in panel.lines}
+    shapes = list(dict.fromkeys(markers.values()))
+    shifts = np.linspace(-0.25, 0.25, len(shapes)) if len(shapes) > 1 else [0.0]
+    style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
     for line, y, table in panel.tables:
-        style: dict[str, Any] = {"color": line.look.colour, "linestyle": "none", "markerfacecolor": "none"}
-        x = table[panel.x].map(names.index) + shifts[markers.index(line.look.marker)] if names else table[panel.x]
-        bound = table.get("is_bound", pd.Series(False, table.index)).astype(bool)
-        axes.plot(x[~bound], table[y][~bound], marker=line.look.marker, markeredgewidth=1.1, **style)
-        draw_arrows(axes, x[bound], table[y][bound], line.look.colour)
-    if names:
-        _name_axis(axes, names)
+        look, bound = line.look, _is_bound(table)
+        x = table[panel.x].map(names.index) + shifts[shapes.index(look.marker)] if names else table[panel.x]
+        axes.plot(x[~bound], table[y][~bound], marker=look.marker, markeredgewidth=1.1, color=look.colour, **style)
+        draw_arrows(axes, x[bound], table[y][bound], look.colour)
+    _name_axis(axes, names)
+    if not figure.shape or figure.shape == figure.series:
+        for line in panel.lines:
+            _key(axes, line.label, marker=line.look.marker, color=line.look.colour, **style)
+        return
+    colours = {line.label.partition(", ")[0]: line.look.colour for line in panel.lines}
+    for name in spaced(list(colours), MOST_LINES) if panel.x != figure.series else []:
+        _key(axes, name, color=colours[name], linewidth=5)
+    for name, marker in markers.items():
+        _key(axes, name, marker=marker, color=GREY, **style)
 
 
-def _names(panel: Panel, quantity: str = "") -> list[str]:
-    """Return the names that stand along x, or another axis, in their order; none where it is of numbers."""
-    quantity = quantity or panel.x
+def _names(panel: Panel, quantity: str) -> list[str]:
+    """Return the names that stand along an axis, in their order; none where it is of numbers."""
     found = dict.fromkeys(x for _, _, table in panel.tables for x in table[quantity] if isinstance(x, str))
     ordered = dict.fromkeys(x_of(run, quantity) for run in sorted(panel.runs, key=place_of))
     return sorted(found, key=list(ordered).index) if set(found) <= set(ordered) else list(found)
 
 
 def _name_axis(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_xlim(-0.6, len(names) - 0.4)
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.6, len(names) - 0.4)
 
 
-def draw_histogram(axes: Axes, panel: Panel, steps: Steps) -> None:
+def draw_histogram(axes: Axes, panel: Panel) -> None:
     """Draw how often values occur, in bins that all lines share."""
     values = [table[panel.x].to_numpy(float) for _, _, table in panel.tables]
-    bins = np.histogram_bin_edges(np.concatenate(values), bins="auto")
-    axes.hist(values, bins=bins.tolist(), color=[line.look.colour for line, _, _ in panel.tables])
+    bins = np.histogram_bin_edges(np.concatenate(values), bins="auto").tolist()
+    axes.hist(values, bins=bins, color=[line.look.colour for line, _, _ in panel.tables])
+    for line in panel.lines:
+        _key(axes, line.label, color=line.look.colour, linewidth=5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("runs" if panel.figure.of == "runs" else "count")
 
 
-def draw_heatmap(axes: Axes, panel: Panel, steps: Steps) -> None:
-    """Draw a field for each x and y, with the mean of the value in colour and number."""
-    figure, y = panel.figure, panel.y[0]
+def draw_heatmap(axes: Axes, panel: Panel) -> None:
+    """Draw a field for each x and y: the mean in colour and number; one that was not always reached, without colour."""
+    figure, x, y, value = panel.figure, panel.x, panel.y[0], str(panel.figure.value)
     table = pd.concat([part for _, _, part in panel.tables])
-    means = table.pivot_table(index=y, columns=panel.x, values=figure.value, aggfunc="mean", sort=True)
-    means = means.reindex(index=_names(panel, y) or means.index, columns=_names(panel) or means.columns)
-    image = axes.imshow(means.to_numpy(), aspect="auto", cmap="viridis", origin="lower")
+    table["is_bound"] = _is_bound(table)
+    pivot = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
+    rows, columns = _names(panel, y) or pivot.index, _names(panel, x) or pivot.columns
+    means = pivot.reindex(index=rows, columns=columns).to_numpy(float)
+    pivot = table.pivot_table(index=y, columns=x, values="is_bound", aggfunc="max")
+    bound = pivot.reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
+    shown = np.where(bound, np.nan, means)
+    image = axes.imshow(shown, aspect="auto", cmap="viridis", origin="lower")
     axes.grid(visible=False)
-    axes.set_xticks(range(len(means.columns)), map(_short, means.columns), rotation=30, ha="right")
-    axes.set_yticks(range(len(means.index)), map(_short, means.index))
-    axes.set_xlabel(figure.labels.get(panel.x, facts(panel.x).label))
+    axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), map(_short, rows))
+    axes.set_xlabel(figure.labels.get(x, facts(x).label))
     axes.set_ylabel(figure.labels.get(y, facts(y).label))
-    bar = axes.figure.colorbar(image, ax=axes)
-    bar.set_label(figure.labels.get(str(figure.value), facts(str(figure.value)).label))
-    if means.size <= 150:
-        middle = np.nanmean([np.nanmin(means), np.nanmax(means)])
-        for (place, at), number in np.ndenumerate(means.to_numpy()):
-            if not math.isnan(number):
-                colour = "white" if number < middle else "black"
-                axes.text(at, place, f"{number:.3g}", ha="center", va="center", color=colour, fontsize=7)
+    axes.figure.colorbar(image, ax=axes).set_label(figure.labels.get(value, facts(value).label))
+    middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else math.inf
+    for (at_y, at_x), number in np.ndenumerate(means) if means.size <= 150 else ():
+        if not math.isnan(number):
+            colour = "white" if not bound[at_y, at_x] and number < middle else "black"
+            text = f"{'≥ ' if bound[at_y, at_x] else ''}{shown_number(number)}"
+            axes.text(at_x, at_y, text, ha="center", va="center", color=colour, fontsize=7)
 
 
-def draw_pictures(axes: Axes, panel: Panel, steps: Steps) -> None:
+def draw_pictures(axes: Axes, panel: Panel) -> None:
     """Draw images (H, W) or (H, W, C) side by side, with their ``value`` below."""
     ((_, y, table),) = panel.tables
     columns = math.ceil(math.sqrt(2 * len(table)))
@@ -381,7 +372,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-KINDS: dict[str, Callable[[Axes, Panel, Steps], None]] = {
+KINDS: dict[str, Callable[[Axes, Panel], None]] = {
     "lines": draw_lines,
     "curves": draw_curves,
     "scatter": draw_scatter,
@@ -389,6 +380,8 @@ KINDS: dict[str, Callable[[Axes, Panel, Steps], None]] = {
     "heatmap": draw_heatmap,
     "pictures": draw_pictures,
 }
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+IN_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
 
 
 def plain_logarithmic(axes: Axes, *, vertical: bool = False, is_free: bool = True) -> str:
@@ -396,166 +389,73 @@ def plain_logarithmic(axes: Axes, *, vertical: bool = False, is_free: bool = Tru
 
     ``is_free``: nothing else says where it begins and ends.
     """
-    axis: Axis = axes.yaxis if vertical else axes.xaxis
-    numbers = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis: Any = axes.yaxis if vertical else axes.xaxis
     low, high = axes.dataLim.intervaly if vertical else axes.dataLim.intervalx
     if low > 0 and high < NARROW * low:
-        axis.set_major_formatter(numbers)
+        axis.set_major_formatter(PLAIN)
         return ""
-    if vertical:
-        axes.set_yscale("log")
-    else:
-        axes.set_xscale("log")
+    axes.set(**{"yscale" if vertical else "xscale": "log"})
     # A decade has room for more labels the fewer there are; the axis ends at labels, whatever lies between.
     steps = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     locator = LogLocator(subs=steps)
     labels = locator.tick_values(low / 10, 10 * high)
     if is_free:
         begin, end = labels[labels <= low].max(initial=labels[0]), labels[labels >= high].min(initial=labels[-1])
-        (axes.set_ylim if vertical else axes.set_xlim)(0.9 * begin, 1.1 * end)
+        axes.set(**{"ylim" if vertical else "xlim": (0.9 * begin, 1.1 * end)})
     axis.set_major_locator(locator)
-    axis.set_major_formatter(numbers)
+    axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
     return ", logarithmic"
 
 
-def _share(grid: Sequence[Sequence[Panel]], axes: Any) -> None:
-    """Let panels of one quantity and unit, side by side, have the same vertical axis."""
-    for row, places in zip(grid, axes, strict=True):
-        labels = {place.get_ylabel().rpartition("(")[2] for place in places[: len(row)]}
-        if len(row) > 1 and len(labels) == 1 and "(%)" in places[0].get_ylabel():
-            low = min(place.get_ylim()[0] for place in places[: len(row)])
-            for place in places[: len(row)]:
-                place.set_ylim(low, place.get_ylim()[1])
+def _share(places: Sequence[Axes]) -> None:
+    """Let panels of one unit, side by side, have the same vertical axis."""
+    if len(places) > 1 and {place.get_ylabel().rpartition("(")[2] for place in places} == {"%)"}:
+        low = min(place.get_ylim()[0] for place in places)
+        for place in places:
+            place.set_ylim(bottom=low)
 
 
-def _legends(drawing: Drawing, grid: Sequence[Sequence[Panel]], axes: Any) -> None:
+def _keys(axes: Axes) -> dict[str, Line2D]:
+    """Return what a panel's legend says: lines first, each once, then marks."""
+    handles = {str(line.get_label()): line for line in axes.lines if line.get_label()}
+    named = [label for label in handles if not label.startswith("_child")]
+    return {label: handles[label] for label in sorted(named, key=lambda label: label in MARKS)}
+
+
+def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], axes: Any) -> None:
     """Put one legend below all panels where they have the same lines, else one beside each row or below each panel."""
-    entries = [[entries_of(panel) for panel in row] for row in grid]
-    merged = {str(handle.get_label()): handle for row in entries for panel in row for handle in panel}
-    if _has_one_legend(grid):
-        _legend_below(drawing, list(merged.values()))
-        return
-    for row, places in zip(entries, axes, strict=True):
-        if len(grid) > 1:
-            of_row = {str(handle.get_label()): handle for panel in row for handle in panel}
-            beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0.0}
-            places[len(row) - 1].legend(handles=list(of_row.values()), **beside)
-            continue
-        for panel, place in zip(row, places, strict=True):
-            columns = max(1, int(PAGE / len(row) / _legend_width(_labels(panel))))
+    first, *others = [{name: _look(handle) for name, handle in of_it.items()} for row in keys for of_it in row]
+    width, height = drawing.get_size_inches()
+    if all(first.get(name) == look or name in MARKS for other in others for name, look in other.items()):
+        merged = {name: handle for row in keys for of_it in row for name, handle in of_it.items()}
+        _, high = _legend(drawing, merged, width, loc="outside lower center")
+        drawing.set_figheight(height + high)
+    elif len(keys) > 1:
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0.0}
+        of_rows = [{name: handle for of_it in row for name, handle in of_it.items()} for row in keys]
+        last = [places[len(row) - 1] for row, places in zip(keys, axes, strict=True)]
+        widths = [_legend(place, of_row, 0, **beside)[0] for place, of_row in zip(last, of_rows, strict=True)]
+        drawing.set_figwidth(max(BESIDE * max(map(len, keys)), NARROWEST - 1.2) + max(widths))
+    else:
+        drawing.set_figheight(SINGLE)
+        for of_it, place in zip(keys[0], axes[0], strict=True):
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "borderaxespad": 0.0}
-            place.legend(handles=panel, ncols=columns, **below)
+            _legend(place, of_it, width / len(keys[0]), **below)
 
 
-def _has_one_legend(grid: Sequence[Sequence[Panel]]) -> bool:
-    """Whether what stands in the first panel explains all others, but for what marks mean."""
-    first, *others = [
-        {str(entry.get_label()): (entry.get_color(), entry.get_marker()) for entry in entries_of(panel)}
-        for row in grid
-        for panel in row
-    ]
-    return all(first.get(name) == look or name in SHARED for other in others for name, look in other.items())
+def _look(handle: Line2D) -> tuple[Any, Any]:
+    return handle.get_color(), handle.get_marker()
 
 
-SHARED = {"chance", "not all fitted: at least this", *(text for text, _ in OPEN.values())}
-
-
-def _labels(handles: Sequence[Line2D]) -> list[str]:
-    return [str(handle.get_label()) for handle in handles]
-
-
-def _legend_width(labels: Sequence[str]) -> float:
-    """Return about how many inches a column of a legend takes."""
-    return 0.55 + 0.068 * max(map(len, labels), default=0)
-
-
-def _legend_below(drawing: Drawing, handles: Sequence[Line2D]) -> None:
-    """Put a legend below all panels, in as many columns as fit; the figure grows by it."""
-    if not handles:
-        return
-    most = max(1, min(len(handles), int(drawing.get_figwidth() / _legend_width(_labels(handles)))))
-    columns = -(-len(handles) // -(-len(handles) // most))
-    drawing.set_figheight(drawing.get_figheight() + LEGEND_LINE * -(-len(handles) // columns))
-    drawing.legend(handles=list(handles), loc="outside lower center", ncols=columns)
-
-
-def entries_of(panel: Panel) -> list[Line2D]:
-    """Return a legend's entries for what stands in a panel."""
-    figure, tables = panel.figure, [table for _, _, table in panel.tables]
-    if figure.kind in ("heatmap", "pictures") or (len(panel.lines) == 1 and not panel.lines[0].label):
-        return []
-    found = _line_entries(panel)
-    if "chance" in figure.marks and chances(panel):
-        found.append(Line2D([], [], label="chance", **CHANCE_LINE))
-    if figure.published and published_points(panel):
-        found.append(_hollow(*OPEN["published"]))
-    if any(table["is_open"].any() for table in tables if "is_open" in table):
-        found.append(_hollow(*OPEN["unfitted"]))
-    if any(table["is_bound"].any() for table in tables if "is_bound" in table):
-        found.append(Line2D([], [], color=GREY, linestyle="none", label="not all fitted: at least this", **UPWARDS))
-    return found
-
-
-def _line_entries(panel: Panel) -> list[Line2D]:
-    looks, figure = looks_in(panel), panel.figure
-    if len(panel.lines) == 1 and len(panel.y) > 1:
-        return [
-            Line2D([], [], color=look.colour, linestyle=look.dashes, marker=look.marker, label=figure.labels.get(y, y))
-            for (_, y), look in looks.items()
-        ]
-    if figure.kind == "scatter":
-        return _cloud_entries(panel)
-    is_dashed = figure.kind != "lines" or figure.spread == "seed"
-    found = [
-        Line2D(
-            [],
-            [],
-            color=line.look.colour,
-            linestyle=_dashes(line, panel) if is_dashed else "none",
-            marker=line.look.marker,
-            label=line.label,
-        )
-        for line in panel.lines
-    ]
-    if len(panel.y) > 1:
-        styles = zip(panel.y, (SOLID, DASHED), strict=False)
-        found += [Line2D([], [], color=GREY, linestyle=dashes, label=facts(y).label) for y, dashes in styles]
-    if figure.best:
-        found.append(
-            Line2D(
-                [],
-                [],
-                color="#444444",
-                linestyle=DASHED,
-                label=f"oracle: best {facts(figure.best).label.partition(' (')[0]} so far",
-            )
-        )
-    return found
-
-
-def _dashes(line: Line, panel: Panel) -> Dashes:
-    return SOLID if len({y for _, y, _ in panel.tables}) > 1 else line.look.dashes
-
-
-def _cloud_entries(panel: Panel) -> list[Line2D]:
-    """Return an entry for each colour, and where they say something else one for each marker."""
-    figure = panel.figure
-    if not figure.shape or figure.shape == figure.series:
-        style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
-        return [
-            Line2D([], [], color=line.look.colour, marker=line.look.marker, label=line.label, **style)
-            for line in panel.lines
-        ]
-    colours = {line.label.partition(", ")[0]: line.look.colour for line in panel.lines}
-    markers = {line.label.rpartition(", ")[2]: line.look.marker for line in panel.lines}
-    named = spaced(list(colours), MOST_LINES) if panel.x != figure.series else []
-    grey: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "none"}
-    return [
-        *(Line2D([], [], color=colours[name], linewidth=5, label=name) for name in named),
-        *(Line2D([], [], marker=marker, label=name, **grey) for name, marker in markers.items()),
-    ]
-
-
-def _hollow(label: str, marker: str) -> Line2D:
-    return Line2D([], [], color=GREY, marker=marker, markerfacecolor="white", linestyle="none", label=label)
+def _legend(owner: Any, keys: Mapping[str, Line2D], inches: float, **where: Any) -> tuple[float, float]:
+    """Add a legend in as many columns as fit into so many inches; return how wide and high it is."""
+    dpi = (owner if isinstance(owner, Drawing) else owner.figure).dpi
+    for rows in range(1, len(keys) + 1):
+        columns = -(-len(keys) // rows)
+        legend = owner.legend(list(keys.values()), list(keys), ncols=columns, **where)
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= dpi * inches:
+            return box.width / dpi, box.height / dpi
+        legend.remove()
+    return 0.0, 0.0

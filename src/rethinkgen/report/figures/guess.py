@@ -56,12 +56,8 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
 
 
 def _title(figure: Figure, x: str | None, y: object, series: str | None) -> str:
-    what = [facts(name).label.partition(" (")[0] for name in ([y] if isinstance(y, str) else _flat(y))]
-    along = {"curves": " while training", "histogram": f"How {x} is spread"}.get(figure.kind, f" against {x}")
-    told = along if figure.kind == "histogram" else " and ".join(what) + along
+    names = [name for column in figure.but(y=y).columns() for name in column]
+    what = " and ".join(facts(name).label.partition(" (")[0] for name in names)
+    along = {"curves": f"{what} while training", "histogram": f"How {x} is spread"}
+    told = along.get(figure.kind, f"{what} against {x}")
     return told[:1].upper() + told[1:] + (f", by {series}" if series else "")
-
-
-def _flat(y: object) -> list[str]:
-    found = y if isinstance(y, list) else [y]
-    return [str(name) for each in found for name in (each if isinstance(each, list) else [each])]

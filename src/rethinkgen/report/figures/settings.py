@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rethinkgen.report.quantities import keys_of, value_of
+from rethinkgen.report.quantities import differences, property_of, value_of
 from rethinkgen.report.style import PALETTE, SOLID, Look, known_looks, looks_of
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
 
-HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
-"""Keys that change nothing about the network in the end, where training ends with its budget."""
 DESCRIBED = ("data", "model", "data.corruption", "regularizer")
 
 
@@ -47,7 +45,7 @@ def place(run: Run) -> tuple[Any, ...]:
 
 def is_graded(run: Run) -> bool:
     """Whether its corruption has a level that can be chosen."""
-    return value_of(run, "graded") is True
+    return property_of(run, "graded") is True
 
 
 def corruption_name(run: Run) -> str:
@@ -55,15 +53,17 @@ def corruption_name(run: Run) -> str:
     return f"{run.corruption} {run.level:g}" if is_graded(run) else run.corruption
 
 
+def x_of(run: Run, x: str) -> Any:
+    """Return where a run stands along an axis."""
+    return corruption_name(run) if x == "data.corruption" else value_of(run, x)
+
+
 def told(run: Run, quantity: str) -> str:
     """Return what a setting is called by one of its choices or keys."""
-    if quantity == "data.corruption":
-        return corruption_name(run)
-    value = value_of(run, quantity)
-    if quantity == "regularizer":
-        return value or "no regularizer"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if quantity in DESCRIBED else f"{quantity.rpartition('.')[2]}={text}"
+    value = x_of(run, quantity)
+    if quantity in DESCRIBED:
+        return str(value) if value or quantity != "regularizer" else "no regularizer"
+    return f"{quantity.rpartition('.')[2]}={f'{value:g}' if isinstance(value, float) else value}"
 
 
 def names(
@@ -76,29 +76,15 @@ def names(
     firsts = [group[0] for group in groups]
     columns = [key for key in dict.fromkeys([series or "data", *DESCRIBED]) if key not in (*but_for, *told_elsewhere)]
     parts = {key: [told(run, key) for run in firsts] for key in columns}
-    varying = [key for key in columns if len(set(parts[key])) > 1]
-    one = next((key for key in ("model", "data.corruption") if key in columns), "data")
-    shown = varying or [series if series in columns else one]
-    labels = [", ".join(texts) for texts in zip(*(parts[str(key)] for key in shown), strict=True)]
+    one = next((key for key in (series, "model", "data.corruption") if key in columns), "data")
+    shown = [key for key in columns if len(set(parts[key])) > 1] or [str(one)]
+    labels = [", ".join(texts) for texts in zip(*(parts[key] for key in shown), strict=True)]
     for label in [label for label, count in Counter(labels).items() if count > 1]:
         alike = [number for number, other in enumerate(labels) if other == label]
-        for number, values in zip(alike, _differing([firsts[number] for number in alike], but_for), strict=True):
+        more = differences([firsts[number] for number in alike], ("data.corruption", *but_for))
+        for number, values in zip(alike, more, strict=True):
             labels[number] = ", ".join([label, *values])
     return labels
-
-
-def _differing(runs: Sequence[Run], but_for: Sequence[str]) -> list[list[str]]:
-    """Return each run's values of the keys that are not the same in all."""
-    left_out = tuple(f"{key}." for key in (*SEEDS, "data.corruption", *but_for))
-    keys = [
-        key for key in dict.fromkeys(key for run in runs for key in run.identity) if not f"{key}.".startswith(left_out)
-    ]
-    telling: dict[tuple[str, ...], str] = {}
-    for key in keys:
-        # The same value under two keys, as a regularizer's and its user's, is told once.
-        telling.setdefault(tuple(str(run.identity.get(key)) for run in runs), key)
-    varying = [key for values, key in telling.items() if len(set(values)) > 1]
-    return [[f"{key.rpartition('.')[2]}={run.identity.get(key)}" for key in varying] for run in runs]
 
 
 def lines(
@@ -114,19 +100,36 @@ def lines(
     counts = Counter(keys)
     keys = [key if counts[key] == 1 else label for key, label in zip(keys, labels, strict=True)]
     looks = corruption_looks(firsts) if by == "data.corruption" else {}
-    if not set(keys) <= set(looks):
-        looks = looks_of(keys)
+    looks = looks if set(keys) <= set(looks) else looks_of(keys)
     return [Line(label, looks[key], group) for label, key, group in zip(labels, keys, groups, strict=True)]
+
+
+def clouds(runs: Sequence[Run], series: str, shape: str) -> list[Line]:
+    """Return the runs of each series and shape under one name, with the colour of the one, the marker of the other."""
+    # Degrees of several corruptions would need as many colours as there are.
+    is_coarse = series == "data.corruption" and not is_by_degrees(runs)
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in [run for group in settings(runs) for run in group]:
+        found[run.corruption if is_coarse else told(run, series), told(run, shape)].append(run)
+    of_corruptions = series == "data.corruption" and not is_coarse
+    colours = corruption_looks(runs) if of_corruptions else looks_of(list(dict.fromkeys(name for name, _ in found)))
+    markers = looks_of(list(dict.fromkeys(name for _, name in found)))
+    return [
+        Line(", ".join(dict.fromkeys(key)), Look(colours[key[0]].colour, markers[key[1]].marker, SOLID), group)
+        for key, group in found.items()
+    ]
 
 
 def corruption_looks(runs: Sequence[Run]) -> dict[str, Look]:
     """Return a look for each corruption by its name; of one by degrees from dark to light, its ends among them."""
-    kinds = {corruption_name(run): run for run in runs}
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    kinds = {corruption_name(run): run for run in sorted(runs, key=place)}
     if is_by_degrees(runs) and len(kinds) > 2:
-        markers = [PALETTE[number % len(PALETTE)].marker for number in range(len(kinds))]
-        return {
-            name: _shade(run.level or 0.0, marker) for (name, run), marker in zip(kinds.items(), markers, strict=True)
-        }
+        shades = [to_hex(colormaps["viridis"](0.9 * (run.level or 0.0))) for run in kinds.values()]
+        shaded = [Look(shade, PALETTE[n % len(PALETTE)].marker, SOLID) for n, shade in enumerate(shades)]
+        return dict(zip(kinds, shaded, strict=True))
     if len({run.corruption for run in runs}) == len(kinds):
         looks = looks_of([run.corruption for run in kinds.values()])
         return {name: looks[run.corruption] for name, run in kinds.items()}
@@ -138,52 +141,14 @@ def is_by_degrees(runs: Sequence[Run]) -> bool:
     return all(run.level is not None for run in runs) and len({run.corruption for run in runs if is_graded(run)}) == 1
 
 
-def _shade(level: float, marker: str) -> Look:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return Look(to_hex(colormaps["viridis"](0.9 * level)), marker, SOLID)
-
-
-def finished(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that have a result."""
-    return [run for run in runs if run.state == "done"]
-
-
 def goes_with(runs: Sequence[Run], quantity: str) -> list[str]:
     """Return the keys of the config whose value follows from that of a quantity, as a model's own rate does."""
-    values: dict[str, dict[Any, set[str]]] = defaultdict(lambda: defaultdict(set))
-    keys = dict.fromkeys(key for run in runs for key in run.identity)
-    for run in runs:
-        for key in keys:
-            values[key][value_of(run, quantity)].add(str(run.identity.get(key)))
-    several = {
-        key: len({text for found in by_value.values() for text in found}) > 1 for key, by_value in values.items()
-    }
-    return [
-        key for key, by_value in values.items() if several[key] and all(len(found) == 1 for found in by_value.values())
-    ]
-
-
-def x_of(run: Run, x: str) -> Any:
-    """Return where a run stands along an axis."""
-    return corruption_name(run) if x == "data.corruption" else value_of(run, x)
-
-
-def at_x(runs: Iterable[Run], x: str) -> dict[Any, list[Run]]:
-    """Return value of ``x`` -> finished runs, each seed once: true labels and probability 0 are one run twice.
-
-    So are two that differ in how often they were looked at. A value that was asked for and has no finished run yet is
-    there, empty.
-    """
-    found: dict[Any, dict[str, Run]] = defaultdict(dict)
-    for run in runs:
-        if (value := x_of(run, x)) is not None:
-            group = found[value]
-            if run.state == "done":
-                group.setdefault(run.setting(*keys_of(x), *HOW_OFTEN_LOOKED_AT), run)
-    ordered = sorted(found) if all(isinstance(value, int | float) for value in found) else list(found)
-    return {value: list(found[value].values()) for value in ordered}
+    found = []
+    for key in dict.fromkeys(key for run in runs for key in run.identity):
+        pairs = {(value_of(run, quantity), str(run.identity.get(key))) for run in runs}
+        if len({text for _, text in pairs}) > 1 and len(pairs) == len({value for value, _ in pairs}):
+            found.append(key)
+    return found
 
 
 def by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -10,111 +10,123 @@ import pandas as pd
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_papers
+from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
 from rethinkgen.report.figures.panels import Panel
-from rethinkgen.report.figures.settings import finished, settings, x_of
+from rethinkgen.report.figures.settings import settings, x_of
 from rethinkgen.report.quantities import facts, value_of
 from rethinkgen.run.run import Run
 
-FITTED = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
+FITTED_WHAT = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
 MARKS = {
     "is_bound": "An arrow is a lower bound: what was not fitted within the budget counts with the budget.",
     "is_open": "Open markers: on average less than 99 % of the training set was fitted.",
     "published": "Hollow diamonds: published.",
 }
-
-
-ALIKE = " All runs fit about the same share of the training set: what tells them apart stands along the axis instead."
+BOUND_FIELDS = "A field without colour is a lower bound: what was not reached within the budget counts with the budget."
+ALIKE = "All runs fit about the same share of the training set: what tells them apart stands along the axis instead."
 
 
 def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Sequence[str]) -> str:
     """Return what is said below a figure: its own words, then what marks, spread and setup are."""
     panels = [panel for row in grid for panel in row]
+    figures = [panel.figure for panel in panels]
     runs = list(dict.fromkeys(run for panel in panels for run in panel.runs))
-    captions: dict[str, list[Panel]] = {}
-    for panel in panels:
-        captions.setdefault(panel.figure.caption, []).append(panel)
-    own = " ".join(filled(words, *of_it) for words, of_it in captions.items())
-    own += (
-        ALIKE
-        if any(panel.figure.kind == "scatter" and panel.figure.value in panel.figure.instead for panel in panels)
-        else ""
-    )
-    marks = [MARKS[name] for name in ("is_bound", "is_open") if name in data and data[name].eq(True).any()]
-    marks += [MARKS["published"]] if "kind" in data and data["kind"].eq("published").any() else []
-    fields = fields_of(panels)
-    return sentences(
-        own, *marks, setup_of(runs), fields, spread_of(panels, data), unfinished(runs), not_drawn(left_out)
-    )
+    own = [
+        filled(words, *(panel for panel in panels if panel.figure.caption == words))
+        for words in dict.fromkeys(figure.caption for figure in figures)
+    ]
+    is_alike = any(figure.kind == "scatter" and figure.value in figure.instead for figure in figures)
+    bound = BOUND_FIELDS if all(figure.kind == "heatmap" for figure in figures) else MARKS["is_bound"]
+    unfinished = sum(run.state != "done" for run in runs)
+    told = [
+        *own,
+        ALIKE if is_alike else "",
+        bound if any(panel.has("is_bound") for panel in panels) else "",
+        MARKS["is_open"] if any(panel.has("is_open") for panel in panels) else "",
+        MARKS["published"] if "kind" in data and data["kind"].eq("published").any() else "",
+        setup_of(runs),
+        fields_of(panels),
+        *spread_of(panels, data),
+        f"Not finished: {unfinished} of {len(runs)} runs." if unfinished else "",
+        *lacking(panels),
+        f"Not drawn are {len(left_out)} settings: {listed(left_out)}." if left_out else "",
+    ]
+    return " ".join(filter(None, told))
 
 
 def filled(template: str, *panels: Panel) -> str:
-    """Put into a caption or title what it names of the runs that are drawn: ``{model}``, ``{log_every}``."""
+    """Put into a caption or title what it names of the runs that are drawn: ``{model}``, ``{log_every}``.
+
+    What none of them has stays as it is typed.
+    """
 
     def told(match: re.Match[str]) -> str:
         name = match[1]
-        if name == "fitted":
-            return next((text for key, text in FITTED.items() if any(key in panel.y for panel in panels)), "it")
+        if name == FITTED:
+            return next((text for key, text in FITTED_WHAT.items() if any(key in panel.y for panel in panels)), "it")
         found = {value for panel in panels for run in panel.runs if (value := value_of(run, name)) is not None}
         values = sorted(found, key=lambda value: (isinstance(value, str), value))
         scale = facts(name).scale
         texts = [f"{scale * value:,.4g}" if isinstance(value, int | float) else str(value) for value in values]
-        shown = texts if len(texts) < 4 else [texts[0], "...", texts[-1]]
-        return (" or " if len(texts) < 4 else " ").join(shown) + (" %" if scale == 100 else "")
+        shown = " or ".join(texts) if len(texts) < 4 else f"{texts[0]} ... {texts[-1]}"
+        return f"{shown} %" if shown and scale == 100 else shown or match[0]
 
-    return re.sub(r"\{([\w./]+)\}", told, template.strip())
+    return TOLD_OF_RUNS.sub(told, template.strip())
 
 
 def setup_of(runs: Sequence[Run]) -> str:
     """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``"""
     if not runs:
         return ""
-    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
-    data = ", ".join(
-        f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in _each(run.data for run in runs)
-    )
+    stand_ins = {name: words for paper in load_papers() for name, words in paper.get("stand_ins", {}).items()}
+    names = dict.fromkeys(run.data for run in runs)
+    data = ", ".join(f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in names)
     subsets = sorted({int(run.key("data.num_train")) for run in runs if run.key("data.num_train")})
     if 0 < len(subsets) <= 3:
         data += f", {' or '.join(f'{size:,}' for size in subsets)} training examples"
     if not any(value_of(run, "takes_steps") for run in runs):
         return f"Data: {data}."
-    budgets = _each(_budget(run) for run in runs)
-    until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
+    budgets = list(dict.fromkeys(_budget(run) for run in runs))
     if len(budgets) > 3:
         return f"Data: {data}. Budgets differ."
+    until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
     sizes = sorted({int(run.key("data.batch_size") or 0) for run in runs} - {0})
-    of = f" of {' or '.join(map(str, sizes))} examples" if sizes else ""
-    return f"Data: {data}. Budget: {' or '.join(budgets)}{of if 'steps' in budgets[0] else ''}{until_fit}."
+    of = f" of {' or '.join(map(str, sizes))} examples" if sizes and "steps" in budgets[0] else ""
+    return f"Data: {data}. Budget: {' or '.join(budgets)}{of}{until_fit}."
 
 
-def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> str:
+def _budget(run: Run) -> str:
+    if (epochs := run.key("max_epochs")) is not None:
+        return f"{epochs:g} epochs"
+    steps = run.key("max_steps")
+    return f"{steps:,} steps" if isinstance(steps, int) else "unknown"
+
+
+def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> list[str]:
     """Say what the spread is, given ``n`` of everything drawn; and what a marker is where it is a run."""
-    kinds = {
-        panel.figure.kind
-        for panel in panels
-        if panel.figure.spread == "seed" and panel.figure.kind in ("lines", "curves")
-    }
+    means = [panel for panel in panels if panel.figure.spread == "seed" and panel.figure.kind in ("lines", "curves")]
     is_each = any(panel.figure.kind == "scatter" or panel.figure.spread != "seed" for panel in panels)
     each = f"A marker is a run (n = {len({run for panel in panels for run in panel.runs})})." if is_each else ""
-    if not kinds or "n" not in data:
-        return each
-    is_single = data.get("kind", pd.Series("mean", data.index)).astype(str).str.startswith("seed")
+    if not means or "n" not in data:
+        return [each]
+    ends = data["kind"].astype(str) if "kind" in data else pd.Series("mean", data.index)
+    is_single = ends.str.startswith("seed")
+    is_whole = ends[is_single].str.endswith("done")
+    thin = ["Thin lines are single runs, which ended at different steps."] if is_whole.any() else []
+    thin += [] if is_whole.all() else ["A thin line that ends in an open circle is a run that is not finished."]
     counts = sorted({int(n) for n in data[~is_single]["n"].dropna() if n})
-    ends = data[is_single]["kind"] if is_single.any() else pd.Series(dtype=str)
-    thin = "Thin lines are single runs, which ended at different steps." if ends.str.endswith("done").any() else ""
-    at_work = "A thin line that ends in an open circle is a run that is not finished."
-    thin = sentences(thin, "" if ends.str.endswith("done").all() else at_work)
-    if not counts:
-        return sentences(thin, each)
-    if counts == [1]:
-        return sentences("One run each (n = 1), so no spread.", thin, each)
-    what = " or ".join({"curves": "bands", "lines": "bars"}[kind] for kind in sorted(kinds))
-    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return [*([_means(counts, sorted({panel.figure.kind for panel in means}))] if counts else []), *thin, each]
+
+
+def _means(counts: Sequence[int], kinds: Sequence[str]) -> str:
+    if list(counts) == [1]:
+        return "One run each (n = 1), so no spread."
+    what = " or ".join({"curves": "bands", "lines": "bars"}[kind] for kind in kinds)
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     if counts[-1] == 2:
-        told = f"Means over n = {n} seeds, whose {what} reach from one to the other."
-    else:
-        of_two = "; of two from one to the other" if 2 in counts else ""
-        told = f"Means over n = {n} seeds, with {what} of their 95 % interval (Student's t){of_two}."
-    return sentences(told, thin, each)
+        return f"Means over n = {n} seeds, whose {what} reach from one to the other."
+    of_two = "; of two from one to the other" if 2 in counts else ""
+    return f"Means over n = {n} seeds, with {what} of their 95 % interval (Student's t){of_two}."
 
 
 def fields_of(panels: Sequence[Panel]) -> str:
@@ -132,30 +144,16 @@ def fields_of(panels: Sequence[Panel]) -> str:
     return f"A field is the mean over its runs (n = {n}).{more}"
 
 
-def unfinished(runs: Iterable[Run]) -> str:
-    """Say how many runs are not in the figure, or not to their ends."""
-    known = list(runs)
-    missing = len(known) - len(finished(known))
-    return f"Not finished: {missing} of {len(known)} runs." if missing else ""
+def lacking(panels: Sequence[Panel]) -> list[str]:
+    """Say how many finished runs are not in a plot of single runs, as they have no such number."""
+    found: dict[str, set[str]] = {}
+    for panel in panels:
+        for quantity, runs in panel.lacking.items():
+            found[quantity] = found.get(quantity, set()) | runs
+    return [f"Not drawn are {len(runs)} runs without {quantity}." for quantity, runs in found.items()]
 
 
-def not_drawn(what: Sequence[str]) -> str:
-    """Say what there was no room for, or what has no two points."""
-    more = f" and {len(what) - 4} more" if len(what) > 4 else ""
-    return f"Not drawn are {len(what)} settings: {'; '.join(what[:4])}{more}." if what else ""
-
-
-def sentences(*parts: str) -> str:
-    """Join what there is to say."""
-    return " ".join(part for part in parts if part)
-
-
-def _budget(run: Run) -> str:
-    if (epochs := run.key("max_epochs")) is not None:
-        return f"{epochs:g} epochs"
-    steps = run.key("max_steps")
-    return f"{steps:,} steps" if isinstance(steps, int) else "unknown"
-
-
-def _each(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
+def listed(names: Iterable[str]) -> str:
+    """Name the first of what there is no room for, or what has no two points."""
+    first, more = list(names)[:4], len(list(names)) - 4
+    return "; ".join(first) + (f" and {more} more" if more > 0 else "")
