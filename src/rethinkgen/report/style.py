@@ -7,10 +7,10 @@ colour vision tell apart; in grey, and on paper, marker and line do.
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -21,12 +21,9 @@ DASHED: Dashes = (0, (5, 1.6))
 DOTTED: Dashes = (0, (1.2, 1.4))
 DASH_DOT: Dashes = (0, (6, 1.6, 1.2, 1.6))
 LONG: Dashes = (0, (9, 2))
-DASH_DOT_DOT: Dashes = (0, (6, 1.4, 1.2, 1.4, 1.2, 1.4))
-
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, WINE, OLIVE, TEAL = "#E69F00", "#56B4E9", "#000000", "#882255", "#808000", "#117766"
 GREY = "#6E6E6E"
 """Of what is no result: chance, axes, notes."""
+REPORT = importlib.resources.files("rethinkgen.report")
 
 
 class Look(NamedTuple):
@@ -38,16 +35,16 @@ class Look(NamedTuple):
 
 
 PALETTE = (
-    Look(BLUE, "o", SOLID),
-    Look(VERMILLION, "s", DASHED),
-    Look(GREEN, "^", DASH_DOT),
-    Look(PURPLE, "v", LONG),
-    Look(BLACK, "D", DOTTED),
-    Look(ORANGE, "P", DASH_DOT_DOT),
-    Look(SKY, "X", SOLID),
-    Look(WINE, "<", DASHED),
-    Look(OLIVE, ">", DASH_DOT),
-    Look(TEAL, "h", LONG),
+    Look("#0072B2", "o", SOLID),
+    Look("#D55E00", "s", DASHED),
+    Look("#009E73", "^", DASH_DOT),
+    Look("#CC79A7", "v", LONG),
+    Look("#000000", "D", DOTTED),
+    Look("#E69F00", "P", (0, (6, 1.4, 1.2, 1.4, 1.2, 1.4))),
+    Look("#56B4E9", "X", SOLID),
+    Look("#882255", "<", DASHED),
+    Look("#808000", ">", DASH_DOT),
+    Look("#117766", "h", LONG),
 )
 """In this order for what has no look of its own."""
 
@@ -55,9 +52,8 @@ PALETTE = (
 @cache
 def known_looks() -> dict[str, Look]:
     """Return name of a corruption or model -> its look, the same in every figure; in the order to list them in."""
-    file = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
-    numbers: dict[str, int] = yaml.safe_load(file.read_text(encoding="utf-8"))["looks"]
-    return {name: PALETTE[number] for name, number in numbers.items()}
+    told = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
+    return {name: PALETTE[number] for name, number in told["looks"].items()}
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:
@@ -69,45 +65,13 @@ def looks_of(names: Sequence[str]) -> dict[str, Look]:
     return looks | {name: left[number % len(left)] for number, name in enumerate(others)}
 
 
-FONT_SIZE = 8.5
-
-RC_PARAMS: Mapping[str, Any] = {
-    "font.family": "sans-serif",
-    "font.size": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE + 0.5,
-    "axes.labelsize": FONT_SIZE,
-    "xtick.labelsize": FONT_SIZE - 0.5,
-    "ytick.labelsize": FONT_SIZE - 0.5,
-    "legend.fontsize": FONT_SIZE - 0.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    # Whoever calls a network a$b$c means no formula.
-    "text.parse_math": False,
-    # Text stays text: searchable, and in the reader's font where ours is missing.
-    "svg.fonttype": "none",
-    # TrueType, embedded: journals refuse Type 3.
-    "pdf.fonttype": 42,
-}
-
-
 @contextmanager
 def drawing(salt: str = "rethinkgen") -> Iterator[None]:
     """For a while, matplotlib draws in this style, whatever the user's own; ids in an SVG follow from ``salt``."""
     import matplotlib as mpl
 
-    with mpl.rc_context():
+    with mpl.rc_context(), importlib.resources.as_file(REPORT / "report.mplstyle") as style:
         mpl.rcdefaults()
-        for key, value in {**RC_PARAMS, "svg.hashsalt": salt}.items():
-            mpl.rcParams[key] = value  # type: ignore[index]
+        mpl.rc_file(style, use_default_template=False)
+        mpl.rcParams["svg.hashsalt"] = salt
         yield

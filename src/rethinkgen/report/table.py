@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader
 
 from rethinkgen.report.numbers import DASH, shown
 
@@ -26,25 +26,13 @@ NUMBER = re.compile(
     r"[<>~]? ?[-+]?\d[\d,.]*(e[-+]?\d+)?( ± [\d,.e-]+)?( \[[-\d,. e+]+\])?x?( (%|points|parameters|steps))?"
     r"( \(\d+\))?"
 )
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "×": r"$\times$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-}
+NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
+LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {character: rf"\text{name}{{}}" for character, name in NAMED.items()}
+    | {"±": r"$\pm$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$"}
+)
+ENVIRONMENT = Environment(loader=PackageLoader("rethinkgen.report", "."), autoescape=True, trim_blocks=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +50,26 @@ class Table:
     csv: pd.DataFrame = field(repr=False)
     """The numbers, unrounded, a row for each row of the table or for each number in it."""
 
+    @cached_property
+    def texts(self) -> list[list[str]]:
+        """The rows, each cell as a text."""
+        return [[shown(cell) if isinstance(cell, float) else cell or DASH for cell in row] for row in self.rows]
+
+    @cached_property
+    def numeric(self) -> set[int]:
+        """Places of the columns of numbers."""
+        told = [[row[place] for row in self.texts if row[place] not in WORDS] for place in range(len(self.columns))]
+        return {place for place, texts in enumerate(told) if texts and all(map(NUMBER.fullmatch, texts))}
+
+    def kinds(self, place: int, text: str) -> str:
+        """Return the classes of a cell: ``num`` (of a column of numbers), ``missing`` (no number yet), ``verdict-``."""
+        is_verdict = self.columns[place] == "verdict"
+        kind = f"verdict-{text.partition(' (')[0].replace(' ', '-')}" if is_verdict else "num" * (place in self.numeric)
+        return " ".join(filter(None, (kind, "missing" * (text in WORDS))))
+
     def to_html(self) -> str:
-        """Return ``<table>`` with a caption; the first cell of a row is its header.
-
-        Classes for a style sheet: ``num`` (of a column of numbers, its head too), ``missing`` (no number yet: a dash or
-        a state) and ``verdict-`` with the verdict (``verdict-same-trend``). The note is ``p.note`` in the caption.
-        """
-        kinds = ["num" if self._is_numeric(place) else "" for place in range(len(self.columns))]
-        heads = zip(self.columns, kinds, strict=True)
-        head = "".join(f'<th scope="col"{_classes(kind)}>{html.escape(column)}</th>' for column, kind in heads)
-        body = "\n".join(f"<tr>{self._html_row(row, kinds)}</tr>" for row in self.rows)
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        caption = f"<caption><strong>{html.escape(self.title)}</strong>{note}</caption>"
-        return (
-            f'<table id="table-{html.escape(self.name)}">\n{caption}\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody>\n</table>"
-        )
-
-    def _html_row(self, row: Sequence[Cell], kinds: Sequence[str]) -> str:
-        texts = [_text(cell) for cell in row]
-        cells = [f'<th scope="row">{html.escape(texts[0])}</th>']
-        for column, kind, text in zip(self.columns[1:], kinds[1:], texts[1:], strict=True):
-            if column == "verdict":
-                kind = f"verdict-{text.partition(' (')[0].replace(' ', '-')}"
-            cells.append(f"<td{_classes(kind, 'missing' if text in WORDS else '')}>{html.escape(text)}</td>")
-        return "".join(cells)
+        """Return ``<table>`` with a caption, and classes for a style sheet; the first cell of a row is its header."""
+        return ENVIRONMENT.get_template("table.html").render(table=self)
 
     def to_latex(self) -> str:
         r"""Return a ``table`` environment with caption and label ``tab:<name>``; of many rows, a ``longtable``.
@@ -94,107 +77,53 @@ class Table:
         It needs ``\usepackage{booktabs}``; where the table is as wide as the text ``\usepackage{graphicx}``, where it
         is longer than a page ``\usepackage{longtable,array}``.
         """
-        if len(self.rows) > MOST_ROWS_OF_A_PAGE:
-            return self._to_longtable()
-        alignment = "".join(map(self._latex_alignment, range(len(self.columns))))
-        head = " & ".join(map(self._latex_head, range(len(self.columns)))) + r" \\"
-        rows = [" & ".join(_latex(_text(cell)) for cell in row) + r" \\" for row in self.rows]
-        is_wide = sum(min(self._longest(place), MOST_CHARACTERS) + 2 for place in range(len(self.columns))) > LINE
-        tabular = [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        body = [r"\resizebox{\textwidth}{!}{%", *tabular[:-1], tabular[-1] + "}"] if is_wide else tabular
-        start = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{self._latex_caption()}}}",
-            rf"\label{{tab:{self.name}}}",
-            r"\footnotesize",
-        ]
-        return "\n".join([*start, *body, r"\end{table}", ""])
-
-    def _to_longtable(self) -> str:
-        """Return a table over several pages, whose columns of texts share the width by how long these are."""
-        places = range(len(self.columns))
-        lengths = [min(self._longest(place), MOST_CHARACTERS_ABREAST) for place in places]
-        kinds = [
-            "r"
-            if self._is_numeric(place)
-            else rf">{{\raggedright\arraybackslash}}p{{{SHARE_OF_TEXTS * lengths[place] / sum(lengths):.3f}\textwidth}}"
-            for place in places
-        ]
-        head = " & ".join(map(_latex, self.columns)) + r" \\"
-        rows = [" & ".join(_breakable(_latex(_text(cell))) for cell in row) + r" \\[2pt]" for row in self.rows]
-        return "\n".join(
-            [
-                r"{\scriptsize",
-                r"\setlength{\tabcolsep}{3pt}",
-                rf"\begin{{longtable}}{{{''.join(kinds)}}}",
-                rf"\caption{{{self._latex_caption()}}}\label{{tab:{self.name}}}\\",
-                *(r"\toprule", head, r"\midrule", r"\endhead"),
-                *(r"\bottomrule", r"\endfoot"),
-                *rows,
-                r"\end{longtable}",
-                "}",
-                "",
-            ]
+        is_long, places = len(self.rows) > MOST_ROWS_OF_A_PAGE, range(len(self.columns))
+        longest = [max(len(row[place]) for row in (self.columns, *self.texts)) for place in places]
+        heads = [_latex(head) if is_long else self._latex_head(place) for place, head in enumerate(self.columns)]
+        cells = [[_breakable(_latex(text)) if is_long else _latex(text) for text in row] for row in self.texts]
+        shares = [SHARE_OF_TEXTS * min(length, MOST_CHARACTERS_ABREAST) for length in longest]
+        total = sum(shares) / SHARE_OF_TEXTS
+        broken = [rf">{{\raggedright\arraybackslash}}p{{{share / total:.3f}\textwidth}}" for share in shares]
+        whole = [r"p{0.35\textwidth}" if length > MOST_CHARACTERS else "l" for length in longest]
+        texts = broken if is_long else whole
+        text = (
+            pd.DataFrame(cells, columns=heads)
+            .style.hide(axis="index")
+            .to_latex(
+                column_format="".join("r" if place in self.numeric else texts[place] for place in places),
+                caption=f"{_latex(self.title)}. {_latex(self.note)}".strip(),
+                label=f"tab:{self.name}",
+                environment="longtable" if is_long else None,
+                position_float=None if is_long else "centering",
+                hrules=True,
+            )
         )
-
-    def _latex_caption(self) -> str:
-        return f"{_latex(self.title)}. {_latex(self.note)}".strip()
+        if is_long:
+            return f"{{\\scriptsize\n\\setlength{{\\tabcolsep}}{{3pt}}\n{text}}}\n"
+        is_wide = sum(min(length, MOST_CHARACTERS) + 2 for length in longest) > LINE
+        begin, end = (r"\resizebox{\textwidth}{!}{%" + "\n", "}") if is_wide else ("", "")
+        text = text.replace(r"\begin{tabular}", "\\footnotesize\n" + begin + r"\begin{tabular}", 1)
+        return text.replace(r"\end{tabular}", r"\end{tabular}" + end)
 
     def _latex_head(self, place: int) -> str:
         """Break a head that is longer than all that stands below it."""
         first, space, rest = self.columns[place].partition(" ")
-        if space and all(len(_text(row[place])) < len(self.columns[place]) for row in self.rows):
+        if space and all(len(row[place]) < len(self.columns[place]) for row in self.texts):
             return rf"\shortstack{{{_latex(first)}\\{_latex(rest)}}}"
         return _latex(self.columns[place])
 
-    def _latex_alignment(self, place: int) -> str:
-        if self._is_numeric(place):
-            return "r"
-        return r"p{0.35\textwidth}" if self._longest(place) > MOST_CHARACTERS else "l"
-
-    def _longest(self, place: int) -> int:
-        return max(len(text) for text in (self.columns[place], *(_text(row[place]) for row in self.rows)))
-
     def to_markdown(self) -> str:
         """Return a table for a README or an issue."""
-        lines = [" | ".join(_markdown(column) for column in self.columns)]
-        lines.append(" | ".join("--:" if self._is_numeric(place) else "---" for place in range(len(self.columns))))
-        lines += [" | ".join(_markdown(_text(cell)) for cell in row) for row in self.rows]
-        return "".join(f"| {line} |\n" for line in lines)
-
-    def _is_numeric(self, place: int) -> bool:
-        texts = [_text(row[place]) for row in self.rows]
-        told = [text for text in texts if text not in WORDS]
-        return bool(told) and all(NUMBER.fullmatch(text) for text in told)
-
-
-def _classes(*names: str) -> str:
-    told = " ".join(filter(None, names))
-    return f' class="{told}"' if told else ""
-
-
-def _text(cell: Cell) -> str:
-    return DASH if cell is None else shown(cell) if isinstance(cell, float) else cell
+        rule = ["--:" if place in self.numeric else "---" for place in range(len(self.columns))]
+        rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in (self.columns, *self.texts)]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], rule, *rows[1:]))
 
 
 def _latex(text: str) -> str:
     # An empty line would end a paragraph, and with it the table.
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(LATEX)
 
 
 def _breakable(text: str) -> str:
     """Let LaTeX break commands and lists of choices where a reader would."""
     return re.sub(r"([/=+])", r"\1\\allowbreak{}", text)
-
-
-def _markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

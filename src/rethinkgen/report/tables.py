@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import AfterValidator, Field
 
 from rethinkgen.report.claim_files import Claim, OwnPaper, load_claims, load_papers, own_papers
-from rethinkgen.report.declared import Checked, checked, meant
+from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
@@ -29,7 +30,7 @@ AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
 ACTING = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing", "loss.label_smoothing")
 TOLD_IN_GRIDS = ("data.corruption", "regularizer", *ACTING, *(f"data.{name}" for name in AUGMENTATIONS))
 """Keys that the corruption and the regularizers of a row tell."""
-IN_GRIDS = {"fit": ("fit/accuracy", "%"), "test": ("test/accuracy", "%"), "steps to fit": ("steps_to_fit", "")}
+IN_GRIDS = {"fit": "fit/accuracy", "test": "test/accuracy", "steps to fit": "steps_to_fit"}
 OF_CLAIMS: dict[str, dict[str, Any]] = {
     "what": {"statement": True},
     "setting": {"setting": True},
@@ -41,14 +42,14 @@ OF_CLAIMS: dict[str, dict[str, Any]] = {
 """Columns of a table of claims that declares none."""
 Group = Sequence[Run]
 """Runs that differ in their seeds alone."""
+Spec = Mapping[str, Any]
+"""What stands below a head: its kind first."""
 
 
 def _have_a_kind(columns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for head, spec in columns.items():
-        kind = next(iter(spec), None)
-        if kind not in CELLS:
-            known = ", ".join(CELLS)
-            raise ValueError(f"{head}={spec!r}: {kind}: begin with what stands below: {known}.{meant(kind, CELLS)}")
+        if next(iter(spec), None) not in CELLS:
+            raise ValueError(f"{head}={spec!r}: what stands below is needed first, one of {', '.join(CELLS)}.")
     return columns
 
 
@@ -58,17 +59,17 @@ class Declared(Checked):
     name: str = ""
     title: str
     note: str = ""
-    items: list[str] = Field([])
+    items: list[str] = Field(default=[])
     """Whose claims make the rows."""
     claims: str = "*"
     """Ids of those that do."""
-    where: dict[str, Any] = Field({})
+    where: dict[str, Any] = Field(default={})
     """Which runs, where no claims make the rows."""
-    names: dict[str, str] = Field({})
+    names: dict[str, str] = Field(default={})
     """What choices are called here."""
-    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(OF_CLAIMS)
+    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(default=OF_CLAIMS)
     """Head -> what stands below: ``told``, ``has``, ``published``, ``ours``, ``difference``, ``binomial``, ``runs``."""
-    always: list[str] = Field([])
+    always: list[str] = Field(default=[])
     """Keys that a setting is called by, whether they differ or not."""
     rows_to_come: Literal["always", "on its data"] = "always"
     """Whether rows that were not run are shown."""
@@ -77,10 +78,9 @@ class Declared(Checked):
     in_grids: bool = False
     """Whether its runs stand in the grid of their sweep, too."""
 
-    @property
-    def varies_size(self) -> bool:
-        """Whether the number of examples is what its rows differ in."""
-        return any(spec.get("told") == "data.num_train" for spec in self.columns.values())
+    def told(self) -> list[str]:
+        """Return the choices and keys that tell its rows apart."""
+        return [str(spec["told"]) for spec in self.columns.values() if "told" in spec]
 
 
 def declared() -> tuple[Declared, ...]:
@@ -103,20 +103,25 @@ def _tables_of(_: tuple[OwnPaper, ...]) -> tuple[Declared, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What a row is about: repetitions of a run, and the claim that they bear on."""
+    """What a row is about: repetitions of a run, or of one of each model, and the claim that they bear on."""
 
     table: Declared
-    group: Group
+    groups: Mapping[str, Group]
+    """Model -> its runs; where the models are not side by side, all."""
     setting: str
     claim: Claim | None = None
+
+    def group(self, spec: Spec = MappingProxyType({})) -> Group:
+        """Return the runs that a cell is about."""
+        return self.groups.get(spec["of"], ()) if "of" in spec else next(iter(self.groups.values()))
 
     def told(self, quantity: str) -> Any:
         """Return a choice or key of its runs; where there are none yet, of its claim."""
         if self.claim is not None and quantity in self.claim.runs:
             return self.claim.runs[quantity]
-        return property_of(self.group[0], quantity) if self.group else None
+        return property_of(self.group()[0], quantity) if self.group() else None
 
-    def claim_of(self, spec: Mapping[str, Any]) -> Claim | None:
+    def claim_of(self, spec: Spec) -> Claim | None:
         """Return the claim that a cell is about: the row's, one whose id ends otherwise, or one by its id."""
         name = spec.get("claim")
         if name is None or self.claim is None:
@@ -125,32 +130,36 @@ class Row:
         wanted = own + name if name.startswith(".") else name.format(model=self.told("model"))
         return next((claim for claim in load_claims() if claim.id == wanted), None)
 
-    def measured(self, spec: Mapping[str, Any]) -> tuple[str, str]:
+    def measured(self, spec: Spec) -> tuple[str, str]:
         """Return the metric and the unit of a cell."""
         claim, named = self.claim_of(spec), next(iter(spec.values()))
         metric = named if isinstance(named, str) else claim.metric if claim else ""
         is_share = "accuracy" in metric or "error" in metric
         return metric, str(spec.get("unit", claim.unit if claim else "%" if is_share else ""))
 
-    def summary(self, spec: Mapping[str, Any]) -> Summary | None:
-        """Return the mean of what a cell is about; with ``worst`` its worst value."""
+    def summary(self, spec: Spec) -> Summary | None:
+        """Return mean and spread over the finished runs of a cell, in its unit; with ``worst`` the worst value."""
         metric, unit = self.measured(spec)
-        worst = (min if "smallest" in metric else max) if spec.get("worst") else None
-        return summary_of(self.group, metric, unit, extreme=worst)
+        found = [value for run in self.group(spec) if (value := observe(run, metric)) is not None]
+        values = [100.0 * value if unit == "%" else value for value in found]
+        if not values or not spec.get("worst"):
+            return summarise(values) if values else None
+        return Summary((min if "smallest" in metric else max)(values), None, len(values))
 
-    def is_left_blank(self, spec: Mapping[str, Any]) -> bool:
-        """Whether a cell is about runs with a regularizer only, and these have it not."""
-        return "only_with" in spec and spec["only_with"] not in (self.told("regularizer") or ())
+    def is_left_blank(self, spec: Spec) -> bool:
+        """Whether a cell is about runs with a regularizer only, and these have it not; or about none."""
+        is_of_others = "only_with" in spec and spec["only_with"] not in (self.told("regularizer") or ())
+        return is_of_others or ("of" in spec and not self.group(spec))
 
 
-def _told_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+def _told_cell(row: Row, spec: Spec) -> Cell:
     value = row.told(spec["told"])
     text = row.table.names.get(str(value), shown(value) if isinstance(value, int) else str(value))
     text = spec.get("none", DASH) if value is None else text
     return f"{text} ({row.setting})" if spec.get("setting") and row.setting else text
 
 
-def _published_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+def _published_cell(row: Row, spec: Spec) -> Cell:
     claim = row.claim_of(spec)
     if claim is None:
         return DASH
@@ -162,40 +171,91 @@ def _published_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
     return (shown(claim.value) if spec.get("bare") else f"{claim.value:g}") + mark
 
 
-def _ours_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+def _ours_cell(row: Row, spec: Spec) -> Cell:
+    """Return mean and spread; in place of a number that is not there, how far the runs are."""
+    group, (metric, unit), summary = row.group(spec), row.measured(spec), row.summary(spec)
     if row.is_left_blank(spec):
         return DASH
-    text = _cell(row.summary(spec), row.group, row.measured(spec)[1], plain=bool(spec.get("plain")))
-    return text.removesuffix(" %") if spec.get("bare") else text
+    if summary is None:
+        states = {run.state for run in group}
+        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
+    if math.isfinite(summary.mean) and metric == "steps_to_fit" and not takes_steps(group[0].config):
+        return SOLVED
+    text = shown(summary.mean, unit) if spec.get("plain") else shown_with_interval(summary, unit)
+    text = text if math.isfinite(summary.mean) else "not fitted"
+    return f"{text} ({summary.n})" if "of" in spec else text.removesuffix(" %") if spec.get("bare") else text
 
 
-def _difference_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
+def _difference_cell(row: Row, spec: Spec) -> Cell:
     """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
-    claim, summary = row.claim_of(spec), row.summary(spec)
-    if claim is None or summary is None or claim.value is None or not math.isfinite(summary.mean):
+    claim, mean = row.claim_of(spec), _numbers(row, spec)["difference"]
+    if claim is None or mean is None or not _is_of_its_data(claim, row.group()):
         return DASH
-    difference = summary.mean - claim.value
-    told = f"{difference:+.2f}" if claim.unit == "%" else f"{difference:+.4g}"
-    return told if _is_of_its_data(claim, row.group) else DASH
+    return f"{100 * mean:+.2f}" if claim.unit == "%" else f"{mean:+.4g}"
 
 
-def _binomial_cell(row: Row, spec: Mapping[str, Any]) -> Cell:
-    summary, size = row.summary(spec), _size_of_test(row.group)
-    return DASH if summary is None or size is None else f"{100 * binomial_error(summary.mean / 100, size):.2f}"
+def _binomial_cell(row: Row, spec: Spec) -> Cell:
+    error = _numbers(row, spec)["binomial_error"]
+    return DASH if error is None else f"{100 * error:.2f}"
 
 
-CELLS: dict[str, Callable[[Row, Mapping[str, Any]], Cell]] = {
+CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
     "statement": lambda row, _: row.claim.statement if row.claim else DASH,
     "setting": lambda row, _: row.setting or DASH,
+    "corruption": lambda row, _: corruption_name(row.group()[0]),
+    "regularizer": lambda row, _: "+".join(row.told("regularizer")) or "none",
     "told": _told_cell,
     "has": lambda row, spec: "yes" if spec["has"] in row.told("regularizer") else "no",
     "published": _published_cell,
     "ours": _ours_cell,
     "difference": _difference_cell,
     "binomial": _binomial_cell,
-    "runs": lambda row, _: str(_num_done(row.group)),
+    "runs": lambda row, _: str(sum(run.state == "done" for run in row.group())),
 }
 """Kind of column -> what stands in it."""
+
+
+def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
+    """Return what is behind a cell, as a CSV has it: shares in [0, 1], and no number for what was not reached."""
+    (metric, unit), claim, summary, group = row.measured(spec), row.claim_of(spec), row.summary(spec), row.group(spec)
+    scale = 100.0 if unit == "%" else 1.0
+    size = next((num_test(run) for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
+    ends = (summary and interval(summary)) or (None, None)
+    values = (summary.mean, summary.deviation, *ends) if summary and math.isfinite(summary.mean) else 4 * (None,)
+    mean, deviation, low, high = (None if value is None else value / scale for value in values)
+    published = claim.value / scale if claim is not None and claim.value is not None else None
+    counts = Counter(run.state for run in group)
+    return {
+        "quantity": f"worst {metric}" if spec.get("worst") else metric,
+        "published": published,
+        "certainty": claim and claim.certainty,
+        **{"mean": mean, "deviation": deviation, "interval_low": low, "interval_high": high},
+        "difference": None if mean is None or published is None else mean - published,
+        "binomial_error": None if mean is None or size is None else binomial_error(mean, size),
+        "n": summary.n if summary else 0,
+        "states": " ".join(f"{number} {state}" for state, number in counts.items()),
+    }
+
+
+def _lines(row: Row, columns: Mapping[str, Spec]) -> list[dict[str, Any]]:
+    """Return the numbers behind a row, a line for each, beside the published ones."""
+    found = []
+    for spec in sorted(columns.values(), key=lambda spec: "only_with" in spec):
+        is_shown = (
+            "ours" in spec and not row.is_left_blank(spec) and not ("only_with" in spec and not row.summary(spec))
+        )
+        if is_shown and row.claim is not None and row.claim_of(spec) is not None:
+            name = row.claim.id.removesuffix(row.table.claims.rpartition("*")[2])
+            found.append({"row": name, "setting": row.setting, **_numbers(row, spec)})
+        elif is_shown and row.claim is None:
+            heads = {head: CELLS[kind](row, {}) for head in columns if (kind := head) in ("corruption", "regularizer")}
+            heads |= {name: row.told(name) for name in row.table.told()} | {"setting": row.setting}
+            numbers = {name: value for name, value in _numbers(row, spec).items() if name not in OF_PUBLISHED}
+            found.append({"data": row.group()[0].data, **heads, "model": row.group(spec)[0].model, **numbers})
+    return found
+
+
+OF_PUBLISHED = ("published", "certainty", "difference")
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -207,7 +267,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         for part in [list(runs)] if table.across_data else _by_data(runs):
             if rows := _rows_of_claims(table, part) if table.items else _rows_of_runs(table, part):
                 found.append(_made(table, rows))
-                ids = {run.run_id for row in rows for run in row.group}
+                ids = {run.run_id for row in rows for run in row.group()}
                 used |= ids
                 compared |= ids if table.in_grids else set()
     gridded = {run.sweep for run in runs if run.run_id not in used}
@@ -231,7 +291,7 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
     if not _is_worth_a_table(runs, claims):
         return []
     is_whole = _is_of_its_data(claims[0], runs) and runs[0].key("data.num_train") is None
-    to_come: list[Group] = [[]] if table.rows_to_come == "always" or is_whole else []
+    to_come: list[Group] = [()] if table.rows_to_come == "always" or is_whole else []
     found = []
     for claim in claims:
         groups = _by_setting([run for run in runs if matches(run, claim.runs)])
@@ -239,7 +299,7 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
         for group, apart in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
             keys = [key for key in table.always if group and group[0].key(key)]
             named = [apart, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
-            found.append(Row(table, group, " ".join(dict.fromkeys(filter(None, named))), claim))
+            found.append(Row(table, {"": group}, " ".join(dict.fromkeys(filter(None, named))), claim))
     return found
 
 
@@ -262,70 +322,9 @@ def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
     """Return a row for each setting of the runs that a table is about, by the number of examples."""
     groups = _by_setting([run for run in runs if matches(run, table.where)])
     groups.sort(key=lambda group: group[0].key("data.num_train") or math.inf)
-    told = [str(spec["told"]) for spec in table.columns.values() if "told" in spec]
-    keys = [key for key in told if key != "model"]
-    apart = _apart(groups, keys, by_model="model" in told)
-    return [Row(table, group, apart[id(group)]) for group in groups]
-
-
-def _made(table: Declared, rows: Sequence[Row]) -> Table:
-    used = [run for row in rows for run in row.group]
-    columns: dict[str, Mapping[str, Any]] = {}
-    for head, spec in table.columns.items():
-        pattern = str(spec.get("ours", ""))
-        metrics = sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
-        several = {name.partition("/")[2]: {**spec, "ours": name} for name in metrics}
-        columns |= several if "*" in pattern else {head: spec}
-    cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
-    raw = [line for row in rows for line in (_long(row, columns) if row.claim else [_wide(row, columns)])]
-    note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note
-    return Table(table.name, f"{table.title}: {_what(used)}", note, list(columns), cells, pd.DataFrame(raw))
-
-
-def _long(row: Row, columns: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the numbers behind a row, a line for each, beside the published ones."""
-    assert row.claim is not None
-    name = row.claim.id.removesuffix(row.table.claims.rpartition("*")[2])
-    found = []
-    for spec in sorted(columns.values(), key=lambda spec: "only_with" in spec):
-        claim, summary = row.claim_of(spec), row.summary(spec)
-        if "ours" not in spec or claim is None or row.is_left_blank(spec) or ("only_with" in spec and not summary):
-            continue
-        metric, scale = row.measured(spec)[0], 100.0 if claim.unit == "%" else 1.0
-        published = None if claim.value is None else claim.value / scale
-        numbers, size = _numbers(summary, scale), _size_of_test(row.group) if metric == "test/accuracy" else None
-        mean, counts = numbers["mean"], Counter(run.state for run in row.group)
-        line = {"row": name, "setting": row.setting, "quantity": metric, "published": published}
-        line |= {"certainty": claim.certainty, **numbers}
-        line["difference"] = None if mean is None or published is None else mean - published
-        line["binomial_error"] = None if mean is None or size is None else binomial_error(mean, size)
-        line |= {"n": summary.n if summary else 0, "states": " ".join(f"{n} {state}" for state, n in counts.items())}
-        found.append(line)
-    return found
-
-
-def _wide(row: Row, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the numbers behind a row in one line: a column for each, with the interval of a mean."""
-    told = {str(spec["told"]): row.told(spec["told"]) for spec in columns.values() if "told" in spec}
-    line = {"data": row.group[0].data, **told, "setting": row.setting}
-    for spec in (spec for spec in columns.values() if "ours" in spec):
-        metric, unit = row.measured(spec)
-        numbers = _abreast(metric, row.summary(spec), 100.0 if unit == "%" else 1.0)
-        line |= {metric: numbers[metric]} if spec.get("plain") else numbers
-    return line | {"n": _num_done(row.group)}
-
-
-def _numbers(summary: Summary | None, scale: float) -> dict[str, float | None]:
-    """Return mean, sample standard deviation and interval as a CSV has them; what was not reached is no number."""
-    ends = (summary and interval(summary)) or (None, None)
-    values = (summary.mean, summary.deviation, *ends) if summary and math.isfinite(summary.mean) else 4 * (None,)
-    scaled = [None if value is None else value / scale for value in values]
-    return dict(zip(("mean", "deviation", "interval_low", "interval_high"), scaled, strict=True))
-
-
-def _abreast(metric: str, summary: Summary | None, scale: float) -> dict[str, float | None]:
-    numbers = _numbers(summary, scale)
-    return {metric if name == "mean" else f"{metric} {name.replace('_', ' ')}": n for name, n in numbers.items()}
+    keys = [key for key in table.told() if key != "model"]
+    apart = _apart(groups, keys, by_model="model" in table.told())
+    return [Row(table, {"": group}, apart[id(group)]) for group in groups]
 
 
 def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
@@ -336,71 +335,47 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
     models = list(dict.fromkeys(run.model for run in runs))
     groups = _by_setting(runs)
     rests = _rests([*groups, *_by_setting([run for run in elsewhere if run.data == runs[0].data])])
-    rows: dict[tuple[str, str, str], dict[str, Group]] = defaultdict(dict)
+    rows: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for group in groups:
         rows[(*_told(group), rests[id(group)])][group[0].model] = group
-    has_rest = any(rest for _, _, rest in rows)
-    names = ["corruption", "regularizer", *(["setting"] if has_rest else [])]
-    heads = {key: [*key[:2], *([key[2] or DASH] if has_rest else [])] for key in rows}
-    raw = [
-        dict(zip(names, heads[key], strict=True)) | {"model": model} | _raw_numbers(group)
-        for key, by_model in rows.items()
-        for model, group in by_model.items()
-    ]
-    milestone = _milestone(runs)
-    note = (
-        f"{_spread_of(runs)} Steps to fit count to the first evaluated step at which {milestone or 'fit_threshold'} of "
-        "the training set was fitted; what was not reached is named so, and what was not asked for is a dash."
-    )
-    data, what, counted = runs[0].data, _what(runs), {"steps to fit": f"steps to fit {milestone}".rstrip()}
-    if len(models) == 1:
-        body: list[list[Cell]] = [
-            [*heads[key], *(_grid_cell(group, *told) for told in IN_GRIDS.values()), str(_num_done(group))]
-            for key, by_model in rows.items()
-            for group in by_model.values()
-        ]
-        columns = [*names, *(counted.get(quantity, quantity) for quantity in IN_GRIDS), "n"]
-        return [Table(f"grid_{data}", f"{models[0]}: {what}", note, columns, body, pd.DataFrame(raw))]
-    found = []
-    for quantity, told in IN_GRIDS.items():
-        side_by_side: list[list[Cell]] = [
-            [*heads[key], *(_counted_cell(by_model.get(model, []), *told) for model in models)]
-            for key, by_model in rows.items()
-        ]
-        name, title = f"grid_{data}_{quantity.replace(' ', '_')}", counted.get(quantity, quantity).capitalize()
-        numbers = pd.DataFrame(raw).assign(quantity=told[0])
-        found.append(
-            Table(name, f"{title}: {what}", f"{note} In brackets n.", [*names, *models], side_by_side, numbers)
-        )
-    return found
-
-
-def _grid_cell(group: Group, metric: str, unit: str) -> str:
-    summary = summary_of(group, metric, unit)
-    is_solved = (
-        metric == "steps_to_fit" and summary and math.isfinite(summary.mean) and not takes_steps(group[0].config)
-    )
-    return SOLVED if is_solved else _cell(summary, group, unit)
-
-
-def _counted_cell(group: Group, metric: str, unit: str) -> str:
-    if not group:
-        return DASH
-    text, summary = _grid_cell(group, metric, unit), summary_of(group, metric, unit)
-    return text if summary is None or text == SOLVED else f"{text} ({summary.n})"
-
-
-def _raw_numbers(group: Group) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for metric, _ in IN_GRIDS.values():
-        numbers |= _abreast(metric, summary_of(group, metric, ""), 1.0)
-    return numbers | {"n": _num_done(group), "states": " ".join(run.state for run in group)}
-
-
-def _milestone(runs: Sequence[Run]) -> str:
-    """Return how much of the training set was to be fitted, where all runs count to the same."""
     thresholds = {float(run.identity.get("fit_threshold", 1)) for run in runs}
-    return f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
+    milestone = f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
+    note = (
+        f"Steps to fit count to the first evaluated step at which {milestone or 'fit_threshold'} of the training set "
+        "was fitted; what was not reached is named so, and what was not asked for is a dash."
+    )
+    names = ["corruption", "regularizer", *(["setting"] if any(rest for _, _, rest in rows) else [])]
+    heads: dict[str, dict[str, Any]] = {name: {name: True} for name in names}
+    counted = {"steps to fit": f"steps to fit {milestone}".rstrip()}
+    ours = {counted.get(quantity, quantity): {"ours": metric} for quantity, metric in IN_GRIDS.items()}
+    name = f"grid_{runs[0].data}"
+    if len(models) == 1:
+        tables = [Declared(name=name, title=models[0], note=note, columns={**heads, **ours, "n": {"runs": True}})]
+    else:
+        tables = [
+            Declared(
+                name=f"{name}_{quantity.replace(' ', '_')}",
+                title=head.capitalize(),
+                note=f"{note} In brackets n.",
+                columns={**heads, **{model: {"ours": spec["ours"], "of": model} for model in models}},
+            )
+            for quantity, (head, spec) in zip(IN_GRIDS, ours.items(), strict=True)
+        ]
+    return [_made(table, [Row(table, of_row, rest) for (_, _, rest), of_row in rows.items()]) for table in tables]
+
+
+def _made(table: Declared, rows: Sequence[Row]) -> Table:
+    used = [run for row in rows for group in row.groups.values() for run in group]
+    columns: dict[str, Spec] = {}
+    for head, spec in table.columns.items():
+        pattern = str(spec.get("ours", ""))
+        metrics = sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
+        several = {name.partition("/")[2]: {**spec, "ours": name} for name in metrics}
+        columns |= several if "*" in pattern else {head: spec}
+    cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
+    raw = [line for row in rows for line in _lines(row, columns)]
+    note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note
+    return Table(table.name, f"{table.title}: {_what(used)}", note, list(columns), cells, pd.DataFrame(raw))
 
 
 def _spread_of(runs: Sequence[Run]) -> str:
@@ -445,7 +420,7 @@ def _apart(groups: Sequence[Group], leaving_out: Sequence[str] = (), *, by_model
 def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
     """Part runs by data set and by how many examples are trained on, unless that is what a table's rows differ in."""
     parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
-    of_sizes = [] if sizes_apart else [table.where for table in declared() if table.varies_size]
+    of_sizes = [] if sizes_apart else [table.where for table in declared() if "data.num_train" in table.told()]
     for run in runs:
         varies_size = any(matches(run, where) for where in of_sizes)
         parts[run.data, None if varies_size else run.key("data.num_train")].append(run)
@@ -458,36 +433,6 @@ def _by_setting(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         groups[run.setting(*SEEDS), run.facts.get("fingerprint")].append(run)
     return list(groups.values())
-
-
-def summary_of(
-    group: Group, metric: str, unit: str = "%", *, extreme: Callable[[list[float]], float] | None = None
-) -> Summary | None:
-    """Summarise a quantity over the finished runs of a setting."""
-    scale = 100.0 if unit == "%" else 1.0
-    values = [scale * value for run in group if (value := observe(run, metric)) is not None]
-    if not values:
-        return None
-    return summarise(values) if extreme is None else Summary(extreme(values), None, len(values))
-
-
-def _num_done(group: Group) -> int:
-    """Return how many of a setting are finished: they may differ in any of the seeds."""
-    return sum(run.state == "done" for run in group)
-
-
-def _size_of_test(group: Group) -> int | None:
-    return next((num_test(run) for run in group if run.state == "done"), None)
-
-
-def _cell(summary: Summary | None, group: Group, unit: str = "%", *, plain: bool = False) -> str:
-    """Return mean and spread; in place of a number that is not there, how far the runs are."""
-    if summary is None:
-        states = {run.state for run in group}
-        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
-    if math.isinf(summary.mean):
-        return "not fitted"
-    return shown(summary.mean, unit) if plain else shown_with_interval(summary, unit)
 
 
 def _what(runs: Sequence[Run]) -> str:

@@ -69,31 +69,31 @@ class Figure(Checked):
     """A key, ``[key, key where one row would be too full]``, or a list of what each row has instead."""
     panels: str | list[str | dict[str, Any]] | None = None
     """A key, ``settings`` (of all but the series), or a list of what each panel has instead."""
-    where: Selector = Field({})
+    where: Selector = Field(default={})
     """Which runs: as in a claim, a key and its value or values, ``*`` for any text; of a list, any."""
-    without: Selector = Field([])
-    besides: Selector = Field([])
+    without: Selector = Field(default=[])
+    besides: Selector = Field(default=[])
     """Runs that stand in an earlier panel, and need not stand here again; nor is there a panel of these alone."""
-    needs: dict[str, Any] = Field({})
+    needs: dict[str, Any] = Field(default={})
     """Key -> how many values, or which, there must be in each line (kind lines) or panel."""
     pick: str = ""
     """A function that picks one of the settings."""
-    merge: Annotated[list[str], ONE_OR_SEVERAL] = Field([])
+    merge: Annotated[list[str], ONE_OR_SEVERAL] = Field(default=[])
     """Keys that make no difference to what is shown, where training ends with its budget."""
     relative_to: dict[str, Any] | None = None
     """The x whose value, of the same seed, is 1."""
-    instead: dict[str, str] = Field({})
+    instead: dict[str, str] = Field(default={})
     """Quantity -> what is shown where it was hardly ever reached, or not logged."""
     spread: Literal["seed", "none", "median"] = "seed"
     """``seed``: mean and interval over seeds; ``none``: a marker a run; ``median``: that, and a line of medians."""
     best: str = ""
     """A quantity of which the best value so far is shown, too, dashed."""
-    marks: Annotated[list[Literal["chance", "unfitted"]], ONE_OR_SEVERAL] = Field([])
+    marks: Annotated[list[Literal["chance", "unfitted"]], ONE_OR_SEVERAL] = Field(default=[])
     published: str = ""
     """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
-    log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field([])
-    limits: dict[Axis, Ends] = Field({})
-    labels: dict[str, str] = Field({})
+    log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field(default=[])
+    limits: dict[Axis, Ends] = Field(default={})
+    labels: dict[str, str] = Field(default={})
     """Quantity -> what it is called here."""
     panel_title: str = ""
     caption: str = ""

@@ -22,7 +22,6 @@ from rethinkgen.report.figures.words import filled
 from rethinkgen.report.numbers import shown as shown_number
 from rethinkgen.report.quantities import chance, facts
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
-from rethinkgen.run.run import Run
 
 THOUSANDS_FROM = 5000
 """Budget from which steps are counted in thousands, as in the paper."""
@@ -60,7 +59,7 @@ def draw(grid: Grid) -> Drawing:
     columns = max(map(len, grid))
     drawing = Drawing(layout="constrained")
     axes = drawing.subplots(len(grid), columns, squeeze=False)
-    ends = [max(max(budget(panel.runs), _last_step(panel)) for panel in row) for row in grid]
+    ends = [max(map(_last_step, row)) for row in grid]
     has_one_axis = max(ends) <= MOST_STRETCHED * min(ends)
     for row, places, end in zip(grid, axes, ends, strict=True):
         for panel, place in zip(row, places, strict=False):
@@ -149,20 +148,15 @@ def _below(axes: Axes) -> float:
 
 
 def _last_step(panel: Panel) -> int:
-    return max((int(table["step"].max()) for _, _, table in panel.tables if "step" in table), default=0)
-
-
-def budget(runs: Sequence[Run]) -> int:
     """Return the most optimizer steps that one of the runs took or may take."""
-    steps = [0]
-    for run in runs:
+    steps = [0, *(table["step"].max() for _, _, table in panel.tables if "step" in table)]
+    for run in panel.runs:
         asked = None if run.key("max_epochs") is not None else run.key("max_steps")
-        logged = [] if run.curves.empty else [run.curves["step"].iloc[-1]]
-        steps += [int(value) for value in (run.metrics.get("steps"), *logged) if value is not None]
         # What stopped early does not fill the axis to its budget.
-        if isinstance(asked, int) and not run.key("until_fit") and "early_stopping" not in run.regularizers:
-            steps.append(asked)
-    return max(steps)
+        is_full = isinstance(asked, int) and not run.key("until_fit") and "early_stopping" not in run.regularizers
+        logged = run.curves["step"].max() if len(run.curves) else 0
+        steps += [run.metrics.get("steps") or 0, logged, asked if is_full else 0]
+    return int(max(steps))
 
 
 def looks_in(panel: Panel) -> list[Look]:
@@ -219,23 +213,25 @@ def draw_curves(axes: Axes, panel: Panel) -> None:
 
 def draw_lines(axes: Axes, panel: Panel) -> None:
     """Draw points over settings: means with bars and a line through them, or a marker for each run."""
-    names = _names(panel, panel.x)
-    ends = 0.25 if names and len(panel.lines) > 1 else 0.0
-    shifts = np.linspace(-ends, ends, len(panel.lines))
-    is_mean = panel.figure.spread == "seed"
+    names, is_mean, count = _names(panel, panel.x), panel.figure.spread == "seed", len(panel.lines)
+    shifts = np.linspace(-0.25, 0.25, count) if names and count > 1 else np.zeros(count)
     for (line, y, table), look in zip(panel.tables, looks_in(panel), strict=True):
         x = table[panel.x].map(names.index) + shifts[panel.lines.index(line)] if names else table[panel.x]
         if is_mean:
             draw_points(axes, x, table, look, is_joined=not names)
-            continue
-        bound = _is_bound(table)
-        axes.plot(x[~bound], table[y][~bound], look.marker, color=look.colour, alpha=0.75)
-        draw_arrows(axes, x[bound], table[y][bound], look.colour)
+        else:
+            draw_runs(axes, x, table[y], _is_bound(table), look, alpha=0.75)
         if panel.figure.spread == "median":
             medians = table[y].groupby(x).median()
             axes.plot(medians.index, medians, color=look.colour, linestyle=look.dashes)
     _key_of_lines(axes, panel, is_joined=is_mean)
     _name_axis(axes, names)
+
+
+def draw_runs(axes: Axes, x: Any, y: Any, bound: Any, look: Look, **style: Any) -> None:
+    """Draw a marker for each run, an arrow for what was not reached."""
+    axes.plot(x[~bound], y[~bound], marker=look.marker, color=look.colour, linestyle="none", **style)
+    draw_arrows(axes, x[bound], y[bound], look.colour)
 
 
 def draw_points(axes: Axes, x: Any, table: pd.DataFrame, look: Look, *, is_joined: bool) -> None:
@@ -286,13 +282,11 @@ def draw_scatter(axes: Axes, panel: Panel) -> None:
     markers = {line.label.rpartition(", ")[2]: line.look.marker for line in panel.lines}
     shapes = list(dict.fromkeys(markers.values()))
     shifts = np.linspace(-0.25, 0.25, len(shapes)) if len(shapes) > 1 else [0.0]
-    style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
     for line, y, table in panel.tables:
-        look, bound = line.look, _is_bound(table)
-        x = table[panel.x].map(names.index) + shifts[shapes.index(look.marker)] if names else table[panel.x]
-        axes.plot(x[~bound], table[y][~bound], marker=look.marker, markeredgewidth=1.1, color=look.colour, **style)
-        draw_arrows(axes, x[bound], table[y][bound], look.colour)
+        x = table[panel.x].map(names.index) + shifts[shapes.index(line.look.marker)] if names else table[panel.x]
+        draw_runs(axes, x, table[y], _is_bound(table), line.look, markerfacecolor="none", markeredgewidth=1.1)
     _name_axis(axes, names)
+    style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
     if not figure.shape or figure.shape == figure.series:
         for line in panel.lines:
             _key(axes, line.label, marker=line.look.marker, color=line.look.colour, **style)
