@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from rethinkgen.report.claim_files import Claim, OwnPaper, load_claims, load_papers, own_papers
+from rethinkgen.report.claim_files import Claim, Paper, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
@@ -89,15 +89,15 @@ def declared() -> tuple[Declared, ...]:
     Raises:
         ValueError: a declaration has a key that no table has, or a column of no kind.
     """
-    return _tables_of(own_papers())
+    return _tables_of(load_papers())
 
 
 @cache
-def _tables_of(_: tuple[OwnPaper, ...]) -> tuple[Declared, ...]:
+def _tables_of(papers: tuple[Paper, ...]) -> tuple[Declared, ...]:
     return tuple(
-        checked(Declared, {"name": name, **node} if isinstance(node, dict) else node, f"{paper['paper']}, table {name}")
-        for paper in load_papers()
-        for name, node in (paper.get("tables") or {}).items()
+        checked(Declared, {"name": name, **node} if isinstance(node, dict) else node, f"{paper.name}, table {name}")
+        for paper in papers
+        for name, node in paper.tables.items()
     )
 
 

@@ -6,7 +6,6 @@ What can be said is one class; docs/figures.md shows it with examples. All is ch
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -18,9 +17,10 @@ from annotated_types import Len
 from pydantic import BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.claim_files import OwnPaper, load_papers, own_papers
+from rethinkgen.report.claim_files import Paper, load_papers
 from rethinkgen.report.declared import Checked, Selector, checked, meant, several
 from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
+from rethinkgen.report.style import REPORT
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
@@ -216,17 +216,15 @@ def packaged() -> tuple[Figure, ...]:
     Raises:
         ValueError: see ``read_figure``.
     """
-    return _figures_of(own_papers())
+    return _figures_of(load_papers())
 
 
 @cache
-def _figures_of(_: tuple[OwnPaper, ...]) -> tuple[Figure, ...]:
-    any_sweep = importlib.resources.files("rethinkgen.report") / "figures" / "any_sweep.yaml"
-    contents = [*load_papers(), {"paper": "any_sweep", **yaml.safe_load(any_sweep.read_text(encoding="utf-8"))}]
+def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
+    declared = [(paper.name, paper.figures) for paper in papers]
+    declared += [("any_sweep", yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text("utf-8"))["figures"])]
     return tuple(
-        read_figure(name, node, f"{content['paper']}, figure {name}")
-        for content in contents
-        for name, node in (content.get("figures") or {}).items()
+        read_figure(name, node, f"{paper}, figure {name}") for paper, told in declared for name, node in told.items()
     )
 
 

@@ -78,7 +78,7 @@ def setup_of(runs: Sequence[Run]) -> str:
     """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``"""
     if not runs:
         return ""
-    stand_ins = {name: words for paper in load_papers() for name, words in paper.get("stand_ins", {}).items()}
+    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
     names = dict.fromkeys(run.data for run in runs)
     data = ", ".join(f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in names)
     subsets = sorted({int(run.key("data.num_train")) for run in runs if run.key("data.num_train")})
