@@ -318,3 +318,52 @@ def test_a_run_that_was_not_fitted_is_an_arrow_in_a_scatter_plot_too(tmp_path: P
     plain = [line for line in made.figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert sorted(y for line in plain for y in np.asarray(line.get_ydata()).tolist()) == [400, 800]
     assert "An arrow is a lower bound" in made.caption
+
+
+def test_what_was_not_reached_is_no_number_in_a_heat_map(tmp_path: Path) -> None:
+    runs = [
+        made_up_run(tmp_path, corruption=kind, seed=seed, steps=FEW_STEPS, steps_to_fit=steps)
+        for kind, of_seeds in {"none": (400, 600), "random_labels": (800, None), "gaussian": (700, 700)}.items()
+        for seed, steps in enumerate(of_seeds)
+    ]
+    made = drawn({"kind": "heatmap", "x": "model", "y": "data.corruption", "value": "steps_to_fit"}, runs)
+    axes = made.figure.axes[0]
+    assert np.ma.filled(axes.images[0].get_array(), np.nan).tolist() == [
+        [500],
+        [pytest.approx(np.nan, nan_ok=True)],
+        [700],
+    ]
+    assert [text.get_text() for text in axes.texts] == ["500", "≥ 12,900", "700"]
+    assert made.data["is_bound"].tolist() == [False, False, False, True, False, False]
+    assert "A field without colour is a lower bound" in made.caption
+
+
+@pytest.mark.parametrize("kind", ["histogram", "scatter"])
+def test_runs_without_the_number_are_counted_in_the_caption(kind: str, tmp_path: Path) -> None:
+    runs = widths(tmp_path)
+    for run in runs[:4]:
+        run.metrics["test/accuracy"] = None
+    made = drawn({"kind": kind, "x": "test/accuracy", **({"y": "fit/accuracy"} if kind == "scatter" else {})}, runs)
+    assert len(made.data) == len(runs) - 4
+    assert "Not drawn are 4 runs without test/accuracy." in made.caption
+
+
+def test_steps_that_were_not_reached_are_in_no_bin(tmp_path: Path) -> None:
+    runs = [
+        made_up_run(tmp_path, seed=seed, steps=FEW_STEPS, steps_to_fit=steps)
+        for seed, steps in enumerate((400, 800, None))
+    ]
+    made = drawn({"kind": "histogram", "x": "steps_to_fit"}, runs)
+    assert made.data["steps_to_fit"].tolist() == [400, 800]
+    assert "Not drawn are 1 runs without steps_to_fit." in made.caption
+
+
+@pytest.mark.parametrize("key", ["caption", "panel_title"])
+def test_a_mistyped_name_in_words_is_refused(key: str, tmp_path: Path) -> None:
+    told = {"x": "model.width", "y": "test/accuracy", key: "Of {modle}."}
+    with pytest.raises(ValueError, match=rf"{key}=modle: no run has it\. Did you mean model"):
+        drawn(told, widths(tmp_path, seeds=1))
+    # Of a paper's figure nobody can tell a typo from what these runs lack: it is there to be seen.
+    made = picture(read_figure("theirs", told, "theirs"), widths(tmp_path, seeds=1))
+    assert made is not None
+    assert "{modle}" in made.caption + made.figure.axes[0].get_title()

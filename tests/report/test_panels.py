@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
-from rethinkgen.report.figures.panels import mean_curve, statistics
+from rethinkgen.report.figures.rows import mean_curve, means
 
 
 def curve(values: Mapping[int, float]) -> pd.DataFrame:
@@ -39,20 +39,27 @@ def test_one_run_is_its_own_mean_without_a_spread() -> None:
     assert table["std"].isna().all()
 
 
-def test_statistics_are_mean_sample_deviation_and_the_means_interval() -> None:
+def test_means_have_the_sample_deviation_and_the_means_interval() -> None:
+    rows = pd.DataFrame({"x": [8, 8, 8, 4, 2], "y": [1.0, 2.0, 6.0, 4.0, math.nan]})
+    table = means(rows, "x", "y").set_index("x")
+    assert list(table.index) == [2, 4, 8]
     # t(0.975, 2) is 4.3027.
     half = 4.30265 * math.sqrt(7) / math.sqrt(3)
-    assert statistics([1.0, 2.0, 6.0]) == pytest.approx(
-        {"mean": 3, "std": math.sqrt(7), "low": 3 - half, "high": 3 + half, "n": 3}, rel=1e-5
-    )
+    expected = {"mean": 3, "std": math.sqrt(7), "low": 3 - half, "high": 3 + half, "n": 3}
+    assert table.loc[8].to_dict() == pytest.approx(expected, rel=1e-5)
     nothing = {"std": math.nan, "low": math.nan, "high": math.nan}
-    assert statistics([4.0]) == pytest.approx({"mean": 4, **nothing, "n": 1}, nan_ok=True)
-    assert statistics([]) == pytest.approx({"mean": math.nan, **nothing, "n": 0}, nan_ok=True)
+    assert table.loc[4].to_dict() == pytest.approx({"mean": 4, **nothing, "n": 1}, nan_ok=True)
+    assert table.loc[2].to_dict() == pytest.approx({"mean": math.nan, **nothing, "n": 0}, nan_ok=True)
+
+
+def test_names_stay_in_their_order() -> None:
+    rows = pd.DataFrame({"x": ["none", "gaussian", "none"], "y": [1.0, 2.0, 3.0]})
+    assert means(rows, "x", "y")["x"].tolist() == ["none", "gaussian"]
 
 
 def test_a_mean_curve_has_the_interval_of_each_mean() -> None:
     table = mean_curve([curve({10: 1, 20: 5}), curve({10: 2, 20: 5}), curve({10: 6, 20: 5})])
     assert table is not None
-    expected = statistics([1.0, 2.0, 6.0])
-    assert table["low"].tolist() == pytest.approx([expected["low"], 5])
-    assert table["high"].tolist() == pytest.approx([expected["high"], 5])
+    half = 4.30265 * math.sqrt(7) / math.sqrt(3)
+    assert table["low"].tolist() == pytest.approx([3 - half, 5], rel=1e-5)
+    assert table["high"].tolist() == pytest.approx([3 + half, 5], rel=1e-5)

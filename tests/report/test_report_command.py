@@ -209,6 +209,7 @@ def test_a_papers_figure_that_these_runs_do_not_have_is_said_and_left_out(
     page = (sweep / "report" / "index.html").read_text()
     assert "My curves" in page
     assert "figures-theirs" not in page
+    assert "not drawn: figure theirs: y=tset/accuracy: no run has it." in page
 
 
 @pytest.mark.parametrize(

@@ -122,15 +122,12 @@ def _report(request: Request, declared: Sequence[Figure], arguments: Sequence[st
             # Whether and where it is published is not part of what others type.
             kept = [item for item in arguments if item.partition("=")[0] not in ("publish", *OF_PUBLISHING)]
             command = shlex.join([*noted_program("report"), *map(_as_typed, kept)])
-            report = gather(runs, command=command, figures=[*figures, *fitting])
+            report = gather(runs, command=command, figures=[*figures, *fitting], unfit=unfit)
             index = write(report, request.out)
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
-    for figure in figures:
-        if all(picture.declaration is not figure for picture in report.pictures):
-            unfit.append(f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says.")
-    for line in unfit:
+    for line in report.not_drawn:
         say(line, style="yellow")
     return publish(report, index) if request.publish == "wandb" else 0
 

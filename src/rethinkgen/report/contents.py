@@ -42,6 +42,8 @@ class Report:
     pictures: Sequence[Picture]
     command: str
     """That made the report."""
+    not_drawn: Sequence[str] = ()
+    """A line on each figure that was asked for and is not there."""
 
     @cached_property
     def title(self) -> str:
@@ -122,15 +124,22 @@ def _some(names: Sequence[str]) -> str:
     return " + ".join(names if more <= 1 else [*names[:MOST_NAMES], f"{more} more"])
 
 
-def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = ()) -> Report:
-    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it, ``figures`` those of the user's."""
+def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = (), unfit: Sequence[str] = ()) -> Report:
+    """Judge, tabulate and draw ``runs``; ``command`` is the one that asked for it, ``figures`` those of the user's.
+
+    ``unfit``: a line on each figure of the user's that these runs cannot be drawn in.
+    """
     verdicts = judge(runs)
+    drawn = pictures(runs, figures)
+    empty = [figure for figure in figures if not any(picture.declaration is figure for picture in drawn)]
+    nothing = "nothing to draw: no two points are as it says."
     return Report(
         runs=runs,
         verdicts=verdicts,
         main_table=main_table(verdicts) if verdicts else None,
         tables=tables(runs),
-        pictures=pictures(runs, figures),
+        pictures=drawn,
+        not_drawn=[*unfit, *(f"figure {figure.name} ({figure.title}): {nothing}" for figure in empty)],
         command=without_machine_paths(command),
     )
 
