@@ -345,7 +345,7 @@ def test_runs_without_the_number_are_counted_in_the_caption(kind: str, tmp_path:
         run.metrics["test/accuracy"] = None
     made = drawn({"kind": kind, "x": "test/accuracy", **({"y": "fit/accuracy"} if kind == "scatter" else {})}, runs)
     assert len(made.data) == len(runs) - 4
-    assert "Not drawn are 4 runs without test/accuracy." in made.caption
+    assert "Not drawn: 4 runs without test/accuracy." in made.caption
 
 
 def test_steps_that_were_not_reached_are_in_no_bin(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_steps_that_were_not_reached_are_in_no_bin(tmp_path: Path) -> None:
     ]
     made = drawn({"kind": "histogram", "x": "steps_to_fit"}, runs)
     assert made.data["steps_to_fit"].tolist() == [400, 800]
-    assert "Not drawn are 1 runs without steps_to_fit." in made.caption
+    assert "Not drawn: 1 run without steps_to_fit." in made.caption
 
 
 @pytest.mark.parametrize("key", ["caption", "panel_title"])

@@ -197,6 +197,15 @@ def test_figures_and_papers_of_ones_own_stand_on_the_page(sweep: Path, capsys: p
     assert not Path("other").exists()
 
 
+def test_a_figure_of_which_nothing_can_be_drawn_is_named_here_and_on_the_page(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweep), "figure={x: data.batch_size, y: test/accuracy, title: Batches}"]) == 0
+    line = "figure own_figure (Batches): nothing to draw"
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in (sweep / "report" / "index.html").read_text()
+
+
 def test_a_papers_figure_that_these_runs_do_not_have_is_said_and_left_out(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

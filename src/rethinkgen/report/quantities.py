@@ -47,11 +47,8 @@ QUANTITY_KEYS = {
     "steps": ("max_steps", "max_epochs"),
 }
 """What follows from keys of other names."""
-NAMED_WITH = {
-    "steps": ("max_steps", "max_epochs"),
-    "level": ("data.corruption",),
+NAMED_WITH = QUANTITY_KEYS | {
     "data": ("data.source",),
-    "num_examples": ("data.num_train",),
     **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
 }
 """What a claim names -> the keys of a config that are named with it; all others with all keys below them."""

@@ -40,6 +40,8 @@ OF_CLAIMS: dict[str, dict[str, Any]] = {
     "n": {"runs": True},
 }
 """Columns of a table of claims that declares none."""
+OF_PUBLISHED = ("published", "certainty", "difference")
+"""Columns of a CSV that only what bears on claims has."""
 Group = Sequence[Run]
 """Runs that differ in their seeds alone."""
 Spec = Mapping[str, Any]
@@ -239,23 +241,24 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
 
 def _lines(row: Row, columns: Mapping[str, Spec]) -> list[dict[str, Any]]:
     """Return the numbers behind a row, a line for each, beside the published ones."""
+    ours = [spec for spec in columns.values() if "ours" in spec and not row.is_left_blank(spec)]
     found = []
-    for spec in sorted(columns.values(), key=lambda spec: "only_with" in spec):
-        is_shown = (
-            "ours" in spec and not row.is_left_blank(spec) and not ("only_with" in spec and not row.summary(spec))
-        )
-        if is_shown and row.claim is not None and row.claim_of(spec) is not None:
-            name = row.claim.id.removesuffix(row.table.claims.rpartition("*")[2])
-            found.append({"row": name, "setting": row.setting, **_numbers(row, spec)})
-        elif is_shown and row.claim is None:
-            heads = {head: CELLS[kind](row, {}) for head in columns if (kind := head) in ("corruption", "regularizer")}
-            heads |= {name: row.told(name) for name in row.table.told()} | {"setting": row.setting}
-            numbers = {name: value for name, value in _numbers(row, spec).items() if name not in OF_PUBLISHED}
-            found.append({"data": row.group()[0].data, **heads, "model": row.group(spec)[0].model, **numbers})
+    for spec in sorted(ours, key=lambda spec: "only_with" in spec):
+        numbers = _numbers(row, spec)
+        if row.claim is None:
+            numbers = {name: value for name, value in numbers.items() if name not in OF_PUBLISHED}
+        if (row.claim is None or row.claim_of(spec)) and (numbers["n"] or "only_with" not in spec):
+            found.append(_heads(row, columns, spec) | numbers)
     return found
 
 
-OF_PUBLISHED = ("published", "certainty", "difference")
+def _heads(row: Row, columns: Mapping[str, Spec], spec: Spec) -> dict[str, Any]:
+    """Return what a number in a CSV is about."""
+    if row.claim is not None:
+        return {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
+    heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
+    heads |= {name: row.told(name) for name in row.table.told()}
+    return {"data": row.group()[0].data, **heads, "setting": row.setting, "model": row.group(spec)[0].model}
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:

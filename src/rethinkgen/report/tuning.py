@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -43,14 +44,13 @@ def chosen_strengths(claim: Claim, runs: Sequence[Run]) -> dict[str, float]:
     chosen = {}
     for setting, strengths in groups.items():
         without = _mean(strengths.get(0.0, []), tuning.acts_on)
-        scores: dict[float, float] = {}
-        for strength, group in strengths.items():
-            acts_on, fit = _mean(group, tuning.acts_on), _mean(group, "fit/accuracy")
-            score = _mean(group, tuning.by)
-            if strength == 0 or without is None or acts_on is None or fit is None or score is None:
-                continue
-            if acts_on <= (1 - ACTS) * without and 100 * fit >= tuning.fits:
-                scores[strength] = score
+        acting = {
+            strength: _mean(group, tuning.by)
+            for strength, group in strengths.items()
+            if strength and _mean(group, tuning.acts_on) <= (1 - ACTS) * without
+            if 100 * _mean(group, "fit/accuracy") >= tuning.fits
+        }
+        scores = {strength: score for strength, score in acting.items() if not math.isnan(score)}
         if len(scores) >= tuning.at_least:
             chosen[setting] = max(scores, key=lambda strength: scores[strength])
     return chosen
@@ -68,6 +68,7 @@ def is_tuned(run: Run, claim: Claim, chosen: Mapping[str, float]) -> bool:
     return is_chosen and not matches(run, claim.tuned.held_out)
 
 
-def _mean(runs: Sequence[Run], metric: str) -> float | None:
+def _mean(runs: Sequence[Run], metric: str) -> float:
+    """Return the mean over those that have it; not a number where none has."""
     found = [value for run in runs if (value := observe(run, metric)) is not None]
-    return statistics.fmean(found) if found else None
+    return statistics.fmean(found) if found else math.nan

@@ -93,12 +93,10 @@ def lines(
     """Name each group by what tells it from the others, and give it the look of its model or corruption."""
     labels = names(groups, *but_for, series=series, told_elsewhere=told_elsewhere)
     firsts = [group[0] for group in groups]
-    by = series or "model"
-    if series is None and len({run.model for run in firsts}) == 1 and "data.corruption" not in but_for:
-        by = "data.corruption" if len(set(map(corruption_name, firsts))) > 1 else by
+    is_of_corruptions = len({run.model for run in firsts}) == 1 < len(set(map(corruption_name, firsts)))
+    by = series or ("data.corruption" if is_of_corruptions and "data.corruption" not in but_for else "model")
     keys = [told(run, by) for run in firsts]
-    counts = Counter(keys)
-    keys = [key if counts[key] == 1 else label for key, label in zip(keys, labels, strict=True)]
+    keys = [key if keys.count(key) == 1 else label for key, label in zip(keys, labels, strict=True)]
     looks = corruption_looks(firsts) if by == "data.corruption" else {}
     looks = looks if set(keys) <= set(looks) else looks_of(keys)
     return [Line(label, looks[key], group) for label, key, group in zip(labels, keys, groups, strict=True)]

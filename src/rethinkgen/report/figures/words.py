@@ -150,7 +150,8 @@ def lacking(panels: Sequence[Panel]) -> list[str]:
     for panel in panels:
         for quantity, runs in panel.lacking.items():
             found[quantity] = found.get(quantity, set()) | runs
-    return [f"Not drawn are {len(runs)} runs without {quantity}." for quantity, runs in found.items()]
+    counts = {quantity: f"{len(runs)} run{'s' if len(runs) > 1 else ''}" for quantity, runs in found.items()}
+    return [f"Not drawn: {count} without {quantity}." for quantity, count in counts.items()]
 
 
 def listed(names: Iterable[str]) -> str:
