@@ -198,7 +198,7 @@ class Claim(Checked):
 
     @property
     def is_counted(self) -> bool:
-        """Whether the item has a source at all."""
+        """Whether its verdict belongs into "n of m reproduced": not where the item has no source but memory."""
         return self.certainty != "memory"
 
     @property

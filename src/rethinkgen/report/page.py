@@ -45,15 +45,6 @@ LEAST_LEADING, MOST_LEADING = 2, 3
 WIDE = 7.5
 """Inches from which on a picture has a row of its own."""
 MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
-SYMBOLS = {
-    "reproduced": "✓",
-    "same trend": "≈",
-    "not reproduced": "✗",
-    "cannot tell": "?",
-    "not enough steps": "…",
-    "not enough runs": "…",
-    "not comparable": "–",
-}
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -105,7 +96,6 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "symbols": SYMBOLS,
         "published": published,
         "cited": cited,
         "download": download,
