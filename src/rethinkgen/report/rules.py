@@ -77,13 +77,17 @@ class Context:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, or a difference of two, with the half-width of its 95 % interval."""
+    """A mean over seeds, or a difference of two."""
 
     mean: float
-    half: float
     n: int
     spread: Spread | None
     """Nothing where one run alone says nothing of it."""
+
+    @property
+    def half(self) -> float:
+        """Half the width of its 95 % interval."""
+        return half_width(self.spread, self.n)
 
     @property
     def low(self) -> float:
@@ -235,29 +239,22 @@ PAIRED = ("ratio", "rising_ratio", "difference")
 
 
 def _estimate(values: Sequence[float], context: Context, setting: str | None = None) -> Estimate:
-    mean = summarise(values).mean
-    if context.is_exact:
-        return Estimate(mean, 0.0, len(values), Spread(0.0, 1))
-    spread = context.pooled.get(setting) if setting is not None else None
-    spread = spread or own_spread(values)
-    return Estimate(mean, half_width(spread, len(values)), len(values), spread)
+    pooled = context.pooled.get(setting) if setting is not None else None
+    spread = Spread(0.0, 1) if context.is_exact else pooled or own_spread(values)
+    return Estimate(summarise(values).mean, len(values), spread)
 
 
 def _gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
     """Return the second's mean less the first's, by Welch: spreads may differ."""
     one, other = (_estimate(list(samples[name].values()), context, name) for name in (first, second))
-    mean = other.mean - one.mean
-    n = min(one.n, other.n)
-    if context.is_exact:
-        return Estimate(mean, 0.0, n, Spread(0.0, 1))
+    # Of as many seeds as the smaller one has: what more of both would do.
+    mean, n = other.mean - one.mean, min(one.n, other.n)
     if one.spread is None or other.spread is None:
-        return Estimate(mean, math.inf, n, None)
+        return Estimate(mean, n, None)
     parts = [(each.spread.deviation**2 / each.n, each.spread.df) for each in (one, other) if each.spread]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
-    # Of as many seeds as the smaller one has: what more of both would do.
-    spread = Spread(math.sqrt(variance * n), df)
-    return Estimate(mean, half_width(spread, n), n, spread)
+    return Estimate(mean, n, Spread(math.sqrt(variance * n), df))
 
 
 def _paired_gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
