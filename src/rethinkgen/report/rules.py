@@ -269,7 +269,7 @@ def _judge_gain(
     samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain, asked: str = ""
 ) -> Finding:
     """Judge by how much the second is more than the first; where nothing else varies it must be more, not the same."""
-    if not _is_reached(samples, first, second):
+    if not all(map(math.isfinite, [*samples[first].values(), *samples[second].values()])):
         return _judge_unreached(samples, context, first, second, least, gain)
     found = gain(samples, context, first, second)
     told = f"{found.mean:+,.4g}{asked}"
@@ -290,10 +290,6 @@ def _judge_unreached(samples: Samples, context: Context, first: str, second: str
 
 def _budget(context: Context, setting: str, seed: Seed) -> float:
     return context.budgets.get(setting, {}).get(seed, math.inf)
-
-
-def _is_reached(samples: Samples, *names: str) -> bool:
-    return all(math.isfinite(value) for name in names for value in samples[name].values())
 
 
 def _rising(samples: Samples, context: Context, slack: float, rise: float, gain: Gain) -> Finding:
@@ -328,11 +324,8 @@ def _ratios(samples: Samples, context: Context) -> tuple[Samples, Samples]:
 
 
 def _bounded(samples: Samples, context: Context, low: float, high: float, asked: str) -> Finding:
-    judged = {}
-    for name, values in samples.items():
-        estimate = _estimate(list(values.values()), context, name)
-        told = shown(estimate.mean, context.unit)
-        judged[name] = _in_range(estimate, low, high, "", told)
+    means = {name: _estimate(list(values.values()), context, name) for name, values in samples.items()}
+    judged = {name: _in_range(mean, low, high, "", shown(mean.mean, context.unit)) for name, mean in means.items()}
     return _weakest(judged, _listed(samples, context), asked, f"not {asked}", unclear=f"{asked} cannot be told")
 
 
