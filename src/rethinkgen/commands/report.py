@@ -127,12 +127,9 @@ def _report(request: Request, declared: Sequence[Figure], arguments: Sequence[st
     except OSError as error:
         return tell_error(f"out={request.out}: the report cannot be written: {error}. Name another folder: out=...", 1)
     tell_report(report, index, time.monotonic() - begun)
-    drawn = [picture.declaration for picture in report.pictures]
-    unfit += [
-        f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says."
-        for figure in figures
-        if not any(figure is declaration for declaration in drawn)
-    ]
+    for figure in figures:
+        if all(picture.declaration is not figure for picture in report.pictures):
+            unfit.append(f"figure {figure.name} ({figure.title}): nothing to draw: no two points are as it says.")
     for line in unfit:
         say(line, style="yellow")
     return publish(report, index) if request.publish == "wandb" else 0
