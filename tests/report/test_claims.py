@@ -616,7 +616,7 @@ def test_what_is_only_remembered_is_judged_and_not_counted(write: Write, verdict
     }
     remembered = [verdict for verdict in found.values() if verdict.claim.certainty == "memory"]
     assert [verdict.verdict for verdict in remembered] == ["reproduced"]
-    assert not remembered[0].is_counted
+    assert not remembered[0].claim.is_counted
     counted = count(list(found.values()))
     assert sum(number for numbers in counted.values() for number in numbers.values()) == len(found) - 1
     texts = [row for row in main_table(list(found.values())).rows if "top-5 training" in str(row[0])]

@@ -8,18 +8,19 @@ import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
 
+from rethinkgen.report.claims import Answer
 from rethinkgen.report.contents import gather, without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.page import (
     MEDIA,
     MOST_CHARACTERS_EMBEDDED,
     MOST_ROWS_SHOWN,
-    SYMBOLS,
     data_text,
     download,
     write,
@@ -157,7 +158,7 @@ def test_what_all_claims_have_in_common_is_said_once_and_their_sources_are_named
     # Each claim has its mark, which leads to it and says the verdict in words.
     marks = [attributes for tag, attributes in page.found if tag == "a" and "mark" in str(attributes.get("class"))]
     assert len({mark["href"] for mark in marks}) == len(marks) == num_claims
-    assert all(str(mark["title"]).rpartition(": ")[2] in SYMBOLS for mark in marks)
+    assert all(str(mark["title"]).rpartition(": ")[2] in get_args(Answer) for mark in marks)
     assert '<div id="source-zhang2017-S3"><dt>S3</dt><dd>MIT OpenCourseWare' in text
     assert 'Table 1 [<a href="#source-zhang2017-S3">S3</a>]' in text
     assert "Understanding deep learning requires rethinking generalization" in text

@@ -104,7 +104,7 @@ def _text(report: Report) -> list[Any]:
                 f"{published(verdict.claim)} ({verdict.claim.source})",
                 verdict.ours,
                 str(verdict.n),
-                verdict.verdict + ("" if verdict.is_counted else " (known from memory, not counted)"),
+                verdict.verdict + ("" if verdict.claim.is_counted else " (known from memory, not counted)"),
                 without_machine_paths(verdict.in_brief),
             ]
             for verdict in report.verdicts

@@ -24,14 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    create_model,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, create_model
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import Checked, checked
@@ -46,13 +39,9 @@ CERTAINTIES: dict[str, str] = {
     "memory": "recalled without any source: never counted",
 }
 DERIVED = (
-    "test/error",
-    "test/gain_from_stopping",
-    "test/unsteadiness",
-    "rademacher",
-    "steps_to_fall",
+    "test/error", "test/gain_from_stopping", "test/unsteadiness", "rademacher", "steps_to_fall",
     "parameters_beyond_2n+d",
-)
+)  # fmt: skip
 """Quantities that are computed from a run's numbers; see ``rethinkgen.report.quantities.observe``."""
 SELECTABLE = (
     "data.corruption", "level", "num_classes", "num_examples", "image_shape", "steps", "until_fit", "evaluate_every",
@@ -198,7 +187,7 @@ class Claim(Checked):
 
     @property
     def is_counted(self) -> bool:
-        """Whether the item has a source at all."""
+        """Whether its verdict belongs into "n of m reproduced": not where the item has no source but memory."""
         return self.certainty != "memory"
 
     @property

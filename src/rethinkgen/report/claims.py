@@ -98,11 +98,6 @@ class Verdict:
         return not self.deviations
 
     @property
-    def is_counted(self) -> bool:
-        """Whether it belongs into "n of m reproduced": not where the published item is only remembered."""
-        return self.claim.is_counted
-
-    @property
     def scope(self) -> Scope:
         """The group that it is counted in."""
         if self.verdict == "not comparable":
@@ -198,9 +193,9 @@ def _trend_text(finding: Finding) -> str:
 def _not_enough(claim: Claim, comparisons: Sequence[Comparison], besides: str = "", reason: str = "") -> Verdict:
     nearest = max(comparisons, key=lambda comparison: comparison.n)
     means = {
-        name: shown_summary(summarise(list(cell.values.values())), claim.unit)
-        for name, cell in nearest.cells.items()
-        if cell.values
+        name: shown_summary(summarise(list(values.values())), claim.unit)
+        for name, values in nearest.values.items()
+        if values
     }
     told = ", ".join(text if name == "all" else f"{name}: {text}" for name, text in means.items())
     around = _circumstances(nearest) if told else ""
@@ -287,7 +282,7 @@ def departures(verdicts: Sequence[Verdict]) -> list[str]:
 
 def count(verdicts: Sequence[Verdict]) -> dict[Scope, dict[Answer, int]]:
     """Return how many of the verdicts that count are of each kind, apart for each scope, without those of none."""
-    found = Counter((verdict.scope, verdict.verdict) for verdict in verdicts if verdict.is_counted)
+    found = Counter((verdict.scope, verdict.verdict) for verdict in verdicts if verdict.claim.is_counted)
     counts: dict[Scope, dict[Answer, int]] = {
         scope: {answer: found[scope, answer] for answer in get_args(Answer) if found[scope, answer]}
         for scope in get_args(Scope)
@@ -312,7 +307,7 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
     raw = []
     for verdict in verdicts:
         claim = verdict.claim
-        told = verdict.verdict if verdict.is_counted else f"{verdict.verdict} (not counted: from memory)"
+        told = verdict.verdict if verdict.claim.is_counted else f"{verdict.verdict} (not counted: from memory)"
         statement = f"{claim.item}: {claim.statement}"
         rows.append([statement, claim.command, published(claim), verdict.ours, str(verdict.n), told])
         of_claim = {
@@ -324,7 +319,7 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
         }
         of_runs = {key: getattr(verdict, key) for key in ("ours", "n", "verdict", "scope")}
         raw.append(
-            {**of_claim, **of_runs, "counted": verdict.is_counted, "why": verdict.why, "rule": claim.rule.because}
+            {**of_claim, **of_runs, "counted": verdict.claim.is_counted, "why": verdict.why, "rule": claim.rule.because}
         )
     columns = ["experiment", "command", "published", "ours", "n", "verdict"]
     return Table("claims", "Published and ours", f"Counted: {headline(verdicts)}.", columns, rows, DataFrame(raw))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -28,42 +28,49 @@ COUNTED: dict[Outlook, tuple[str, ...]] = {
     "failed": (*UNFINISHED, "failed"),
 }
 """Outlook -> states which a verdict had all that it needs with, if runs of these had finished as well."""
+Mean = Callable[[Iterable[float]], float]
 Pools = Mapping[tuple[str, tuple[str, ...]], Sequence[Sequence[float]]]
 """Name of a pool and what deviates from the protocol -> the values of each setting of its claims."""
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """Runs that differ in nothing but their seeds."""
-
-    runs: list[Run]
-    values: dict[Seed, float]
-    """Those of the finished runs, in the claim's unit."""
-
-
-@dataclass(frozen=True, eq=False)
 class Comparison:
-    """A cell of each setting: runs that differ in nothing but their seeds and what the claim compares."""
+    """Runs that differ in nothing but their seeds and what the claim compares."""
 
     claim: Claim
-    cells: dict[str, Cell]
-    lacking: str
-    """What is not there yet for a verdict; empty where all is."""
-    outlook: Outlook
+    cells: dict[str, list[Run]]
+    """Setting -> its runs, which differ in nothing but their seeds."""
 
     @property
     def runs(self) -> list[Run]:
         """Of all cells, however far they are."""
-        return [run for cell in self.cells.values() for run in cell.runs]
+        return [run for cell in self.cells.values() for run in cell]
+
+    @cached_property
+    def values(self) -> Samples:
+        """Those of the finished runs, in the claim's unit."""
+        metric, mean = self.claim.metric, statistics.fmean
+        return {name: self._by_seed(cell, metric, mean, self._scale) for name, cell in self.cells.items()}
 
     @cached_property
     def samples(self) -> Samples:
         """The values that count."""
-        seeds = _common(self.claim, {name: set(cell.values) for name, cell in self.cells.items()})
+        seeds = self._common({name: set(values) for name, values in self.values.items()})
         return {
-            name: {seed: value for seed, value in cell.values.items() if seed in seeds[name]}
-            for name, cell in self.cells.items()
+            name: {seed: value for seed, value in values.items() if seed in seeds[name]}
+            for name, values in self.values.items()
         }
+
+    @cached_property
+    def lacking(self) -> str:
+        """What is not there yet for a verdict; empty where all is."""
+        return self._lacking(())
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """Whether all is there, will be when the runs have finished that can, or would be if none had failed."""
+        outlooks: list[Outlook] = [outlook for outlook, states in COUNTED.items() if not self._lacking(states)]
+        return outlooks[0] if outlooks else "short"
 
     @cached_property
     def deviations(self) -> tuple[str, ...]:
@@ -90,11 +97,11 @@ class Comparison:
         context = Context(
             value=self.claim.value,
             unit=self.claim.unit,
-            chance=None if guessed is None else _scale(self.claim) * guessed,
+            chance=None if guessed is None else self._scale * guessed,
             num_test=num_test(done),
             is_exact=self.claim.is_exact,
             pooled=self._pooled(pools),
-            budgets={name: _budgets(self.claim, cell) for name, cell in self.cells.items()},
+            budgets={name: self._by_seed(cell, "steps", min) for name, cell in self.cells.items()},
         )
         finding = rule.judge(self.samples, context)
         not_given = self._not_given()
@@ -111,7 +118,7 @@ class Comparison:
         for metric, bound in self.claim.given.items():
             for name, cell in self.cells.items():
                 where = "" if name == "all" else f" at {name}"
-                found = [observe(run, metric) for run in cell.runs if run.state == "done"]
+                found = [observe(run, metric) for run in cell if run.state == "done"]
                 known = [100.0 * value for value in found if value is not None]
                 if len(known) < len(found):
                     return "cannot tell", f"{metric} is not known of {len(found) - len(known)} runs{where}"
@@ -119,6 +126,57 @@ class Comparison:
                     reached = shown_summary(summarise(known), "%")
                     return "no", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
         return None
+
+    @property
+    def _scale(self) -> float:
+        return 100.0 if self.claim.unit == "%" else 1.0
+
+    def _by_seed(self, runs: Iterable[Run], metric: str, of_one: Mean, scale: float = 1.0) -> dict[Seed, float]:
+        """Return what runs measured: those of one seed, which differ in another seed alone, are one repetition."""
+        found: dict[Seed, list[float]] = defaultdict(list)
+        for run in runs:
+            if (value := observe(run, metric)) is not None:
+                found[self._seed_of(run)].append(scale * value)
+        return {seed: of_one(values) for seed, values in found.items()}
+
+    def _seed_of(self, run: Run) -> Seed:
+        found = run.key(self.claim.repeated_by)
+        return (run.seed if found is None else found,)
+
+    def _common(self, seeds: Mapping[str, set[Seed]]) -> Mapping[str, set[Seed]]:
+        """Return the seeds that count: where a rule compares run for run, those that all settings have."""
+        if self.claim.rule.kind not in PAIRED or not seeds:
+            return seeds
+        return dict.fromkeys(seeds, set.intersection(*seeds.values()))
+
+    def _lacking(self, states: Sequence[str]) -> str:
+        """Say what a verdict needs; nothing where all is there once the runs in these states have finished."""
+        claim = self.claim
+        coming = {name: [run for run in cell if run.state in states] for name, cell in self.cells.items()}
+        seeds = {name: {*values, *map(self._seed_of, coming[name])} for name, values in self.values.items()}
+        counted = {name: len(found) for name, found in self._common(seeds).items()}
+        short = {name: number for name, number in counted.items() if number < claim.seeds}
+        if claim.across:
+            key, least, needed = claim.across.key, claim.across.at_least, claim.across.including
+            enough = [name for name in counted if name not in short]
+            absent = [name for value in needed if (name := f"{value:g}") not in enough]
+            if len(enough) < least or absent:
+                also = f", among them {', '.join(absent)}" if absent else ""
+                found = f"{len(enough)} values of {key} have {claim.seeds} seeds"
+                return f"{found}, {least} are needed{also}{self._states(self.runs)}"
+        if not short:
+            return ""
+        if claim.rule.kind in PAIRED:
+            return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{self._states(self.runs)}"
+        name = min(short, key=lambda name: short[name])
+        where = "" if name == "all" else f" of {claim.across.key}={name}" if claim.across else f" of {name}"
+        return f"{short[name]} of {claim.seeds} seeds{where} finished{self._states(self.cells[name])}"
+
+    def _states(self, runs: Sequence[Run]) -> str:
+        waiting = Counter(str(run.state) for run in runs if run.state != "done")
+        if without := sum(run.state == "done" and observe(run, self.claim.metric) is None for run in runs):
+            waiting[f"without {self.claim.metric}"] = without
+        return "".join(f", {number} {state}" for state, number in waiting.items())
 
 
 def comparisons_of(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
@@ -134,12 +192,15 @@ def comparisons_of(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.setting(*SEEDS, *claim.vary)].append(run)
-    found = []
-    for group in groups.values():
-        by_setting = {name: _cells(claim, of_setting) for name, of_setting in _by_setting(claim, group).items()}
-        for cells in itertools.product(*(cells or [Cell([], {})] for cells in by_setting.values())):
-            found.append(_comparison(claim, dict(zip(by_setting, cells, strict=True))))
-    return found
+    by_setting = [
+        {name: _cells(of_setting) for name, of_setting in _by_setting(claim, group).items()}
+        for group in groups.values()
+    ]
+    return [
+        Comparison(claim, dict(zip(cells, choice, strict=True)))
+        for cells in by_setting
+        for choice in itertools.product(*(several or [[]] for several in cells.values()))
+    ]
 
 
 def pools_of(comparisons: Iterable[Comparison]) -> Pools:
@@ -156,21 +217,8 @@ def named(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
     """Name each comparison by what tells its cells from those of the others."""
     if claim.across:
         return tell_apart([comparison.runs[0] for comparison in comparisons])
-    apart = [
-        tell_apart([comparison.cells[name].runs[0] for comparison in comparisons]) for name in comparisons[0].cells
-    ]
+    apart = [tell_apart([comparison.cells[name][0] for comparison in comparisons]) for name in comparisons[0].cells]
     return [", ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*apart, strict=True)]
-
-
-def _comparison(claim: Claim, cells: dict[str, Cell]) -> Comparison:
-    def lacking(states: Sequence[str]) -> str:
-        seeds = {name: set(cell.values) for name, cell in cells.items()}
-        for name, cell in cells.items():
-            seeds[name] |= {_seed_of(run, claim) for run in cell.runs if run.state in states}
-        return _lacking(claim, seeds, cells)
-
-    outlooks: list[Outlook] = [outlook for outlook, states in COUNTED.items() if not lacking(states)]
-    return Comparison(claim, cells, lacking(()), outlooks[0] if outlooks else "short")
 
 
 def _by_setting(claim: Claim, runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -183,79 +231,12 @@ def _by_setting(claim: Claim, runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {"all": list(runs)}
 
 
-def _cells(claim: Claim, runs: Iterable[Run]) -> list[Cell]:
+def _cells(runs: Iterable[Run]) -> list[list[Run]]:
+    """Put together the repetitions of a run, and true or random labels under each of their names."""
+    one_axis = [name for paper in load_papers() for name in paper.one_axis]
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[_identity(run)].append(run)
-    return [_cell(claim, group) for group in groups.values()]
-
-
-def _identity(run: Run) -> tuple[str, ...]:
-    """Return the same for repetitions of a run, and for true or random labels under each of their names."""
-    one_axis = [name for paper in load_papers() for name in paper.one_axis]
-    if run.corruption in one_axis and run.level in (0.0, 1.0):
-        return run.setting(*SEEDS, "data.corruption"), f"{run.level:g}"
-    return (run.setting(*SEEDS),)
-
-
-def _cell(claim: Claim, runs: list[Run]) -> Cell:
-    observed: dict[Seed, list[float]] = defaultdict(list)
-    for run in runs:
-        if (value := observe(run, claim.metric)) is not None:
-            observed[_seed_of(run, claim)].append(_scale(claim) * value)
-    # Runs of one seed, which differ in another seed alone, are one repetition.
-    return Cell(runs, {seed: statistics.fmean(found) for seed, found in observed.items()})
-
-
-def _scale(claim: Claim) -> float:
-    return 100.0 if claim.unit == "%" else 1.0
-
-
-def _seed_of(run: Run, claim: Claim) -> Seed:
-    found = run.key(claim.repeated_by)
-    return (run.seed if found is None else found,)
-
-
-def _budgets(claim: Claim, cell: Cell) -> dict[Seed, float]:
-    budgets: dict[Seed, float] = {}
-    for run in cell.runs:
-        if (steps := observe(run, "steps")) is not None:
-            seed = _seed_of(run, claim)
-            budgets[seed] = min(steps, budgets.get(seed, steps))
-    return budgets
-
-
-def _common(claim: Claim, seeds: Mapping[str, set[Seed]]) -> Mapping[str, set[Seed]]:
-    """Return the seeds that count: where a rule compares run for run, those that all settings have."""
-    if claim.rule.kind not in PAIRED or not seeds:
-        return seeds
-    return dict.fromkeys(seeds, set.intersection(*seeds.values()))
-
-
-def _lacking(claim: Claim, seeds: Mapping[str, set[Seed]], cells: Mapping[str, Cell]) -> str:
-    """Say what a verdict needs besides these seeds of every setting; nothing where they are enough."""
-    counted = {name: len(found) for name, found in _common(claim, seeds).items()}
-    short = {name: number for name, number in counted.items() if number < claim.seeds}
-    if claim.across:
-        key, least, needed = claim.across.key, claim.across.at_least, claim.across.including
-        enough = [name for name in counted if name not in short]
-        absent = [name for value in needed if (name := f"{value:g}") not in enough]
-        if len(enough) < least or absent:
-            also = f", among them {', '.join(absent)}" if absent else ""
-            found = f"{len(enough)} values of {key} have {claim.seeds} seeds"
-            return f"{found}, {least} are needed{also}{_states(claim, cells.values())}"
-    if not short:
-        return ""
-    if claim.rule.kind in PAIRED:
-        return f"{min(short.values())} of {claim.seeds} seeds finished in all settings{_states(claim, cells.values())}"
-    name = min(short, key=lambda name: short[name])
-    where = "" if name == "all" else f" of {claim.across.key}={name}" if claim.across else f" of {name}"
-    return f"{short[name]} of {claim.seeds} seeds{where} finished{_states(claim, [cells[name]])}"
-
-
-def _states(claim: Claim, cells: Iterable[Cell]) -> str:
-    runs = [run for cell in cells for run in cell.runs]
-    waiting = Counter(str(run.state) for run in runs if run.state != "done")
-    if without := sum(run.state == "done" and observe(run, claim.metric) is None for run in runs):
-        waiting[f"without {claim.metric}"] = without
-    return "".join(f", {number} {state}" for state, number in waiting.items())
+        is_end = run.corruption in one_axis and run.level in (0.0, 1.0)
+        of_end = (run.setting(*SEEDS, "data.corruption"), f"{run.level:g}") if is_end else (run.setting(*SEEDS),)
+        groups[of_end].append(run)
+    return list(groups.values())

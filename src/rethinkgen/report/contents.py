@@ -106,7 +106,7 @@ class Report:
     @cached_property
     def num_not_counted(self) -> int:
         """Number of claims whose published value nobody has checked."""
-        return sum(not verdict.is_counted for verdict in self.verdicts)
+        return sum(not verdict.claim.is_counted for verdict in self.verdicts)
 
     @cached_property
     def facts(self) -> list[tuple[str, str]]:

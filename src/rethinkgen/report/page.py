@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -22,13 +21,7 @@ from rethinkgen.files import write_atomically
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import MARK, Claim
 from rethinkgen.report.claims import certainty_marks, count, departures, published
-from rethinkgen.report.contents import (
-    MOST_COMMANDS_OF_A_FIGURE,
-    WHAT,
-    Report,
-    shown_commands,
-    without_machine_paths,
-)
+from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, WHAT, Report, shown_commands, without_machine_paths
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.names import stem, to_csv
 from rethinkgen.report.own_page import FOLDERS, check_is_own
@@ -45,15 +38,6 @@ LEAST_LEADING, MOST_LEADING = 2, 3
 WIDE = 7.5
 """Inches from which on a picture has a row of its own."""
 MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
-SYMBOLS = {
-    "reproduced": "✓",
-    "same trend": "≈",
-    "not reproduced": "✗",
-    "cannot tell": "?",
-    "not enough steps": "…",
-    "not enough runs": "…",
-    "not comparable": "–",
-}
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -71,15 +55,16 @@ def write(report: Report, folder: Path) -> Path:
     old_files = _files_of((read_bytes(index, MOST_BYTES_OF_TABLE) or b"").decode(errors="replace"))
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
+    files: dict[str, str | bytes] = {}
     for table in report.all_tables:
-        _replace(folder / "tables" / f"{table.name}.csv", to_csv(table.csv))
-        _replace(folder / "tables" / f"{table.name}.tex", table.to_latex())
-        _replace(folder / "tables" / f"{table.name}.md", table.to_markdown())
+        texts = {"csv": to_csv(table.csv), "tex": table.to_latex(), "md": table.to_markdown()}
+        files |= {f"tables/{table.name}.{kind}": text for kind, text in texts.items()}
     for picture in report.pictures:
-        _replace(folder / "figures" / f"{picture.name}.svg", drawings[picture.name])
-        _replace(folder / "figures" / f"{picture.name}.pdf", picture.to_pdf())
-        _replace(folder / "figures" / f"{picture.name}.csv", to_csv(picture.data))
-    _replace(index, page)
+        texts = {"svg": drawings[picture.name], "csv": to_csv(picture.data)}
+        files |= {f"figures/{picture.name}.{kind}": text for kind, text in texts.items()}
+        files[f"figures/{picture.name}.pdf"] = picture.to_pdf()
+    for name, content in [*files.items(), ("index.html", page)]:
+        write_atomically(folder / name, content, durable=False)
     # What an earlier report wrote and this one has no more: left there, it would be taken for a part of this one.
     for name in old_files - _files_of(page):
         with contextlib.suppress(OSError):  # left behind, it does no harm
@@ -89,10 +74,6 @@ def write(report: Report, folder: Path) -> Path:
 
 def _files_of(page: str) -> set[str]:
     return set(re.findall(r'href="((?:tables|figures)/[A-Za-z0-9_-][A-Za-z0-9_.-]*)"', page))
-
-
-def _replace(path: Path, content: str | bytes) -> None:
-    write_atomically(path, content, durable=False)
 
 
 def render(report: Report, drawings: dict[str, str]) -> str:
@@ -105,12 +86,13 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "symbols": SYMBOLS,
         "published": published,
         "cited": cited,
         "download": download,
         "to_csv": to_csv,
+        "data_text": data_text,
         "what": WHAT,
+        "wide": WIDE,
         "most_rows_of_a_table": MOST_ROWS_OF_A_TABLE,
         "stem": stem,
         "shown_commands": partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
@@ -118,11 +100,10 @@ def render(report: Report, drawings: dict[str, str]) -> str:
     }
     style = environment.get_template("page.css").render()
     shown = [
-        Shown(picture, drawings[picture.name], Markup(named(drawings[picture.name], picture)))
-        for picture in report.pictures
+        (picture, drawings[picture.name], Markup(named(drawings[picture.name], picture))) for picture in report.pictures
     ]
-    shown.sort(key=lambda one: not one.picture.leads)
-    num_leading = min(max(sum(one.picture.leads for one in shown), LEAST_LEADING), MOST_LEADING)
+    shown.sort(key=lambda one: not one[0].leads)
+    num_leading = min(max(sum(picture.leads for picture in report.pictures), LEAST_LEADING), MOST_LEADING)
     return environment.get_template("page.html").render(
         report=report,
         style=Markup(style),
@@ -135,31 +116,6 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         others=shown[num_leading:],
         written=now().replace("T", " ").replace("+00:00", " UTC"),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """A picture as the page has it."""
-
-    picture: Picture
-    file: str
-    """The SVG that one downloads."""
-    drawing: Markup
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether it has a row of its own."""
-        return float(self.picture.figure.get_figwidth()) >= WIDE
-
-    @property
-    def pixels(self) -> int:
-        """Its width as it was drawn."""
-        return round(96 * self.picture.figure.get_figwidth())
-
-    @property
-    def rows(self) -> str:
-        """As much of its data as CSV as the page shows."""
-        return data_text(self.picture.data)
 
 
 def download(folder: str, name: str, kind: str, content: str) -> Markup:

@@ -77,13 +77,17 @@ class Context:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, or a difference of two, with the half-width of its 95 % interval."""
+    """A mean over seeds, or a difference of two."""
 
     mean: float
-    half: float
     n: int
     spread: Spread | None
     """Nothing where one run alone says nothing of it."""
+
+    @property
+    def half(self) -> float:
+        """Half the width of its 95 % interval."""
+        return half_width(self.spread, self.n)
 
     @property
     def low(self) -> float:
@@ -235,29 +239,22 @@ PAIRED = ("ratio", "rising_ratio", "difference")
 
 
 def _estimate(values: Sequence[float], context: Context, setting: str | None = None) -> Estimate:
-    mean = summarise(values).mean
-    if context.is_exact:
-        return Estimate(mean, 0.0, len(values), Spread(0.0, 1))
-    spread = context.pooled.get(setting) if setting is not None else None
-    spread = spread or own_spread(values)
-    return Estimate(mean, half_width(spread, len(values)), len(values), spread)
+    pooled = context.pooled.get(setting) if setting is not None else None
+    spread = Spread(0.0, 1) if context.is_exact else pooled or own_spread(values)
+    return Estimate(summarise(values).mean, len(values), spread)
 
 
 def _gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
     """Return the second's mean less the first's, by Welch: spreads may differ."""
     one, other = (_estimate(list(samples[name].values()), context, name) for name in (first, second))
-    mean = other.mean - one.mean
-    n = min(one.n, other.n)
-    if context.is_exact:
-        return Estimate(mean, 0.0, n, Spread(0.0, 1))
+    # Of as many seeds as the smaller one has: what more of both would do.
+    mean, n = other.mean - one.mean, min(one.n, other.n)
     if one.spread is None or other.spread is None:
-        return Estimate(mean, math.inf, n, None)
+        return Estimate(mean, n, None)
     parts = [(each.spread.deviation**2 / each.n, each.spread.df) for each in (one, other) if each.spread]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
-    # Of as many seeds as the smaller one has: what more of both would do.
-    spread = Spread(math.sqrt(variance * n), df)
-    return Estimate(mean, half_width(spread, n), n, spread)
+    return Estimate(mean, n, Spread(math.sqrt(variance * n), df))
 
 
 def _paired_gain(samples: Samples, context: Context, first: str, second: str) -> Estimate:
@@ -272,7 +269,7 @@ def _judge_gain(
     samples: Samples, context: Context, first: str, second: str, least: float, gain: Gain, asked: str = ""
 ) -> Finding:
     """Judge by how much the second is more than the first; where nothing else varies it must be more, not the same."""
-    if not _is_reached(samples, first, second):
+    if not all(map(math.isfinite, [*samples[first].values(), *samples[second].values()])):
         return _judge_unreached(samples, context, first, second, least, gain)
     found = gain(samples, context, first, second)
     told = f"{found.mean:+,.4g}{asked}"
@@ -293,10 +290,6 @@ def _judge_unreached(samples: Samples, context: Context, first: str, second: str
 
 def _budget(context: Context, setting: str, seed: Seed) -> float:
     return context.budgets.get(setting, {}).get(seed, math.inf)
-
-
-def _is_reached(samples: Samples, *names: str) -> bool:
-    return all(math.isfinite(value) for name in names for value in samples[name].values())
 
 
 def _rising(samples: Samples, context: Context, slack: float, rise: float, gain: Gain) -> Finding:
@@ -331,11 +324,8 @@ def _ratios(samples: Samples, context: Context) -> tuple[Samples, Samples]:
 
 
 def _bounded(samples: Samples, context: Context, low: float, high: float, asked: str) -> Finding:
-    judged = {}
-    for name, values in samples.items():
-        estimate = _estimate(list(values.values()), context, name)
-        told = shown(estimate.mean, context.unit)
-        judged[name] = _in_range(estimate, low, high, "", told)
+    means = {name: _estimate(list(values.values()), context, name) for name, values in samples.items()}
+    judged = {name: _in_range(mean, low, high, "", shown(mean.mean, context.unit)) for name, mean in means.items()}
     return _weakest(judged, _listed(samples, context), asked, f"not {asked}", unclear=f"{asked} cannot be told")
 
 
