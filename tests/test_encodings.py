@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from conftest import ROOT, TINY
 from rethinkgen.files import append_line, write_atomically
+from rethinkgen.run.folder import RunFolder, checksum
+from rethinkgen.sweep.index import Index
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
@@ -66,6 +69,27 @@ def test_a_name_in_no_encoding_costs_no_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "whole", "caf\udce9 →")
     append_line(tmp_path / "whole", "caf\udce9")
     assert (tmp_path / "whole").read_text(encoding="utf-8") == "caf\\udce9 →\ncaf\\udce9\n"
+
+
+def test_facts_with_a_name_in_no_encoding_are_read_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    name = os.fsdecode(b"caf\xe9")
+    folder.write_status("failed", reason=name, overrides=[f"data.root={name}"])
+    folder.write_config({"data": {"root": name}}, [f"data.root={name}"])
+    folder.add_to_identity(run_id="0" * 14, contents={"file": name})
+    told = "caf\\udce9"
+    assert folder.read_status()["overrides"] == [f"data.root={told}"]
+    assert (folder.read_config() or {})["data"]["root"] == told
+    assert folder.read_identity()["contents"]["file"] == told
+    folder.write_result({"overrides": [name]})
+    written = json.loads(folder.result.read_text())
+    assert written["checksum"] == checksum(written)
+    assert written["overrides"] == [told]
+
+
+def test_a_sweep_knows_cells_with_names_in_no_encoding(tmp_path: Path) -> None:
+    """As where the locale is C, and Python takes a name in UTF-8 for bytes."""
+    assert Index(tmp_path, [], []).find([os.fsdecode(b"data.root=caf\xe9")]) is None
 
 
 def test_a_run_where_all_is_ascii(tmp_path: Path) -> None:

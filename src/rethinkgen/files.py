@@ -68,6 +68,18 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         file.write(content.encode("utf-8", ODD) if isinstance(content, str) else content)
 
 
+def in_utf8(value: Any) -> Any:
+    """Return plain types with the texts that ``write_atomically`` would write.
+
+    A file's name in no encoding is half a character here and there in Python, which no reader of JSON or YAML takes.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", ODD).decode()
+    if isinstance(value, dict):
+        return {in_utf8(key): in_utf8(each) for key, each in value.items()}
+    return [in_utf8(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def append_line(path: Path, line: str, *, create: bool = True) -> None:
     """Add a line to a file in one write, on a line of its own where something cut the last one short.
 

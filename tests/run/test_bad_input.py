@@ -48,6 +48,7 @@ def files_of_runs(tmp_path: Path) -> list[Path]:
         ("seed=-1", "seed=-1: a whole number of at least 0"),
         ("seed=1.5", "seed=1.5: a whole number"),
         ("seed=???", "seed"),
+        ("sweep=é", "Hydra reads it in quotes only, which the shell must leave: \"sweep='é'\""),
         ("seed='${nowhere}'", "nowhere"),
         ("max_steps=-1", "max_steps=-1: a whole number of at least 1"),
         ("max_steps=1.5", "max_steps=1.5: a whole number of at least 1"),

@@ -10,16 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from conftest import PATIENCE_SECONDS, ROOT, TINY, Command, in_own_process, read_result
 from outcomes import assert_same, outcome, status_text
+from rethinkgen.errors import RunIsHeldError
+from rethinkgen.run import entry
+from rethinkgen.run.description import Description
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.train import checkpoint
 
 RUN = [*TINY, "max_steps=30"]
@@ -351,3 +357,35 @@ def test_a_machine_with_slurm_is_no_reason_for_a_warning(
         warnings.simplefilter("error")  # pyproject.toml lets this one pass, for tests of plain Lightning
         warnings.filterwarnings("ignore", message=r".*isinstance.treespec, LeafSpec.*")
         train(*TINY, "max_steps=5")
+
+
+@pytest.mark.parametrize("begun_in", [None, "second"])
+def test_of_two_that_lock_one_run_under_two_names_at_once_one_has_it(
+    begun_in: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [RunFolder(tmp_path / name) for name in ("first", "second")]
+    for folder in folders:
+        folder.path.mkdir()
+    if begun_in is not None:
+        (tmp_path / begun_in / "config.yaml").touch()
+    monkeypatch.setattr(entry, "folders_of", lambda description, sweep: [folder.path for folder in folders])
+    both_have_locked = threading.Barrier(2, timeout=PATIENCE_SECONDS)
+    trained, held = [], []
+
+    def begin(folder: RunFolder) -> None:
+        with folder.lock():
+            both_have_locked.wait()
+            try:
+                entry.check_is_nowhere_else(folder, cast(Description, None))
+            except RunIsHeldError as error:
+                held.append(str(error))
+            else:
+                trained.append(folder.path.name)
+
+    threads = [threading.Thread(target=begin, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert trained == [begun_in or "first"]
+    assert len(held) == 1

@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
     from rethinkgen.run.training import Training
 
 log = logging.getLogger(__name__)
+
+GIVING_WAY_SECONDS = 5.0
+"""What a process takes, on a busy machine, between locking a folder and asking whether the run is trained elsewhere."""
 
 _wants_tracebacks = False
 """Whether the user set ``HYDRA_FULL_ERROR``; ``command_line`` sets it for everybody."""
@@ -334,11 +338,20 @@ def log_into(folder: Path, *, instead_of: Path) -> None:
 def check_is_nowhere_else(folder: RunFolder, description: Description) -> None:
     """Refuse to train what another process trains in a folder of another name: only the id says which run it is.
 
+    Of two that ask at the same moment, each of which has locked a folder of its own, one gives way and one waits for
+    that: the run is where it was begun, else where its name comes first.
+
     Raises:
         RunIsHeldError: it does.
     """
     for other in map(RunFolder, folders_of(description, folder.path.parent)):
-        if other.path != folder.path and other.is_held:
+        if other.path == folder.path:
+            continue
+        goes_first = (not folder.holds_run, folder.path.name) < (not other.holds_run, other.path.name)
+        give_up_at = time.monotonic() + (GIVING_WAY_SECONDS if goes_first else 0.0)
+        while other.is_held and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        if other.is_held:
             raise RunIsHeldError(
                 f"this run is being trained by another process right now: {other.path}\n"
                 "Wait for it: the same command will then show its result."

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from rethinkgen.errors import DamagedFileError, LockIsHeldError, RunFolderError, RunIsHeldError
-from rethinkgen.files import is_locked, lock, write_atomically
+from rethinkgen.files import in_utf8, is_locked, lock, write_atomically
 from rethinkgen.received import read_json, read_yaml
 from rethinkgen.run.schema import CONFIG, IDENTITY, STATUS, Schema, fault, fault_of_result
 
@@ -114,6 +114,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, by which the run is finished."""
+        result = in_utf8(result)
         whole = {**result, "checksum": checksum(result)}
         write_atomically(self.result, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
@@ -129,19 +130,19 @@ class RunFolder:
         """Replace ``status.json``: state is running, interrupted or failed; what this process wrote before is kept."""
         ours = {"pid": os.getpid(), "host": socket.gethostname(), "updated": now()}
         self._status |= {"state": state} | ours | details
-        write_atomically(self.status, json.dumps(self._status, indent=2) + "\n", durable=False)
+        write_atomically(self.status, json.dumps(in_utf8(self._status), indent=2) + "\n", durable=False)
         self.has_begun = True
 
     def add_to_status(self, state: str, **details: Any) -> None:
         """Say of a run of another process how it ended; what that process wrote is kept."""
         self.path.mkdir(parents=True, exist_ok=True)
         status = self.read_status() | {"state": state, "updated": now()} | details
-        write_atomically(self.status, json.dumps(status, indent=2) + "\n", durable=False)
+        write_atomically(self.status, json.dumps(in_utf8(status), indent=2) + "\n", durable=False)
 
     def write_config(self, config: dict[str, Any], overrides: list[str]) -> None:
         """Write the resolved config and the overrides it came from."""
-        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
-        write_atomically(self.overrides, yaml.safe_dump(overrides))
+        write_atomically(self.config, yaml.safe_dump(in_utf8(config), sort_keys=False))
+        write_atomically(self.overrides, yaml.safe_dump(in_utf8(overrides)))
 
     def read_identity(self) -> dict[str, Any]:
         """Return ``identity.json``, or an empty dictionary where there is none that can be read."""
@@ -152,7 +153,7 @@ class RunFolder:
         facts = facts | self.read_identity()
         if code is not None:
             facts["code"] = dict(code)
-        write_atomically(self.identity, json.dumps(facts, indent=2) + "\n")
+        write_atomically(self.identity, json.dumps(in_utf8(facts), indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any] | None:
         """Return the resolved config of the run that this folder holds, or nothing where it holds none.

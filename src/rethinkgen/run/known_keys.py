@@ -282,6 +282,12 @@ def refused_by_hydra(message: str) -> tuple[str, str] | None:
     return None if found is None else (found["key"], found["override"].partition("=")[2])
 
 
+UNQUOTED = re.compile(
+    r"""Error when parsing index: \d+, string: ([^\s='"]+)=([^'"]+) out of \[.*LexerNoViable""", re.DOTALL
+)
+"""Hydra's word on a letter that its grammar does not know, as all beyond ASCII."""
+
+
 def better_words(error: BaseException, conf: Path) -> str | None:
     """Return what to say in place of Hydra's words on a key that the config does not have; ``None``: they are right.
 
@@ -291,6 +297,9 @@ def better_words(error: BaseException, conf: Path) -> str | None:
         return f"+{found[1]}=...: one is chosen already. To choose another, leave out the +: {found[1]}=..."
     if found := NOT_TAKEN.search("\n".join([str(error), *getattr(error, "__notes__", [])])):
         return f"{found[2]}.{found[1]}: there is no such key."
+    if found := UNQUOTED.match(str(error)):
+        key, value = found.groups()
+        return f"{key}={value}: Hydra reads it in quotes only, which the shell must leave: \"{key}='{value}'\""
     if (refused := refused_by_hydra(str(error))) is None:
         return None
     key, value = refused

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rethinkgen.errors import DamagedFileError
-from rethinkgen.files import append_line
+from rethinkgen.files import ODD, append_line, in_utf8
 from rethinkgen.run import identity
 from rethinkgen.run.catalogue import FILE_NAME, Entry, each_line
 from rethinkgen.run.description import Description
@@ -114,7 +114,7 @@ class Index:
             "choices": description.choices,
             "config": description.config,
         }
-        line = json.dumps(entry).encode()
+        line = json.dumps(in_utf8(entry)).encode()
         known = self._entries.get(key)
         # Where the configs were changed and changed back, its last line must say so.
         if known is not None and known.line == hash(line) and self._latest == self._configs:
@@ -160,7 +160,7 @@ class Index:
 
 
 def _hash(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", ODD)).hexdigest()[:24]
 
 
 def _state_of(config_folders: Sequence[Path]) -> str:

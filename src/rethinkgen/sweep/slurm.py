@@ -25,7 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 from rethinkgen.errors import HELD, SlurmError
-from rethinkgen.files import lock
+from rethinkgen.files import in_utf8, lock
 from rethinkgen.received import parse_json, read_lines
 from rethinkgen.run.folder import now
 from rethinkgen.run.schema import NAME, TEXTS, fault
@@ -188,7 +188,7 @@ class Submissions:
     def _write(self, line: dict[str, Any]) -> None:
         with self.file.open("ab", buffering=0) as file:
             # On a line of its own, even if a full disk cut the one before short.
-            file.write(f"\n{json.dumps(line)}\n".encode())
+            file.write(f"\n{json.dumps(in_utf8(line))}\n".encode())
             os.fsync(file.fileno())
 
     def alive(self) -> dict[Path, str]:
