@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rethinkgen.checks import check_probability
+from rethinkgen.data import example_list
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
 from rethinkgen.data.preprocessing import ChannelStatistics
@@ -219,6 +220,32 @@ class AsymmetricLabels(CorruptedImages):
                 f"so {num_classes} rows of {num_classes} probabilities are needed."
             )
         return asymmetric_labels(labels, keys, transition, self.seed)
+
+
+class GivenLabels(CorruptedImages):
+    """The labels of a file in place of those of the training examples that it lists. Test labels stay true.
+
+    Args:
+        labels: such a file, see ``rethinkgen.data.example_list``: CIFAR-N's, for example, or those of other annotators.
+    """
+
+    noise_probability = None
+
+    def __init__(self, source: Source, *, labels: str, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.given = example_list.read_labels("data.corruption.labels", labels)
+        if num_dropped := self.given.count(example_list.DROP):
+            raise ValueError(
+                f"{self.given.where}: {num_dropped} rows say drop, and here nothing but labels is taken from the file. "
+                f"Give these rows to data.exclude in a file of their own."
+            )
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """Set those of the file; what it lists counts as drawn, though the label may be the one that was there."""
+        positions, given = self.given.relabelled(self.as_listed(len(labels), self.class_names))
+        labels, is_drawn = labels.copy(), np.zeros(len(labels), dtype=bool)
+        labels[positions], is_drawn[positions] = given, True
+        return Labels(labels, is_drawn)
 
 
 class _CorruptedPixels(CorruptedImages):
