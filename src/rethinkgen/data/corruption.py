@@ -81,6 +81,13 @@ def next_class(num_classes: int, probability: float) -> Transition:
     return (1 - probability) * stay + probability * np.roll(stay, 1, axis=1)
 
 
+def given_labels(labels: IntLabels, positions: NDArray[np.int64], given: IntLabels) -> Labels:
+    """Replace the labels at ``positions (K,)`` by those ``given (K,)``; all of them count as drawn."""
+    labels, is_drawn = labels.copy(), np.zeros(len(labels), dtype=bool)
+    labels[positions], is_drawn[positions] = given, True
+    return Labels(labels, is_drawn)
+
+
 def shuffled_pixels(images: Tensor, permutation: Tensor) -> Tensor:
     """Rearrange the pixels of all images by one ``permutation (H * W,)``; channels stay together."""
     return images.flatten(2).index_select(2, permutation).view(images.shape)
@@ -223,7 +230,7 @@ class AsymmetricLabels(CorruptedImages):
 
 
 class GivenLabels(CorruptedImages):
-    """The labels of a file in place of those of the training examples that it lists. Test labels stay true.
+    """``given_labels`` of the training examples that a file lists. Test labels stay true.
 
     Args:
         labels: such a file, see ``rethinkgen.data.example_list``: CIFAR-N's, for example, or those of other annotators.
@@ -241,11 +248,8 @@ class GivenLabels(CorruptedImages):
             )
 
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
-        """Set those of the file; what it lists counts as drawn, though the label may be the one that was there."""
-        positions, given = self.given.relabelled(self.as_listed(len(labels), self.class_names))
-        labels, is_drawn = labels.copy(), np.zeros(len(labels), dtype=bool)
-        labels[positions], is_drawn[positions] = given, True
-        return Labels(labels, is_drawn)
+        """See ``given_labels``."""
+        return given_labels(labels, *self.given.relabelled(self.as_listed(len(labels), self.class_names)))
 
 
 class _CorruptedPixels(CorruptedImages):
