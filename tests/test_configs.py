@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -39,8 +40,9 @@ def in_memory(name: str, overrides: list[str] | None = None) -> CorruptedImages:
 
 
 @pytest.mark.parametrize("name", choices("data.corruption"))
-def test_corruptions(name: str) -> None:
-    datamodule = in_memory(name)
+def test_corruptions(name: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("index,label\n0,1\n")
+    datamodule = in_memory(name, [f"data.corruption.labels={tmp_path}/labels.csv"] if name == "given_labels" else [])
     datamodule.setup()
     assert datamodule.splits["train"].inputs.shape == (1437, 1, 8, 8)
     assert isinstance(datamodule.source, Digits)

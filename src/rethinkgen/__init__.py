@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.corruption import AsymmetricLabels as AsymmetricLabels
     from rethinkgen.data.corruption import Gaussian as Gaussian
     from rethinkgen.data.corruption import GaussianBlend as GaussianBlend
+    from rethinkgen.data.corruption import GivenLabels as GivenLabels
     from rethinkgen.data.corruption import NoisyInputs as NoisyInputs
     from rethinkgen.data.corruption import PartialLabels as PartialLabels
     from rethinkgen.data.corruption import RandomLabels as RandomLabels
@@ -60,8 +61,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     __version__: str
 
 _WHERE = {
-    "data.corruption": "AsymmetricLabels Gaussian GaussianBlend NoisyInputs PartialLabels RandomLabels RandomPixels "
-    "RandomSigns ShuffledPixels TrueLabels",
+    "data.corruption": "AsymmetricLabels Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels RandomLabels "
+    "RandomPixels RandomSigns ShuffledPixels TrueLabels",
     "data.module": "CorruptedImages Labels",
     "data.source": "CIFAR10 CIFAR100 MNIST SVHN Digits Examples FashionMNIST ImageFolder Images",
     "data.streamed_source": "StreamedFolder",

@@ -31,6 +31,7 @@ SET_ELSEWHERE = {
     *("image_shape", "num_classes", "num_outputs", "optimizer", "schedule", "loss", "learning_rate", "lr"),
     *("weight_decay", "dropout", "label_smoothing"),
     *("source", "batch_size", "micro_batch_size", "preprocessing", "crop", "num_train", "validation", "seed"),
+    *("exclude", "relabel"),
     *("order_seed", "random_crop", "flip", "rotation", "color_jitter", "mixup", "gradient_clip"),
     # Objects, which no config has yet.
     *("mix", "penalties"),
@@ -174,6 +175,20 @@ def test_a_file_counts_by_its_content(run_id: RunId, tmp_path: Path) -> None:
     assert a == b != c
     with pytest.raises(ValueError, match=r"data.corruption.matrix=.*d.csv: the file cannot be read"):
         run_id(*asked, f"data.corruption.matrix={tmp_path}/d.csv")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["data.exclude"], ["data.relabel"], ["data.corruption.labels", "data.corruption=given_labels"]],
+    ids=lambda asked: asked[0],
+)
+def test_a_list_of_examples_counts_by_its_content(asked: list[str], run_id: RunId, tmp_path: Path) -> None:
+    for name, content in {"a": "1,2", "b": "1,2", "c": "1,3"}.items():
+        (tmp_path / f"{name}.csv").write_text(f"index,label\n{content}\n")
+    key, *others = asked
+    a, b, c = (run_id(*others, f"{key}={tmp_path}/{name}.csv") for name in "abc")
+    assert len({a, c, run_id()}) == 3
+    assert a == b
 
 
 def test_a_found_config_opens_no_file(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rethinkgen.checks import check_probability
+from rethinkgen.data import example_list
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
 from rethinkgen.data.preprocessing import ChannelStatistics
@@ -78,6 +79,13 @@ def next_class(num_classes: int, probability: float) -> Transition:
     """Return the transition of class ``k`` to ``k + 1``, and the last to the first, with ``probability``."""
     stay = np.eye(num_classes)
     return (1 - probability) * stay + probability * np.roll(stay, 1, axis=1)
+
+
+def given_labels(labels: IntLabels, positions: NDArray[np.int64], given: IntLabels) -> Labels:
+    """Replace the labels at ``positions (K,)`` by those ``given (K,)``; all of them count as drawn."""
+    labels, is_drawn = labels.copy(), np.zeros(len(labels), dtype=bool)
+    labels[positions], is_drawn[positions] = given, True
+    return Labels(labels, is_drawn)
 
 
 def shuffled_pixels(images: Tensor, permutation: Tensor) -> Tensor:
@@ -219,6 +227,29 @@ class AsymmetricLabels(CorruptedImages):
                 f"so {num_classes} rows of {num_classes} probabilities are needed."
             )
         return asymmetric_labels(labels, keys, transition, self.seed)
+
+
+class GivenLabels(CorruptedImages):
+    """``given_labels`` of the training examples that a file lists. Test labels stay true.
+
+    Args:
+        labels: such a file, see ``rethinkgen.data.example_list``: CIFAR-N's, for example, or those of other annotators.
+    """
+
+    noise_probability = None
+
+    def __init__(self, source: Source, *, labels: str, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.given = example_list.read_labels("data.corruption.labels", labels)
+        if num_dropped := self.given.count(example_list.DROP):
+            raise ValueError(
+                f"{self.given.where}: {num_dropped} rows say drop, and here nothing but labels is taken from the file. "
+                f"Give these rows to data.exclude in a file of their own."
+            )
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """See ``given_labels``."""
+        return given_labels(labels, *self.given.relabelled(self.as_listed(len(labels), self.class_names)))
 
 
 class _CorruptedPixels(CorruptedImages):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rethinkgen.blame import source_of
 from rethinkgen.checks import check_between, check_switch, check_whole
+from rethinkgen.data import example_list
 from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, Loader, epoch_order, micro_batch_sizes
 from rethinkgen.data.draws import balanced_subset, generator
@@ -118,6 +120,10 @@ class CorruptedImages(pl.LightningDataModule):
             need a number.
         num_train: train on so many examples, balanced by original label; smaller subsets are part of larger.
         validation: share of the training examples that is held out, balanced by original label.
+        exclude: a file of training examples that are left out, of the held-out part too; see
+            ``rethinkgen.data.example_list``.
+        relabel: a file of labels that take the place of the source's own, which they correct: they are the original
+            ones from then on. What it decides to drop is left out.
         seed: of the corruption and the subsets.
         order_seed: of the order of batches and the augmentation; ``None``: ``seed``.
         random_crop: crop at random, see ``rethinkgen.data.augmentation``; streamed images as torchvision's
@@ -150,6 +156,8 @@ class CorruptedImages(pl.LightningDataModule):
         crop: str | int | None = "auto",
         num_train: int | None = None,
         validation: float = 0.0,
+        exclude: str | None = None,
+        relabel: str | None = None,
         seed: int = 0,
         order_seed: int | None = None,
         random_crop: bool = False,
@@ -174,6 +182,8 @@ class CorruptedImages(pl.LightningDataModule):
         self.crop = check_whole("data.crop", crop, 1, or_else="auto or null") if is_size else crop
         self.num_train = None if num_train is None else check_whole("data.num_train", num_train, 1)
         self.validation = check_between("data.validation", validation, 0, 1, below=True)
+        self.exclude = None if exclude is None else example_list.read_exclude("data.exclude", exclude)
+        self.relabel = None if relabel is None else example_list.read_labels("data.relabel", relabel)
         self.seed = check_whole("data.seed", seed, 0)
         self.order_seed = self.seed if order_seed is None else check_whole("data.order_seed", order_seed, 0)
         self.random_crop = check_switch("regularizer.random_crop", random_crop)
@@ -453,6 +463,7 @@ class CorruptedImages(pl.LightningDataModule):
                 f"data.source: load() of {source_of(self.source)} returned {_told(images)}. Images(train, test, "
                 "class_names) is wanted, of two Examples, or ImageFiles."
             )
+        images, is_left_out, notes = self._listed(images)
         train, test = images.train, images.test
         if isinstance(images, ImageFiles):
             self._files = images
@@ -467,8 +478,8 @@ class CorruptedImages(pl.LightningDataModule):
             self.image_shape[1:], is_cropped_here, self.flip, self.rotation, self.color_jitter
         )
 
-        chosen = self._choose(train)
-        self.notes = [*self._missing_classes(images, chosen[0]), *self._shared_images(images, *chosen)]
+        chosen = self._choose(train, is_left_out)
+        self.notes = [*notes, *self._missing_classes(images, chosen[0]), *self._shared_images(images, *chosen)]
         training, held_out = map(self._cut, chosen)
         images = self._replaced(images)
         train, test, self.class_names = images.train, images.test, images.class_names
@@ -498,6 +509,36 @@ class CorruptedImages(pl.LightningDataModule):
                     f"different label: fit/accuracy cannot exceed {self.fit_ceiling:.4%}."
                 )
         self.splits = splits
+
+    def _listed(self, images: Images | ImageFiles) -> tuple[Images | ImageFiles, NDArray[np.bool_], list[str]]:
+        """Return the images with their labels corrected, which training examples are left out, and words for it."""
+        split, notes = self.as_listed(len(images.train), images.class_names), []
+        is_left_out = np.zeros(split.count, dtype=bool)
+        if self.relabel is not None:
+            positions, corrected = self.relabel.relabelled(split)
+            labels = images.train.labels.copy()
+            labels[positions] = corrected
+            is_left_out[self.relabel.dropped(split)] = True
+            changed = np.count_nonzero(labels != images.train.labels)
+            notes.append(f"{self.relabel.where}: {changed:,} of {split.count:,} training labels are corrected.")
+            images = replace(images, train=replace(images.train, labels=labels))  # type: ignore[arg-type]
+        if self.exclude is not None:
+            is_left_out[self.exclude.dropped(split)] = True
+            if num_kept := self.exclude.count(example_list.RELABEL):
+                notes.append(
+                    f"{self.exclude.where}: {num_kept:,} rows say relabel, and their labels are as they were: "
+                    "data.relabel with the same file corrects them."
+                )
+        if where := ", ".join(each.where for each in (self.exclude, self.relabel) if each and is_left_out.any()):
+            notes.append(
+                f"{where}: {np.count_nonzero(is_left_out):,} of {split.count:,} training examples are left out."
+            )
+        return images, is_left_out, notes
+
+    def as_listed(self, count: int, class_names: Sequence[str]) -> example_list.Split:
+        """Return the source's training split as a file of examples may name them."""
+        name_of = getattr(self.source, "name_of", None)
+        return example_list.Split(count, class_names, None if name_of is None else partial(name_of, "train"))
 
     def _where(self) -> str:
         root = getattr(self.source, "root", None)
@@ -632,8 +673,13 @@ class CorruptedImages(pl.LightningDataModule):
             )
         return self.crop, self.crop
 
-    def _choose(self, train: Examples | Files) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the positions, ascending, of training and of held-out examples."""
+    def _choose(
+        self, train: Examples | Files, is_left_out: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the positions, ascending, of training and of held-out examples.
+
+        The held-out part is that of all examples, less those left out: so runs that leave out others compare.
+        """
         total = len(train)
         num_held_out = round(self.validation * total)
         if self.validation and not 0 < num_held_out < total:
@@ -641,16 +687,24 @@ class CorruptedImages(pl.LightningDataModule):
                 f"data.validation={self.validation} holds out {num_held_out} of {total} training examples: "
                 "at least one must be held out and one must be left."
             )
-        if self.num_train is not None and self.num_train > total - num_held_out:
-            raise ValueError(
-                f"data.num_train={self.num_train}: at most {total - num_held_out} is allowed, as the source "
-                f"has {total} training examples, of which data.validation={self.validation} holds out "
-                f"{num_held_out}."
-            )
         held_out, training = np.arange(0), np.arange(total)
         if num_held_out:
             held_out = balanced_subset("validation", self.seed, train.labels, train.keys, num_held_out)
             training = np.setdiff1d(training, held_out)
+        training, held_out = (index[~is_left_out[index]] for index in (training, held_out))
+        if not len(training) or (num_held_out and not len(held_out)):
+            raise ValueError(
+                f"data.exclude: {np.count_nonzero(is_left_out):,} of {total:,} training examples are left out, so that "
+                f"{len(training)} are left to train on, and {len(held_out)} of the held-out part. Leave out fewer."
+            )
+        if self.num_train is not None and self.num_train > len(training):
+            left_out = np.count_nonzero(is_left_out)
+            besides = f" and data.exclude or data.relabel leaves out {left_out}" if left_out else ""
+            raise ValueError(
+                f"data.num_train={self.num_train}: at most {len(training)} is allowed, as the source "
+                f"has {total} training examples, of which data.validation={self.validation} holds out "
+                f"{num_held_out}{besides}."
+            )
         if self.num_train is not None:
             labels, keys = train.labels[training], train.keys[training]
             training = training[balanced_subset("subset", self.seed, labels, keys, self.num_train)]

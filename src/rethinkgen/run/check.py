@@ -26,6 +26,7 @@ from rethinkgen.checks import (
     check_text,
     check_whole,
 )
+from rethinkgen.data.example_list import read_exclude, read_labels
 from rethinkgen.run.build import PLACES, check_partial, target_of
 from rethinkgen.run.command import install_command
 from rethinkgen.run.declaration import check_declaration
@@ -102,6 +103,8 @@ KEYS: dict[str, Rule] = {
     "data.crop": _whole(1).or_else("auto", None),
     "data.num_train": _whole(1).or_else(None),
     "data.validation": SHARE,
+    "data.exclude": Rule(read_exclude, (None,)),
+    "data.relabel": Rule(read_labels, (None,)),
     "data.seed": _whole(0),
     "data.order_seed": _whole(0).or_else(None),
     "model.learning_rate": POSITIVE,
@@ -137,6 +140,7 @@ CLASSES: dict[str, dict[str, Rule]] = {
     "PartialLabels": {"probability": PROBABILITY},
     "AsymmetricLabels": {"probability": PROBABILITY.or_else(None)},
     "GaussianBlend": {"strength": PROBABILITY},
+    "GivenLabels": {"labels": Rule(read_labels)},
     "NoisyInputs": {"fraction": PROBABILITY},
     "ImageFolder": {"root": TEXT, "num_workers": _whole(0, 1024).or_else(None)},
     "StreamedFolder": {

@@ -45,6 +45,8 @@ CALLED_HERE = {
     "data.micro_batch_size": "micro_batch_size accumulate_grad_batches trainer.accumulate_grad_batches",
     "data.num_train": "num_train num_examples num_samples subset trainer.limit_train_batches",
     "data.validation": "val_split validation_split val_size val_fraction",
+    "data.exclude": "exclude leave_out ignore exclude_indices",
+    "data.relabel": "relabel label_file corrected_labels",
     "data.corruption.probability": "noise_rate noise_level label_noise noise_prob probability corruption_prob",
     "data.corruption": "corruption noise noise_type data/corruption",
     "data": "dataset datamodule dm",
