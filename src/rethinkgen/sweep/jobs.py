@@ -89,6 +89,8 @@ class Job:
     def end(self, state: State, reason: str, **details: str) -> None:
         """Note how the job's process ended."""
         self.fault = Outcome(state, first_line(reason))
+        if self.folder.result.exists() and not self.folder.status.exists():
+            return  # a finished run that was asked for more stays finished
         try:
             self.folder.add_to_status(state, reason=reason, **details)
         except OSError as error:
