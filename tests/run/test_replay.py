@@ -17,6 +17,7 @@ from conftest import TINY, Command
 from rethinkgen.errors import ReplayDiffersError
 from rethinkgen.measure.fit import state_digest
 from rethinkgen.run.data_of_run import datamodule_of
+from rethinkgen.run.declaration import acting
 from rethinkgen.run.kept import last_step
 from rethinkgen.run.replay import Built, keep, states, weights_along, weights_at
 from rethinkgen.run.run import read_run
@@ -34,7 +35,7 @@ KINDS = {
 
 def opened(folder: Path) -> Built:
     run = read_run(folder)
-    return Built(run, datamodule_of(run, None, torch.device("cpu")))
+    return Built(run, datamodule_of(run, acting(run.config)["data"], None, torch.device("cpu")))
 
 
 def without_states(folder: Path, *but: int) -> Path:

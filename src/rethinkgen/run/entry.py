@@ -426,11 +426,12 @@ def keep_missing(folder: RunFolder, description: Description, datamodule: Corrup
         return
     wait_politely()
     from rethinkgen.run.data_of_run import datamodule_of
+    from rethinkgen.run.declaration import acting
     from rethinkgen.run.replay import Built, device_of, keep
 
     if datamodule is None:
         root = description.config["data"]["source"].get("root")
-        datamodule = datamodule_of(run, root, device_of(run))
+        datamodule = datamodule_of(run, acting(run.config)["data"], root, device_of(run))
     keep(Built(run, datamodule), missing, inexact=description.config["replay"] == "inexact", tell=say)
     say(f"Kept in {folder.weights}: the states of {', '.join(f'step {step:,}' for step in missing)}.")
 

@@ -200,7 +200,8 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def begun(built: RunBuilt, first: int, last: int, *, inexact: bool, tell: Tell) -> Iterator[Retraining]:
     """Give the training at the nearest state up to ``first``, once it is told what it costs to go on to ``last``."""
     state = nearest_state(built.run, first, tell)
-    tell(announced(built.run, 0 if state is None else state.step, last))
+    if (start := 0 if state is None else state.step) < last:
+        tell(announced(built.run, start, last))
     checks = Checks(built.run, state, inexact=inexact, tell=tell)
     training = Retraining(built.run, built.datamodule, state, checks)
     try:

@@ -186,11 +186,7 @@ def find_jobs(
             job, description = planner.plan(overrides, number)
             job.path = path_of_today(description, job.path)
             index.add(overrides, job.path, description)
-            job.was_done = (
-                not job.is_rerun
-                and job.outcome().state == "done"
-                and not lacks_states(job.path, description.config.get("keep") or ())
-            )
+            job.was_done = job.is_finished()
             jobs.setdefault((job.path.parent, description.run_id), job)
             if warm_up and not job.was_done and time.monotonic() - began > WARM_UP_AFTER_SECONDS:
                 warm_up()
