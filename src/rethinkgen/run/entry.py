@@ -49,6 +49,7 @@ from rethinkgen.run.description import Description, changed_code, describe, fold
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
+from rethinkgen.run.kept import lacks_states, last_step, missing_steps, unreached
 from rethinkgen.run.known_keys import (
     better_words,
     check_regularizers_are_read,
@@ -58,9 +59,11 @@ from rethinkgen.run.known_keys import (
 )
 from rethinkgen.run.last_words import say_last
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
+from rethinkgen.run.run import read_run
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
 
 if TYPE_CHECKING:
+    from rethinkgen.data.module import CorruptedImages
     from rethinkgen.run.training import Training
 
 log = logging.getLogger(__name__)
@@ -226,6 +229,7 @@ def take_up(
     if not is_rerun and (finished := folder.read_result()) is not None:
         tell_finished(folder, finished, description)
         folder.tidy_up()
+        keep_more(folder, description)
         return dict(finished["metrics"])
     with folder.lock():
         # Another process may have finished it just before it let go of the lock.
@@ -403,10 +407,46 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         tell_trial(result)
         return dict(result["metrics"])
     tell_result(folder, result)
+    # What was asked for only when it was passed already, or has been damaged since.
+    keep_missing(folder, description, training.datamodule if ranks.size == 1 else None)
     for mirror in training.mirrors:
         if mirror.unsent_folder is not None:
             say_command("Not sent to W&B yet:", shlex.join([*wandb(), "sync", str(mirror.unsent_folder)]))
     return dict(result["metrics"])
+
+
+def keep_more(folder: RunFolder, description: Description) -> None:
+    """Replay a finished run for the states that it is asked to keep and has not; nothing else in its folder changes.
+
+    Raises:
+        ValueError: it cannot be replayed, or its data are gone.
+        ReplayDiffersError: the replay is not the run.
+        RunIsHeldError: another process is at it.
+    """
+    if lacks_states(folder.path, description.config.get("keep") or ()):
+        with folder.lock():
+            keep_missing(folder, description)
+
+
+def keep_missing(folder: RunFolder, description: Description, datamodule: CorruptedImages | None = None) -> None:
+    """Do so while the run's lock is held; ``datamodule`` is its data, where they are loaded already."""
+    moments = description.config.get("keep") or ()
+    run = read_run(folder.path)
+    for each in unreached(run, moments):
+        say(f"keep={each}: the run ended before, at step {last_step(run):,}.")
+    missing = missing_steps(run, moments)
+    if not missing:
+        return
+    wait_politely()
+    from rethinkgen.run.data_of_run import datamodule_of
+    from rethinkgen.run.declaration import acting
+    from rethinkgen.run.replay import Built, device_of, keep
+
+    if datamodule is None:
+        root = description.config["data"]["source"].get("root")
+        datamodule = datamodule_of(run, acting(run.config)["data"], root, device_of(run))
+    keep(Built(run, datamodule), missing, inexact=description.config["replay"] == "inexact", tell=say)
+    say(f"Kept in {folder.weights}: the states of {', '.join(f'step {step:,}' for step in missing)}.")
 
 
 def wait_politely() -> None:
@@ -532,9 +572,9 @@ def note_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
     """Write ``status.json``; where even that fails, tell whoever started this process, and the screen."""
     details = {"reason": reason}
     note(f"{state}: {reason}")
-    if not folder.path.is_dir():
+    if not folder.path.is_dir() or (folder.result.exists() and not folder.has_begun):
         say_last(state, reason)
-        return  # somebody has removed it, which the reason says
+        return  # somebody has removed it, which the reason says; or it is finished, and stays so
     if state == "failed":
         details["traceback"] = "".join(traceback.format_exception(error))
     try:

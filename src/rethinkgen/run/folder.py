@@ -155,6 +155,14 @@ class RunFolder:
             facts["code"] = dict(code)
         write_atomically(self.identity, json.dumps(in_utf8(facts), indent=2) + "\n")
 
+    def note_ranks(self, size: int, *, is_anew: bool) -> None:
+        """Write down on how many ranks the run is trained from here on: one that is resumed on others has no replay."""
+        facts = self.read_identity()
+        sizes = [] if is_anew else list(facts.get("world_sizes") or [])
+        if sizes[-1:] != [size]:
+            facts["world_sizes"] = [*sizes, size]
+            write_atomically(self.identity, json.dumps(facts, indent=2) + "\n")
+
     def read_config(self) -> dict[str, Any] | None:
         """Return the resolved config of the run that this folder holds, or nothing where it holds none.
 

@@ -10,7 +10,7 @@ from rethinkgen.data.timetable import Moment, Timetable, check_moment, step_of
 from rethinkgen.run.curves import STEP, read_rows
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
-from rethinkgen.run.run import Run
+from rethinkgen.run.run import Run, read_run
 from rethinkgen.train.kept_files import kept_steps
 
 
@@ -115,6 +115,14 @@ def missing_steps(run: Run, moments: Sequence[Moment]) -> list[int]:
     return sorted(step for step in steps - set(kept) if step <= last)
 
 
-def weights_folder(path: Path) -> Path:
-    """Return where in a run's folder the states lie."""
-    return RunFolder(path).weights
+def unreached(run: Run, moments: Sequence[Moment]) -> list[Moment]:
+    """Return those moments that a finished run ended before."""
+    if run.result is None or not takes_steps(run.config):
+        return []
+    timetable = timetable_of(run) or Timetable(1, 1)
+    return [each for each in moments if step_of(each, timetable, end=0, last=0) > last_step(run)]
+
+
+def lacks_states(path: Path, moments: Sequence[Moment]) -> bool:
+    """Whether the finished run in a folder has not all states that it is asked to keep."""
+    return bool(moments) and bool(missing_steps(read_run(path), moments))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rethinkgen.console import duration
@@ -29,6 +30,12 @@ from rethinkgen.run.retraining import Retraining
 from rethinkgen.run.run import Run
 from rethinkgen.train.kept import State, read_state, read_weights, read_weights_alone, write_state
 from rethinkgen.train.kept_files import kept_steps
+
+
+def device_of(run: Run) -> torch.device:
+    """Return where a replay is nearest to the run: on a GPU what was trained on one, where there is one."""
+    was_on_cpu = str((run.result or {}).get("device", "cpu")).startswith("cpu")
+    return torch.device("cpu" if was_on_cpu or not torch.cuda.is_available() else "cuda:0")
 
 
 class RunBuilt(Protocol):
@@ -72,6 +79,7 @@ def states(
                 (batch,) = built.datamodule.batches(block)
             yield TrainingStep(training.step, training.model.state_dict(), batch, *training.rate_and_momentum())
             training.take([batch], 1)
+        training.checks.conclude(last)
 
 
 def weights_at(built: RunBuilt, step: int, *, inexact: bool = False, tell: Tell = print) -> dict[str, Tensor]:
@@ -121,11 +129,26 @@ def keep(built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: 
 
 
 def _replayed(built: RunBuilt, steps: Sequence[int], *, inexact: bool, tell: Tell) -> Iterator[Retraining]:
+    """Yield the training at each of ``steps``; where a state lies between two of them, from there on."""
     check_replayable(built.run, steps[-1])
-    with begun(built, steps[0], steps[-1], inexact=inexact, tell=tell) as training:
-        for step in steps:
-            training.train_to(step)
-            yield training
+    for part in _parts(steps, kept_steps(RunFolder(built.run.path).weights)):
+        with begun(built, part[0], part[-1], inexact=inexact, tell=tell) as training:
+            for step in part:
+                training.train_to(step)
+                if step == part[-1]:
+                    training.checks.conclude(step)
+                yield training
+
+
+def _parts(steps: Sequence[int], kept: Sequence[int]) -> list[list[int]]:
+    """Cut ascending steps where a kept one lies after the one and at the next or before."""
+    parts: list[list[int]] = []
+    for step in steps:
+        if parts and not any(parts[-1][-1] < each <= step for each in kept):
+            parts[-1].append(step)
+        else:
+            parts.append([step])
+    return parts
 
 
 def check_replayable(run: Run, step: int) -> None:
@@ -177,14 +200,14 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def begun(built: RunBuilt, first: int, last: int, *, inexact: bool, tell: Tell) -> Iterator[Retraining]:
     """Give the training at the nearest state up to ``first``, once it is told what it costs to go on to ``last``."""
     state = nearest_state(built.run, first, tell)
-    tell(announced(built.run, 0 if state is None else state.step, last))
+    if (start := 0 if state is None else state.step) < last:
+        tell(announced(built.run, start, last))
     checks = Checks(built.run, state, inexact=inexact, tell=tell)
     training = Retraining(built.run, built.datamodule, state, checks)
     try:
         yield training
     finally:
         training.end()
-    checks.conclude(last)
 
 
 def nearest_state(run: Run, step: int, tell: Tell) -> State | None:

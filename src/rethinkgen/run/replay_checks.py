@@ -21,6 +21,11 @@ TOLERANCE = 0.01
 """By how much a running loss may differ, as a share of it (of 0.1 where it is less), where bits cannot be asked for: of
 a run on a GPU, or on several devices."""
 
+NOTHING_DIFFERS = (
+    "Of what the run's files tell nothing is another now: perhaps the libraries below torch are, or the run was "
+    "resumed under another number of threads"
+)
+
 Tell = Callable[[str], object]
 
 
@@ -79,10 +84,8 @@ class Checks:
             self._differs(f"its running loss at step {step:,} is {ours!r}, that of the run {theirs!r}")
 
     def _differs(self, what: str) -> None:
-        because = "; ".join(differences(self.run, self.device)) or (
-            "Nothing that the run's files tell is another now: perhaps the machine's load of libraries, or the run "
-            "was resumed under another number of threads"
-        )
+        told = differences(self.run, self.device)
+        because = f"What is another now: {'; '.join(told)}" if told else NOTHING_DIFFERS
         if not self.inexact:
             raise ReplayDiffersError(
                 f"the replay of {self.run.path.name} is not the run: {what}. {because}. replay=inexact goes on all the "
@@ -130,8 +133,13 @@ def differences(run: Run, device: str) -> list[str]:
     if result.get("device") not in (None, device):
         told.append(f"the device is {device} here, was {result['device']}")
     if result.get("commit") not in (None, ours := commit()):
-        told.append(f"rethinkgen's commit is {(ours or 'unknown')[:10]} here, was {result['commit'][:10]}")
+        told.append(f"rethinkgen is of commit {_brief(ours)} here, was of {_brief(result['commit'])}")
     return told
+
+
+def _brief(commit: str | None) -> str:
+    name, plus, changes = (commit or "unknown").partition("+")
+    return f"{name[:10]}{plus}{changes}"
 
 
 def _version(name: str) -> str:

@@ -41,7 +41,7 @@ class Retraining:
         self.datamodule = datamodule
         self.checks = checks
         self.step = 0 if state is None else state.step
-        config = acting_config(run)
+        config = OmegaConf.create(acting(run.config))
         self.setting = Setting()
         with self.setting:
             torch.set_num_threads((run.result or {}).get("threads") or config.get("threads") or default_threads())
@@ -118,11 +118,6 @@ class Retraining:
         self.datamodule.teardown("fit")
 
 
-def acting_config(run: Run) -> DictConfig:
-    """Return the config by which the run was trained."""
-    return OmegaConf.create(acting(run.config))
-
-
 def initial_model(config: DictConfig, datamodule: CorruptedImages) -> Classifier:
     """Build the network of a run as its training did; the generators are left as training's first step finds them.
 
@@ -176,11 +171,11 @@ def trainer_like(config: DictConfig, datamodule: CorruptedImages) -> pl.Trainer:
 class Setting:
     """What a training sets for the whole process: in force within ``with``, and outside the caller's own.
 
-    It is generators, threads, which algorithms are allowed, and that gradients are computed.
+    It is generators, threads, the default dtype, which algorithms are allowed, and that gradients are computed.
     """
 
     def __init__(self) -> None:
-        self._other = _of_process()
+        self._other = _of_process() | {"dtype": torch.float32}
 
     def __enter__(self) -> None:
         self._change_places()
@@ -206,6 +201,7 @@ def _of_process() -> dict[str, Any]:
         "numpy": np.random.get_state(),
         "python": random.getstate(),
         "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "only_warns": torch.is_deterministic_algorithms_warn_only_enabled(),
         "benchmark": torch.backends.cudnn.benchmark,
@@ -220,6 +216,7 @@ def _set_of_process(told: Mapping[str, Any]) -> None:
     random.setstate(told["python"])
     if told["threads"] != torch.get_num_threads():
         torch.set_num_threads(told["threads"])
+    torch.set_default_dtype(told["dtype"])
     torch.use_deterministic_algorithms(told["deterministic"], warn_only=told["only_warns"])
     torch.backends.cudnn.benchmark = told["benchmark"]
 

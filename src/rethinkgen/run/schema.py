@@ -59,6 +59,7 @@ CHOICES = Kind("a choice for each group", _all_are(_is_choice))
 METRICS = Kind("a number for each metric", _all_are(_is_metric))
 NAMES = Kind("a name for each key", _all_are(lambda value: value is None or _is_name(value)))
 NODE = Kind("keys and values", lambda value: isinstance(value, dict))
+COUNTS = Kind("a list of counts", lambda value: isinstance(value, list) and all(map(_is_count, value)))
 SHAPE = Kind("three sizes", lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)))
 
 Schema = dict[str, Kind]
@@ -75,7 +76,7 @@ RESULT: Schema = OF_A_RUN | {
     "sweep": NAME, "config": NODE, "metrics": METRICS, "fitted": SWITCH, "reason": TEXT, "image_shape": SHAPE,
     "num_classes": POSITIVE, "num_outputs": POSITIVE, "num_train": COUNT, "num_test": COUNT, "seconds": COUNT,
     "images_per_second": COUNT, "seed": COUNT, "finished": NAME, "device": NAME, "versions": NAMES, "commit": NAME,
-    "code": NAMES, "fingerprint": NAME, "contents": NAMES,
+    "code": NAMES, "fingerprint": NAME, "contents": NAMES, "world_sizes": COUNTS,
 }  # fmt: skip
 STATUS: Schema = OF_A_RUN | {
     "state": NAME, "reason": TEXT, "traceback": TEXT, "pid": COUNT, "host": NAME, "started": NAME, "updated": NAME,
@@ -84,7 +85,7 @@ STATUS: Schema = OF_A_RUN | {
 """Not the seed: a run may have failed by what was asked for in its place."""
 IDENTITY: Schema = {
     "run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES, "begun_in": TEXT,
-    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE,
+    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE, "world_sizes": COUNTS,
 }  # fmt: skip
 CONFIG: Schema = {
     "seed": COUNT, "max_steps": COUNT, "max_epochs": COUNT, "evaluate_every": COUNT, "fit_threshold": COUNT,

@@ -272,6 +272,7 @@ class Training:
     def _take_up(self, found: Resumable | None) -> None:
         """Bring the run's own files to the state of the checkpoint, and open the mirrors."""
         self.table.cut_back(-1 if found is None else found.step)
+        self.folder.note_ranks(self.ranks.size, is_anew=found is None)
         if found is not None:
             whose = "" if found.names_its_run else ", of before checkpoints said whose they are"
             line = f"Going on from step {found.step:,} ({found.path.name}{whose})."
@@ -309,6 +310,7 @@ class Training:
             "finished": now(),
             "device": device_name(self.trainer),
             "world_size": self.ranks.size,
+            "world_sizes": self.folder.read_identity().get("world_sizes") or [self.ranks.size],
             "threads": torch.get_num_threads(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "commit": commit(),

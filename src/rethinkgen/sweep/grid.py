@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
@@ -27,6 +29,7 @@ from rethinkgen.run.entry import take_up_former
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import check_is_json
+from rethinkgen.run.kept import lacks_states
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
@@ -168,6 +171,7 @@ def find_jobs(
     missing, and may refuse it, before anything is written.
     """
     planner = Planner(hydra_context, config)
+    asked = partial(_asked_to_keep, config)
     jobs: dict[tuple[Path, str], Job] = {}
     began = time.monotonic()
     with Index(
@@ -175,14 +179,14 @@ def find_jobs(
     ) as index:
         for number, overrides in enumerate(_with_progress(cells)):
             known = index.find(overrides)
-            if known is not None and _is_finished(known[0]):
+            if known is not None and _is_finished(known[0]) and not lacks_states(known[0], asked(overrides)):
                 path, run_id = known
                 jobs.setdefault((path.parent, run_id), Job(list(overrides), path, was_done=True))
                 continue
             job, description = planner.plan(overrides, number)
             job.path = path_of_today(description, job.path)
             index.add(overrides, job.path, description)
-            job.was_done = not job.is_rerun and job.outcome().state == "done"
+            job.was_done = job.is_finished()
             jobs.setdefault((job.path.parent, description.run_id), job)
             if warm_up and not job.was_done and time.monotonic() - began > WARM_UP_AFTER_SECONDS:
                 warm_up()
@@ -195,6 +199,16 @@ def find_jobs(
 
 def _missing(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if not job.was_done]
+
+
+def _asked_to_keep(config: DictConfig, overrides: Sequence[str]) -> list[Any]:
+    """Return ``keep`` of a cell, which need not be composed for it."""
+    given = next((text for text in reversed(overrides) if text.startswith(("keep=", "+keep=", "++keep="))), None)
+    if given is None:
+        return list(config.get("keep") or ())
+    (override,) = OverridesParser.create().parse_overrides([given])
+    value = override.value()
+    return value if isinstance(value, list) else []
 
 
 def _is_finished(path: Path) -> bool:

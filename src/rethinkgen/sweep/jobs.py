@@ -20,6 +20,7 @@ from rethinkgen.errors import UNTOLD
 from rethinkgen.run.description import folders_with_id, renamed_since
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME
+from rethinkgen.run.kept import lacks_states
 from rethinkgen.run.run import Outcome, State, outcome_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ class Job:
     def is_rerun(self) -> bool:
         """Whether the run is to be trained again though it is finished."""
         return self.cell is not None and bool(self.cell.needs.rerun)
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: it has its result, and all states that it is asked to keep."""
+        return not self.is_rerun and self.outcome().state == "done" and not self.lacks_states
+
+    @property
+    def lacks_states(self) -> bool:
+        """Whether its finished run has not all states that it is asked to keep."""
+        return self.cell is not None and lacks_states(self.path, self.cell.needs.get("keep") or ())
 
     @property
     def trainer(self) -> DictConfig:
@@ -89,6 +99,8 @@ class Job:
     def end(self, state: State, reason: str, **details: str) -> None:
         """Note how the job's process ended."""
         self.fault = Outcome(state, first_line(reason))
+        if self.folder.result.exists() and not self.folder.status.exists():
+            return  # a finished run that was asked for more stays finished
         try:
             self.folder.add_to_status(state, reason=reason, **details)
         except OSError as error:

@@ -35,7 +35,7 @@ WHOLE_NUMBER = re.compile(rf"(?P<mark>\+{{0,2}})(?P<key>{KEY})=(?P<value>-?(?:0|
 """What Hydra's parser, at 0.4 ms an override, would read as a whole number: the seeds of a long sweep."""
 NEVER_PLAIN = ("sweep", "results_dir")
 """Keys that folders are named by."""
-LOOKED_AT = ("trainer", "rerun", "model.runs_alone", "model.channels_last")
+LOOKED_AT = ("trainer", "rerun", "keep", "model.runs_alone", "model.channels_last")
 """What launchers want to know of a job's config."""
 
 
@@ -166,6 +166,7 @@ class Planner:
         """Return what launchers look at; one object for all jobs that need the same."""
         config = description.config
         told: dict[str, Any] = {"trainer": config.get("trainer") or {}, "rerun": config.get("rerun")}
+        told["keep"] = config.get("keep") or []
         told["model"] = {key: value for key, value in config["model"].items() if f"model.{key}" in LOOKED_AT}
         text = json.dumps(told)
         if text not in self._needs:

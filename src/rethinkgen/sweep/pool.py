@@ -174,7 +174,7 @@ class Pool:
                 progress.waiting.remove(job)
                 progress.elsewhere.append(job)
                 continue
-            if not job.is_rerun and job.outcome().state == "done":
+            if job.is_finished():
                 # Another sweep has finished it since this one began.
                 progress.waiting.remove(job)
                 progress.ended.append((job, 0))

@@ -252,7 +252,7 @@ class SlurmSweep:
             for job in jobs:
                 if job.path in alive:
                     attached.append(Submitted(job, alive[job.path]))
-                elif not job.is_rerun and job.outcome().state == "done":
+                elif job.is_finished():
                     # Another command has had it trained since this one began.
                     self.progress.ended.append((job, 0))
                 else:
@@ -366,7 +366,7 @@ class SlurmSweep:
         without_result = []
         for one in ended:
             one.job.find_folder()
-            if one.job.outcome().state == "done":
+            if one.job.outcome().state == "done" and not one.job.lacks_states:
                 self._end(one, 0)
             else:
                 without_result.append(one)

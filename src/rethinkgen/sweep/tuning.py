@@ -314,7 +314,7 @@ class Tuning(OptunaSweeperImpl):
                 continue
             trial.set_user_attr("overrides", job.overrides)
             trial.set_user_attr("folder", os.path.relpath(job.path, self.folder))
-            job.was_done = not job.is_rerun and job.outcome().state == "done"
+            job.was_done = job.is_finished()
             self.jobs[trial.number] = job
             batch.append((trial, job))
         # Two trials of the same parameters are one run.

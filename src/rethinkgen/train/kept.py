@@ -55,8 +55,9 @@ def write_state(folder: Path, run_id: str, state: State, name: int | str | None 
     folder.mkdir(exist_ok=True)
     name = state.step if name is None else name
     whose = {"run_id": run_id, "step": state.step, "weights_digest": state_digest(state.weights)}
+    weights = dict(state.weights)
     # Not durable: to wait for the disk at each costs more than the rare power cut, after which a replay makes it anew.
-    for path, content in ((state_path(folder, name), whose | state.rest), (weights_path(folder, name), state.weights)):
+    for path, content in ((state_path(folder, name), whose | state.rest), (weights_path(folder, name), weights)):
         with atomic_writer(path, durable=False) as file:
             torch.save(content, file)
 
