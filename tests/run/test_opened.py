@@ -165,7 +165,7 @@ def test_predictions_of_images_and_of_indices_agree(small_sweep: Path) -> None:
     index = run.splits["train"].index[:7].numpy()
     of_index = run.predict(index)
     assert list(of_index.columns) == ["label", "class_name", "probability"]
-    for images in (run.images(index), run.pixels("train")[:7]):
+    for images in (run.images(index), list(run.images(index)), run.pixels("train")[:7]):
         of_images = run.predict(images)
         assert (of_images["label"] == of_index["label"]).all()
         np.testing.assert_allclose(of_images["probability"], of_index["probability"], rtol=1e-5)

@@ -30,6 +30,8 @@ from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
 from rethinkgen.data.source import Images
+from rethinkgen.data.streamed_source import ImageFiles
+from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.subject import At, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
@@ -321,7 +323,10 @@ class OpenedRun:
         return decoded if which.ndim else decoded[0]
 
     def pixels(self, split: SplitName = "train") -> Any:
-        """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing."""
+        """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing.
+
+        Streamed ones as ``splits`` has them (``rethinkgen.data.streaming.StreamedInputs``).
+        """
         return self._split(split, self._before_preprocessing).inputs
 
     @cached_property
@@ -337,9 +342,9 @@ class OpenedRun:
         """Return what the network says of images: columns ``label``, ``class_name`` and ``probability``.
 
         Args:
-            images: uint8 ``(n, C, H, W)`` as in the source, which are cropped; or float ``(n, C, H, W)`` in ``[0, 1]``
-                of the network's size; or integers ``(n,)``: examples of ``split`` as the network sees them, by the
-                ``index`` that they have in the source.
+            images: uint8 ``(n, C, H, W)`` as in the source, or a list of such, which are cropped; or float
+                ``(n, C, H, W)`` in ``[0, 1]`` of the network's size; or integers ``(n,)``: examples of ``split`` as the
+                network sees them, by the ``index`` that they have in the source.
             step: of the network.
             split: in which integers count.
         """
@@ -359,23 +364,34 @@ class OpenedRun:
         )
 
     def _inputs(self, images: Any, split: SplitName) -> Tensor:
-        # A copy: a column of a table may only be read.
-        given = images if isinstance(images, Tensor) else np.array(images)
-        if isinstance(given, np.ndarray) and given.dtype.kind in "uif":
-            given = torch.from_numpy(given)
         shape = self.datamodule.image_shape
+        given = _tensors(images)
         if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():
             return self._inputs_at(given.tolist(), split)
-        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[1] == shape[0]:
-            is_large_enough = given.shape[2] >= shape[1] and given.shape[3] >= shape[2]
-            if given.dtype == torch.uint8 and is_large_enough:
-                return self.from_pixels(center_crop(given.to(self.device), shape[1:]).float() / 255)
-            if given.is_floating_point() and given.shape[1:] == shape:
-                return self.from_pixels(given.to(self.device).float())
-        raise ValueError(
-            f"images: {given.dtype} {tuple(given.shape)} was given. uint8 (n, {shape[0]}, H, W) as in the source, "
-            f"float (n, {', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+        if isinstance(given, Tensor) and given.is_floating_point() and given.ndim == 4 and given.shape[1:] == shape:
+            return self.from_pixels(given.to(self.device).float())
+        if isinstance(given, Tensor | list) and (seen := self._seen(list(given))) is not None:
+            return self.from_pixels(seen.to(self.device).float() / 255)
+        told = (
+            f"{given.dtype} {tuple(given.shape)}" if not isinstance(given, list) else f"a list of {len(given)} images"
         )
+        raise ValueError(
+            f"images: {told} was given. uint8 (n, {shape[0]}, H, W) as in the source, float (n, "
+            f"{', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+        )
+
+    def _seen(self, images: list[Tensor]) -> Tensor | None:
+        """Return what the network sees of images uint8 ``(C, H, W)`` as in the source; nothing of what is none."""
+        channels, height, width = self.datamodule.image_shape
+        if not images or any(each.dtype != torch.uint8 or each.ndim != 3 or len(each) != channels for each in images):
+            return None
+        loaded = self.datamodule.source.load()
+        if isinstance(loaded, ImageFiles):
+            view = View(loaded.resize, (height, width))
+            return torch.stack([view(each, None) for each in images])
+        if any(each.shape[1] < height or each.shape[2] < width for each in images):
+            return None
+        return torch.stack([center_crop(each, (height, width)) for each in images])
 
     def _inputs_at(self, indices: list[int], split: SplitName) -> Tensor:
         part = self._split(split)
@@ -502,6 +518,16 @@ def leaving_all_as_it_is() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+def _tensors(images: Any) -> Tensor | list[Tensor] | NDArray[Any]:
+    """Return what was given as tensors, if it can be; a copy, as a column of a table may only be read."""
+    if isinstance(images, Tensor):
+        return images
+    if isinstance(images, list) and images and all(np.ndim(each) == 3 for each in images):
+        return [torch.from_numpy(np.array(each)) for each in images]
+    array = np.array(images)
+    return torch.from_numpy(array) if array.dtype.kind in "uif" else array
 
 
 def _device(asked: str | torch.device) -> torch.device:
