@@ -165,7 +165,7 @@ def test_predictions_of_images_and_of_indices_agree(small_sweep: Path) -> None:
     index = run.splits["train"].index[:7].numpy()
     of_index = run.predict(index)
     assert list(of_index.columns) == ["label", "class_name", "probability"]
-    for images in (run.images(index), run.pixels("train")[:7]):
+    for images in (run.images(index), list(run.images(index)), run.pixels("train")[:7]):
         of_images = run.predict(images)
         assert (of_images["label"] == of_index["label"]).all()
         np.testing.assert_allclose(of_images["probability"], of_index["probability"], rtol=1e-5)
@@ -193,6 +193,13 @@ def test_a_run_without_a_result_is_opened_as_far_as_it_is(tmp_path: Path) -> Non
         run.network()
     with pytest.raises(ValueError, match=r"no examples.npz, which is written when a run ends; this one is interrupted"):
         run.examples  # noqa: B018
+    copy = shutil.copytree(interrupted, tmp_path / interrupted.name)
+    (copy / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
+    told: list[str] = []
+    run = rethinkgen.open_run(copy, tell=told.append)
+    previous = torch.load(copy / "checkpoints" / "previous.ckpt", weights_only=True)
+    assert run.step("last") == previous["global_step"] < 308
+    assert "last.ckpt is passed over: it is damaged" in told[0]
     failed = tmp_path / "failed-0123456789abcd"
     failed.mkdir()
     (failed / "config.yaml").write_text((interrupted / "config.yaml").read_text())
@@ -308,3 +315,11 @@ def test_fresh_networks_are_the_same_for_the_same_draw(small_sweep: Path) -> Non
     first, again, other = (list(run.fresh(draw).parameters()) for draw in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_device_that_is_not_there_is_refused(small_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = next(small_sweep.glob("*-none-*seed0*"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, message in (("cuda", "there is no GPU here"), ("cpuu", "cpu or cuda is needed")):
+        with pytest.raises(ValueError, match=f"device='{device}': {message}"):
+            rethinkgen.open_run(run, device=device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.kept import end_step
+from rethinkgen.run.measured import Measured, names_of, read_measured
 from rethinkgen.run.run import Run
 
 if TYPE_CHECKING:
@@ -25,7 +28,8 @@ def open_sweep(*folders: str | Path) -> pd.DataFrame:
     The index has the choices of data, corruption, model and regularizer, then whatever else of the config is not the
     same in all runs and does not follow from a choice. So ``runs["test/accuracy"].unstack("model")`` refuses to put two
     runs into one cell, and ``mean_over_seeds`` knows what repetitions are. Columns are every metric (not a number where
-    it was not reached), ``state``, ``fitted``, ``seconds``, ``run_id`` and ``folder``.
+    it was not reached), ``state``, ``fitted``, ``seconds``, ``run_id``, ``folder``, and ``measure/<name>/<number>`` of
+    what was measured at the end; what was at other steps is in the sweep's ``measures.csv``.
 
     Raises:
         ValueError: a folder holds no run.
@@ -36,7 +40,8 @@ def open_sweep(*folders: str | Path) -> pd.DataFrame:
     settings = _settings(found)
     metrics = dict.fromkeys(name for run in found for name in run.metrics)
     numbers = {name: [run.number(name) for run in found] for name in metrics}
-    table = pd.concat([pd.DataFrame(map(_facts, found)), pd.DataFrame(numbers)], axis="columns")
+    parts = [pd.DataFrame(map(_facts, found)), pd.DataFrame(numbers), pd.DataFrame(_measured(found), dtype=float)]
+    table = pd.concat(parts, axis="columns")
     table.index = pd.MultiIndex.from_arrays(list(settings.values()), names=list(settings))
     return table.sort_index()
 
@@ -73,6 +78,22 @@ def _facts(run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "folder": str(run.path),
     }
+
+
+def _measured(runs: Sequence[Run]) -> list[dict[str, float | int | None]]:
+    """Return for each run what measures found of the network that its metrics are about."""
+    found: list[list[Measured]] = []
+    for run in runs:
+        end = end_step(run)
+        of_run, damage = ([], []) if end is None else read_measured(run.path, end)
+        for line in damage:
+            warnings.warn(line, stacklevel=3)
+        found.append(of_run)
+    called = names_of(each for of_run in found for each in of_run)
+    return [
+        {f"measure/{called[each.key]}/{name}": value for each in of_run for name, value in each.numbers.items()}
+        for of_run in found
+    ]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:

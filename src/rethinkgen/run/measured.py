@@ -127,10 +127,13 @@ def read_file(path: Path) -> Measured | None:
     )
 
 
-def read_measured(run: Path) -> tuple[list[Measured], list[str]]:
-    """Return all that measures found of a run, by name and step, and what of it is damaged, a line each."""
+def read_measured(run: Path, step: int | None = None) -> tuple[list[Measured], list[str]]:
+    """Return all that measures found of a run, by name and step, and what of it is damaged, a line each.
+
+    ``step``: no more than they found at this one.
+    """
     found, damage = [], []
-    for path in sorted((run / FOLDER).glob("*/*.json")):
+    for path in sorted((run / FOLDER).glob("*/*.json" if step is None else f"*/{step}.json")):
         try:
             measured = read_file(path)
         except DamagedFileError as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -29,6 +30,8 @@ from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
 from rethinkgen.data.source import Images
+from rethinkgen.data.streamed_source import ImageFiles
+from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.subject import At, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
@@ -83,7 +86,7 @@ def open_run(
     return OpenedRun(
         open_one(Path(path).expanduser()),
         data_root=data_root,
-        device=torch.device(device),
+        device=_device(device),
         code=names,
         inexact=inexact,
         tell=tell,
@@ -119,7 +122,8 @@ class OpenedRun:
         """Of the step that was asked for last: several measures ask for the same."""
 
     def __repr__(self) -> str:
-        numbers = [f"{name}={self.metrics[name]:.4g}" for name in ("fit/accuracy", "test/accuracy") if self.metrics]
+        told = {name: self.metrics.get(name) for name in ("fit/accuracy", "test/accuracy")}
+        numbers = [f"{name}={value:.4g}" for name, value in told.items() if value is not None]
         return f"<{self.path.name}: {', '.join([self.state, *numbers, *filter(None, [self.run.reason])])}>"
 
     # What its files say.
@@ -179,7 +183,10 @@ class OpenedRun:
         table = pd.DataFrame(columns)
         by_name = RunFolder(self.path).examples_by_name
         if by_name.is_file():
-            paths = pd.read_csv(by_name, encoding="utf-8-sig", usecols=["index", "path"], dtype={"path": str})
+            try:
+                paths = pd.read_csv(by_name, encoding="utf-8-sig", usecols=["index", "path"], dtype={"path": str})
+            except ValueError as error:
+                raise DamagedFileError(f"{by_name} is damaged ({first_line(str(error))}).") from error
             table = table.merge(paths, on="index", how="left")
         return table
 
@@ -210,11 +217,14 @@ class OpenedRun:
             ReplayDiffersError: the run's own rows tell other numbers than the replay.
             DamagedFileError: its weights are not of its network.
         """
-        weights = self._weights(self.step(step))
+        number = self.step(step)
+        is_solution = self._is_closed_form and number == self.step()
+        weights = self._weights(number) if not is_solution or self.run.end_weights.exists() else None
         with self._building():
             model = self._solved() if self._is_closed_form else self._built()
         try:
-            model.load_state_dict(weights)
+            if weights is not None:
+                model.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:
             raise DamagedFileError(
                 f"{self.path}: its weights are not of the network that its config describes "
@@ -246,15 +256,11 @@ class OpenedRun:
         """The latest whole one of a run without a result, from which the same command would go on."""
         for name in ("last.ckpt", "previous.ckpt"):
             path = RunFolder(self.path).checkpoints / name
-            if not path.exists():
-                continue
-            if (fault := damage_of(path)) is not None:
-                self._tell(f"{path} is damaged ({fault}). It is passed over.")
-                continue
-            saved = load_checkpoint(path)
-            if saved.get("run_id", self.run_id) == self.run_id:
-                return saved
-            self._tell(f"{path} is of the run {saved['run_id']}. It is passed over.")
+            if path.exists():
+                found = _read_checkpoint(path, self.run_id)
+                if not isinstance(found, str):
+                    return found
+                self._tell(f"{path} is passed over: {found}.")
         return None
 
     def fresh(self, draw: int) -> Classifier:
@@ -306,7 +312,7 @@ class OpenedRun:
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split={split!r}: train, validation or test is needed.")
         loaded = self.datamodule.source.load()
-        which = np.asarray(index)
+        which = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
         count = len(loaded.test if split == "test" else loaded.train)
         if which.dtype.kind not in "iu" or which.ndim > 1 or not ((which >= 0) & (which < count)).all():
             raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
@@ -317,10 +323,16 @@ class OpenedRun:
         return decoded if which.ndim else decoded[0]
 
     def pixels(self, split: SplitName = "train") -> Any:
-        """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing."""
+        """Return a split's images ``(N, C, H, W)`` in ``[0, 1]``: cropped and corrupted, before the preprocessing.
+
+        Streamed ones as ``splits`` has them (``rethinkgen.data.streaming.StreamedInputs``).
+        """
+        return self._split(split, self._before_preprocessing).inputs
+
+    @cached_property
+    def _before_preprocessing(self) -> CorruptedImages:
         with self._building():
-            found = datamodule_of(self.run, self._acting["data"] | BEFORE_PREPROCESSING, self._data_root, self.device)
-        return self._split(split, found).inputs
+            return datamodule_of(self.run, self._acting["data"] | BEFORE_PREPROCESSING, self._data_root, self.device)
 
     def from_pixels(self, images: Tensor) -> Tensor:
         """Return what the network takes for images in ``[0, 1]`` of its size; differentiable."""
@@ -330,9 +342,9 @@ class OpenedRun:
         """Return what the network says of images: columns ``label``, ``class_name`` and ``probability``.
 
         Args:
-            images: uint8 ``(n, C, H, W)`` as in the source, which are cropped; or float ``(n, C, H, W)`` in ``[0, 1]``
-                of the network's size; or integers ``(n,)``: examples of ``split`` as the network sees them, by the
-                ``index`` that they have in the source.
+            images: uint8 ``(n, C, H, W)`` as in the source, or a list of such, which are cropped; or float
+                ``(n, C, H, W)`` in ``[0, 1]`` of the network's size; or integers ``(n,)``: examples of ``split`` as the
+                network sees them, by the ``index`` that they have in the source.
             step: of the network.
             split: in which integers count.
         """
@@ -352,23 +364,34 @@ class OpenedRun:
         )
 
     def _inputs(self, images: Any, split: SplitName) -> Tensor:
-        # A copy: a column of a table may only be read.
-        given = images if isinstance(images, Tensor) else np.array(images)
-        if isinstance(given, np.ndarray) and given.dtype.kind in "uif":
-            given = torch.from_numpy(given)
         shape = self.datamodule.image_shape
+        given = _tensors(images)
         if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():
             return self._inputs_at(given.tolist(), split)
-        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[1] == shape[0]:
-            is_large_enough = given.shape[2] >= shape[1] and given.shape[3] >= shape[2]
-            if given.dtype == torch.uint8 and is_large_enough:
-                return self.from_pixels(center_crop(given.to(self.device), shape[1:]).float() / 255)
-            if given.is_floating_point() and given.shape[1:] == shape:
-                return self.from_pixels(given.to(self.device).float())
-        raise ValueError(
-            f"images: {given.dtype} {tuple(given.shape)} was given. uint8 (n, {shape[0]}, H, W) as in the source, "
-            f"float (n, {', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+        if isinstance(given, Tensor) and given.is_floating_point() and given.ndim == 4 and given.shape[1:] == shape:
+            return self.from_pixels(given.to(self.device).float())
+        if isinstance(given, Tensor | list) and (seen := self._seen(list(given))) is not None:
+            return self.from_pixels(seen.to(self.device).float() / 255)
+        told = (
+            f"{given.dtype} {tuple(given.shape)}" if not isinstance(given, list) else f"a list of {len(given)} images"
         )
+        raise ValueError(
+            f"images: {told} was given. uint8 (n, {shape[0]}, H, W) as in the source, float (n, "
+            f"{', '.join(map(str, shape))}) in [0, 1], or integers (n,), indices of examples, are needed."
+        )
+
+    def _seen(self, images: list[Tensor]) -> Tensor | None:
+        """Return what the network sees of images uint8 ``(C, H, W)`` as in the source; nothing of what is none."""
+        channels, height, width = self.datamodule.image_shape
+        if not images or any(each.dtype != torch.uint8 or each.ndim != 3 or len(each) != channels for each in images):
+            return None
+        loaded = self.datamodule.source.load()
+        if isinstance(loaded, ImageFiles):
+            view = View(loaded.resize, (height, width))
+            return torch.stack([view(each, None) for each in images])
+        if any(each.shape[1] < height or each.shape[2] < width for each in images):
+            return None
+        return torch.stack([center_crop(each, (height, width)) for each in images])
 
     def _inputs_at(self, indices: list[int], split: SplitName) -> Tensor:
         part = self._split(split)
@@ -495,6 +518,40 @@ def leaving_all_as_it_is() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+
+
+def _tensors(images: Any) -> Tensor | list[Tensor] | NDArray[Any]:
+    """Return what was given as tensors, if it can be; a copy, as a column of a table may only be read."""
+    if isinstance(images, Tensor):
+        return images
+    if isinstance(images, list) and images and all(np.ndim(each) == 3 for each in images):
+        return [torch.from_numpy(np.array(each)) for each in images]
+    array = np.array(images)
+    return torch.from_numpy(array) if array.dtype.kind in "uif" else array
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ValueError(f"device={asked!r}: cpu or cuda is needed, or one of several, as cuda:1.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={asked!r}: there is no GPU here that torch can use. Leave it out.")
+    return device
+
+
+def _read_checkpoint(path: Path, run_id: str) -> dict[str, Any] | str:
+    """Return a checkpoint of a run, or what is wrong with it."""
+    if (fault := damage_of(path)) is not None:
+        return f"it is damaged ({fault})"
+    try:
+        saved = load_checkpoint(path)
+        whose, step, weights = saved.get("run_id", run_id), saved["global_step"], saved["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, KeyError, EOFError, OSError) as error:
+        return f"it is no checkpoint ({first_line(str(error))})"
+    if not isinstance(step, int) or not isinstance(weights, dict):
+        return "it is no checkpoint"
+    return saved if whose == run_id else f"it is of the run {whose}"
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]] | None:
