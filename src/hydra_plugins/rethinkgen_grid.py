@@ -24,6 +24,12 @@ class GridConf:
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="rethinkgen")
 
 
+def _select(*asked: Any) -> Any:
+    from rethinkgen.report.selection import select  # of no use to most sweeps
+
+    return select(*asked)
+
+
 class GridSweeper(BasicSweeper):
     """Expands as Hydra's own, skips what is finished, launches the rest, and tells what was seen across all of it.
 
@@ -45,7 +51,7 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         assert self.hydra_context is not None
         check_settings(self.config)
-        return run_grid(self.launcher, self.hydra_context, self.config, self.cells(arguments))
+        return run_grid(self.launcher, self.hydra_context, self.config, self.cells(arguments), _select)
 
     def cells(self, arguments: list[str]) -> list[list[str]]:
         """Return the overrides of each run.

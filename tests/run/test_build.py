@@ -225,7 +225,9 @@ def targets_in_conf() -> list[tuple[str, str]]:
             key, node = pending.pop()
             if isinstance(node, dict):
                 if "_target_" in node and not key.startswith("hydra"):
-                    place = next((each for each in ("logger", "regularizer") if key.startswith(f"{each}.")), key)
+                    place = next(
+                        (each for each in ("logger", "regularizer", "measure") if key.startswith(f"{each}.")), key
+                    )
                     found.append((place, node["_target_"]))
                 pending += [(f"{key}.{name}".removeprefix("."), child) for name, child in node.items()]
     return found

@@ -32,6 +32,7 @@ CONF = ROOT / "conf"
 SAID_ELSEWHERE = {
     # By the resolver that names folders, by what opens packages, by build.
     *("results_dir", "sweep", "code"),
+    *("measure", "at"),  # by rethinkgen.run.measures_asked
     *(f"data.{name}" for name in ("random_crop", "flip", "rotation", "color_jitter", "mixup")),
     *("model.dropout", "trainer._target_"),
     # By the rule of a list, or of a file.

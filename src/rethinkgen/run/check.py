@@ -33,6 +33,7 @@ from rethinkgen.run.declaration import check_declaration
 from rethinkgen.run.identity import Declaration, class_name, declaration, place
 from rethinkgen.run.kept import check_keep, check_within_budget
 from rethinkgen.run.known_keys import ACTS_AT
+from rethinkgen.run.measures_asked import asked_of_a_run
 
 LARGEST = 1e30
 """Of numbers that meet float32, which ends at 3e38."""
@@ -278,6 +279,7 @@ def check(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
         _check_is_installed(node["_target_"])
         _check_object(f"logger.{name}", node, declared)
     _check_trainer(root["trainer"], declared)
+    asked_of_a_run(root)
 
 
 def key_of(override: str) -> str:

@@ -61,6 +61,7 @@ from rethinkgen.run.last_words import say_last
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.run import read_run
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
+from rethinkgen.run.stint import measure_stint
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import CorruptedImages
@@ -195,6 +196,8 @@ def _more(error: Exception, groups: Path) -> str:
 def run(config: DictConfig) -> dict[str, Any]:
     """Return the metrics of the run that ``config`` describes, training only what is missing of it."""
     take_any_encoding()  # train.log has been opened since the command began
+    if "stint" in config:  # the runs of a sweep are measured, by processes of its launcher
+        return measure_stint(config)
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
     with telling_failures(folder, is_single=hydra.mode == RunMode.RUN):
@@ -230,12 +233,14 @@ def take_up(
         tell_finished(folder, finished, description)
         folder.tidy_up()
         keep_more(folder, description)
+        measure_what_is_asked(folder, description, is_single=is_single)
         return dict(finished["metrics"])
     with folder.lock():
         # Another process may have finished it just before it let go of the lock.
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_finished(folder, finished, description)
             folder.remove_remains()
+            measure_what_is_asked(folder, description, is_single=is_single)
             return dict(finished["metrics"])
         check_is_nowhere_else(folder, description)
         return train(folder, description, ranks, is_single=is_single)
@@ -372,7 +377,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     wait_politely()
     ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):
+        from rethinkgen.run.measuring import check_measures
         from rethinkgen.run.training import Training
+    check_measures(description.config)
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
@@ -403,8 +410,10 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     folder.write_status("running", started=now())
     with closing(training):
         result = training.run(give_up=functools.partial(tell_given_up, folder))
+    measure = functools.partial(measure_what_is_asked, folder, description, is_single=is_single)
     if description.config["debug"]:
         tell_trial(result)
+        measure()
         return dict(result["metrics"])
     tell_result(folder, result)
     # What was asked for only when it was passed already, or has been damaged since.
@@ -412,6 +421,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     for mirror in training.mirrors:
         if mirror.unsent_folder is not None:
             say_command("Not sent to W&B yet:", shlex.join([*wandb(), "sync", str(mirror.unsent_folder)]))
+    measure()
     return dict(result["metrics"])
 
 
@@ -447,6 +457,17 @@ def keep_missing(folder: RunFolder, description: Description, datamodule: Corrup
         datamodule = datamodule_of(run, acting(run.config)["data"], root, device_of(run))
     keep(Built(run, datamodule), missing, inexact=description.config["replay"] == "inexact", tell=say)
     say(f"Kept in {folder.weights}: the states of {', '.join(f'step {step:,}' for step in missing)}.")
+
+
+def measure_what_is_asked(folder: RunFolder, description: Description, *, is_single: bool) -> None:
+    """Measure what the config asks for and the finished run lacks; of a single command, exit with 1 where that failed.
+
+    Of a sweep, what failed is tried once more when all its runs have ended.
+    """
+    from rethinkgen.run.measuring import measure_own
+
+    if not measure_own(folder, description.config) and is_single:
+        sys.exit(1)
 
 
 def wait_politely() -> None:

@@ -14,7 +14,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,12 +22,13 @@ from rethinkgen.console import first_line, say
 from rethinkgen.errors import DamagedFileError, RunFolderError, is_users_mistake, reason_of
 from rethinkgen.files import lock, remove_leftovers
 from rethinkgen.run import own_code
-from rethinkgen.run.build import PLACES, build_one_of
+from rethinkgen.run.build import build_one_of
 from rethinkgen.run.description import LIBRARIES, digest_of_code
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import class_name
 from rethinkgen.run.kept import end_step, step_of_run
-from rethinkgen.run.measured import FOLDER, Measured, file_of, measure_id, read_file, write_measured
+from rethinkgen.run.measured import FOLDER, Measured, file_of, read_file, write_measured
+from rethinkgen.run.measures_asked import Measure, Request, asked_of_a_run, measures_in
 from rethinkgen.train.kept_files import kept_steps
 
 if TYPE_CHECKING:
@@ -38,50 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 State = Literal["done", "before", "failed"]
-OF_THE_FRAME = ("_target_", "protocol", "other")
-"""Keys of a measure that its function is not given."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measure as the config asks for it."""
-
-    name: str
-    target: str
-    protocol: int
-    parameters: dict[str, Any]
-    wants_other: bool = False
-    """Whether it may use a second run."""
-    other: str | None = None
-    """Which one, as a selection among the runs; ``None``: none."""
-
-    def key(self, other_id: str | None) -> str:
-        """Return what the measure of a run is known by, given the id of the second run."""
-        known_by = measure_id(class_name(self.target), self.protocol, self.parameters, other_id)
-        return f"{self.name}-{known_by}"
-
-
-def measures_in(node: Any) -> list[Measure]:
-    """Read the node ``measure`` of a resolved config; nothing is imported.
-
-    Raises:
-        ValueError: what stands there is no measure.
-    """
-    if not isinstance(node, Mapping):
-        raise ValueError(f"measure={node!r}: a list of choices is needed, such as 'measure=[fit,margins]'.")
-    return [_measure(str(name), told) for name, told in node.items()]
-
-
-def _measure(name: str, told: Any) -> Measure:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", name):
-        raise ValueError(f"measure.{name}: a name of letters, digits and '_' is needed.")
-    if not isinstance(told, Mapping) or not isinstance(told.get("_target_"), str):
-        raise ValueError(f"measure.{name}: {PLACES['measure'].wants} is needed as its _target_.")
-    protocol = told.get("protocol", 1)
-    if not isinstance(protocol, int) or isinstance(protocol, bool) or protocol < 1:
-        raise ValueError(f"measure.{name}.protocol={protocol!r}: a whole number of at least 1 is needed.")
-    parameters = {str(key): value for key, value in told.items() if key not in OF_THE_FRAME}
-    return Measure(name, told["_target_"], protocol, parameters, "other" in told, told.get("other"))
 
 
 def function_of(measure: Measure) -> Callable[[Subject], Findings]:
@@ -115,28 +72,6 @@ class Row:
     seconds: float = 0.0
     numbers: dict[str, Any] = field(default_factory=dict)
     """By ``<name>/<number>``: what is shown at once."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of each of several runs."""
-
-    measures: Sequence[Measure]
-    at: Sequence[At]
-    memory_mb: float = 1024.0
-    accelerator: str = "auto"
-    inexact: bool = False
-    again: bool = False
-    """Also what is there already."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Request:
-        """Undo ``to_json``."""
-        return cls(**{**told, "measures": [Measure(**each) for each in told["measures"]]})
 
 
 def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
@@ -352,9 +287,11 @@ def checked(name: str, findings: Any) -> tuple[dict[str, Any], dict[str, dict[st
     if not isinstance(findings, Findings):
         raise ValueError(f"measure={name}: it returned {type(findings).__name__}; Findings(numbers, tables) is needed.")
     numbers: dict[str, Any] = {}
+    value: Any
     for key, value in findings.numbers.items():
         _check_name(name, key)
-        plain = value.item() if isinstance(value, np.generic | torch.Tensor) and np.size(value) == 1 else value
+        is_scalar = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+        plain = value.item() if is_scalar else value
         if plain is not None and (isinstance(plain, bool) or not isinstance(plain, int | float)):
             raise ValueError(f"measure={name}: numbers[{key!r}] is {plain!r}; a number or None is needed.")
         numbers[key] = plain if plain is None or math.isfinite(plain) else None
@@ -386,3 +323,44 @@ def _array(measure: str, table: str, column: Any, values: Any) -> Any:
             "dimension of numbers or texts is needed."
         )
     return array
+
+
+def check_measures(config: Mapping[str, Any]) -> None:
+    """Import the measures that a run's own config asks for, before it is trained.
+
+    Raises:
+        ValueError: one of them cannot be, or was given what it does not take.
+    """
+    for measure in measures_in(config.get("measure") or {}):
+        function_of(measure)
+
+
+def measure_own(folder: RunFolder, config: Mapping[str, Any]) -> bool:
+    """Measure a finished run as its own config asks, and tell what came of it; whether all did.
+
+    The run's result stays, whatever becomes of it.
+    """
+    request = asked_of_a_run(config)
+    if request is None:
+        return True
+    rows = [row for row in Measuring(request).rows(folder.path) if row.state != "before"]
+    for row in rows:
+        say(f"measured at step {row.step}: {told_of(row)}", style="red" if row.state == "failed" else None)
+    return all(row.state != "failed" for row in rows)
+
+
+MOST_NUMBERS = 4
+"""Of a row, that are shown at once."""
+
+
+def told_of(row: Row) -> str:
+    """Return what came of a row, in a line."""
+    if row.state == "failed":
+        return f"failed: {row.reason}"
+    shown = [f"{name} {brief(value)}" for name, value in list(row.numbers.items())[:MOST_NUMBERS]]
+    return ", ".join([*shown, f"{row.seconds:.1f} s"])
+
+
+def brief(value: Any) -> str:
+    """Return a number as one reads it."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

@@ -15,7 +15,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rethinkgen.files import append_line
-from rethinkgen.run.measuring import Measuring, Request
+from rethinkgen.run.measures_asked import Request
+from rethinkgen.run.measuring import Measuring
 
 ENDED = "ended"
 """The file by which a process says that it found nothing more to do."""

@@ -33,6 +33,7 @@ from rethinkgen.run.kept import lacks_states
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
+from rethinkgen.sweep.measuring import Select, measure_finished
 from rethinkgen.sweep.planning import Planner
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,15 @@ WARM_UP_AFTER_SECONDS = 1.0
 
 
 def run_grid(
-    launcher: Launcher, hydra_context: HydraContext, config: DictConfig, cells: Sequence[Sequence[str]]
+    launcher: Launcher,
+    hydra_context: HydraContext,
+    config: DictConfig,
+    cells: Sequence[Sequence[str]],
+    select: Select,
 ) -> Sequence[JobReturn]:
     """Run what is missing of the cells and tell what was seen; exit with 1 if a run has no result then.
+
+    ``select`` chooses the second run of a measure that compares two.
 
     Raises:
         ValueError, hydra.errors.HydraException: a cell cannot be composed; nothing was started.
@@ -75,6 +82,8 @@ def run_grid(
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
     num_lacking = conclude(sweeps, jobs)
+    if stopped_by is None and not trial.is_on():
+        num_lacking += measure_finished(launcher, config, [job.path for job in jobs], select)
     if num_lacking:
         trial.keep()
     if stopped_by is not None:

@@ -13,9 +13,10 @@ from rethinkgen.console import Column, say, say_command, say_table, shown, stdou
 from rethinkgen.files import csv_cell, write_atomically
 from rethinkgen.run.command import command_line, other_command
 from rethinkgen.run.measured import Measured, read_measured, rows_of
+from rethinkgen.run.measuring import brief
 from rethinkgen.run.run import Run, read_runs
 from rethinkgen.sweep.conclusion import MOST_ROWS
-from rethinkgen.sweep.measuring_view import brief, name_of
+from rethinkgen.sweep.measuring_view import name_of
 
 if TYPE_CHECKING:
     from rethinkgen.sweep.measuring import Told
@@ -25,8 +26,13 @@ WIDTH_OF_THE_REST = 36
 """Of the table on the screen, beside the runs and the numbers."""
 
 
-def conclude(folders: Sequence[Path], told: Sequence[Told]) -> int:
-    """Show the table of all rows, write ``measures.csv`` of each sweep, and return how many rows have failed."""
+def conclude(told: Sequence[Told], folders: Sequence[Path] = ()) -> int:
+    """Show the table of all rows, write ``measures.csv`` of each sweep, and return how many rows have failed.
+
+    ``folders``: what the command was about, to be reported on.
+    """
+    if not told:
+        return 0
     _tell_table(told)
     for sweep in dict.fromkeys(each.run.sweep for each in told):
         try:
@@ -36,7 +42,7 @@ def conclude(folders: Sequence[Path], told: Sequence[Told]) -> int:
     failed = sum(each.row.state == "failed" for each in told)
     if failed:
         say_command(f"The same command measures the {failed:,} failed and nothing else:", command_line())
-    elif (report := other_command("report", list(map(shown, folders)))) is not None:
+    elif folders and (report := other_command("report", list(map(shown, folders)))) is not None:
         say_command("Tables and figures:", report)
     return failed
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,16 +24,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rethinkgen.checks import check_one_of, check_positive, check_switch, check_whole
 from rethinkgen.console import duration, say, shown
-from rethinkgen.data.timetable import check_moment
 from rethinkgen.errors import StoppedError
 from rethinkgen.files import is_locked, lock, write_atomically
 from rethinkgen.received import each_line
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.measuring import Request, Row, function_of, measures_in, not_kept, steps_of, there_and_missing
-from rethinkgen.run.run import Outcome, Run, read_runs
+from rethinkgen.run.measures_asked import Request, measures_in, moments_in
+from rethinkgen.run.measuring import Row, function_of, not_kept, steps_of, there_and_missing
+from rethinkgen.run.run import Outcome, Run, read_run, read_runs
 from rethinkgen.run.stint import CLAIMS, ENDED, REQUEST, ROWS, measure_stint
 from rethinkgen.sweep.jobs import Job
+from rethinkgen.sweep.measured_table import conclude
 from rethinkgen.train.kept_files import kept_steps
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
@@ -57,30 +59,37 @@ class Wish:
         """
         keys: Any = [key for key in config if key != "hydra"]
         told: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
-        measures = measures_in(told["measure"])
-        if not measures:
-            raise ValueError("measure=[]: nothing is asked for. Name what to look at, such as 'measure=[fit]'.")
-        at = told["at"] if isinstance(told["at"], list) else [told["at"]]
-        for moment in at or [None]:
-            check_moment("at", moment)
         check_positive("memory_mb", told["memory_mb"])
         check_switch("rerun", told["rerun"])
         check_one_of("replay", told["replay"], ("exact", "inexact"))
-        request = Request(
-            measures=measures,
-            at=at,
-            memory_mb=float(told["memory_mb"]),
-            accelerator=str(told["trainer"].get("accelerator")),
-            inexact=told["replay"] == "inexact",
-            again=bool(told["rerun"]),
-        )
-        others = [each.other for each in measures if each.other is not None]
-        if any(each != others[0] for each in others):
-            raise ValueError(f"other={others[0]} and {others[-1]}: one second run a command. Give the command twice.")
-        if told["other"] is not None and not others:
-            names = ",".join(each.name for each in measures)
+        request, other = request_of(told)
+        if not request.measures:
+            raise ValueError("measure=[]: nothing is asked for. Name what to look at, such as 'measure=[fit]'.")
+        if told["other"] is not None and other is None:
+            names = ",".join(each.name for each in request.measures)
             raise ValueError(f"other={told['other']}: none of measure=[{names}] uses a second run. Leave it out.")
-        return cls([Path(folder) for folder in told["folders"]], request, told["where"], others[0] if others else None)
+        return cls([Path(folder) for folder in told["folders"]], request, told["where"], other)
+
+
+def request_of(told: Mapping[str, Any]) -> tuple[Request, Any]:
+    """Return what a config asks of each run, and which second run, as a selection.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    measures = measures_in(told.get("measure") or {})
+    others = [each.other for each in measures if each.other is not None]
+    if any(each != others[0] for each in others):
+        raise ValueError(f"other={others[0]} and {others[-1]}: one second run a command. Give the command twice.")
+    request = Request(
+        measures=measures,
+        at=moments_in(told.get("at", "end")),
+        memory_mb=float(told.get("memory_mb", 1024)),
+        accelerator=str(told["trainer"].get("accelerator", "auto")),
+        inexact=told.get("replay") == "inexact",
+        again=bool(told.get("rerun", False)),
+    )
+    return request, (others[0] if others else None)
 
 
 @dataclass
@@ -110,32 +119,60 @@ def run_measures(launcher: Launcher, config: DictConfig, arguments: Sequence[str
     runs = read_runs(wish.folders)
     chosen = runs if wish.where is None else select(runs, wish.where, "where")[0]
     others = {} if wish.other is None else others_of(chosen, *select(runs, wish.other, "other"))
-    told, tasks = look(chosen, others, wish.request)
-    before = sum(each.row.state == "before" for each in told)
-    if before:
-        say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
-    stopped_by: int | None = None
-    if tasks:
-        if hasattr(launcher, "warm_up"):
-            launcher.warm_up()
-        for measure in wish.request.measures:
-            function_of(measure)  # what is wrong with it is said once
-        _tell_replays(tasks)
-        stints = Stints(config, wish.request, tasks)
-        try:
-            stints.run(launcher)
-        except (StoppedError, KeyboardInterrupt) as stop:
-            stopped_by = getattr(stop, "number", int(signal.SIGINT))
-        told += stints.told()
-        stints.remove()
-    from rethinkgen.sweep.measured_table import conclude
-
-    failed = conclude(wish.folders, told)
+    told, stopped_by = _measured(launcher, config, wish.request, chosen, others)
+    failed = conclude(told, wish.folders)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
     if failed:
         sys.exit(1)
     return []
+
+
+def measure_finished(launcher: Launcher, config: DictConfig, paths: Sequence[Path], select: Select) -> int:
+    """Measure what the config of a sweep asks for and its finished runs lack; return how many rows failed.
+
+    Each run was measured as it ended; what is left are runs that were finished before, and what needs a second run.
+    """
+    asked: dict[str, Any] = {
+        key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
+        for key in ("measure", "at", "trainer", "replay")
+        if key in config
+    }
+    request, other = request_of(asked)
+    if not request.measures:
+        return 0
+    runs = [run for run in map(read_run, paths) if run.state == "done"]
+    others = {} if other is None else others_of(runs, *select(runs, other, "other"))
+    told, stopped_by = _measured(launcher, config, request, runs, others)
+    failed = conclude(told)
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+    return failed
+
+
+def _measured(
+    launcher: Launcher, config: DictConfig, request: Request, runs: Sequence[Run], others: Mapping[str, Run]
+) -> tuple[list[Told], int | None]:
+    """Measure what is missing; return what came of each run at each step, and the signal that ended it."""
+    told, tasks = look(runs, others, request)
+    if before := sum(each.row.state == "before" for each in told):
+        say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
+    if not tasks:
+        return told, None
+    if hasattr(launcher, "warm_up"):
+        launcher.warm_up()
+    for measure in request.measures:
+        function_of(measure)  # what is wrong with it is said once
+    _tell_replays(tasks)
+    stints = Stints(config, request, tasks)
+    stopped_by: int | None = None
+    try:
+        stints.run(launcher)
+    except (StoppedError, KeyboardInterrupt) as stop:
+        stopped_by = getattr(stop, "number", int(signal.SIGINT))
+    told += stints.told()
+    stints.remove()
+    return told, stopped_by
 
 
 def _tell_replays(tasks: Sequence[Task]) -> None:
@@ -232,6 +269,7 @@ class StintCell:
         with open_dict(config), read_write(config), read_write(config.hydra):
             config.stint = str(self.path)
             config.hydra.sweep.subdir = self.path.name
+            config.trainer.devices, config.trainer.num_nodes = 1, 1
             config.hydra.job.id, config.hydra.job.num = str(self.number), self.number
         return config
 
@@ -280,17 +318,23 @@ class Stints:
         self.config = _in_folder(config, self.root)
         runs = [[str(task.run.path), str(task.other.path) if task.other else None, task.steps] for task in tasks]
         write_atomically(self.root / REQUEST, json.dumps({"request": request.to_json(), "runs": runs}))
-        told: Any = {"trainer": OmegaConf.to_container(config.trainer), "rerun": False, "model": {}}
-        self.needs = OmegaConf.create(told | {"trainer": {"precision": "32-true", **told["trainer"]}})
+        trainer = {"accelerator": request.accelerator, "devices": 1, "precision": "32-true"}
+        self.needs = OmegaConf.create({"trainer": trainer, "rerun": False, "model": {}})
         self.stints: list[Stint] = []
         self.seen = Seen(self.root, len(tasks))
         self._is_kept = False
 
     def run(self, launcher: Any) -> None:
         """Have stints measure until each run was taken by one."""
+        before, launcher.config = launcher.config, self.config  # what it notes itself lies with the stints
+        try:
+            self._run(launcher)
+        finally:
+            launcher.config = before
+
+    def _run(self, launcher: Any) -> None:
         from rethinkgen.sweep.measuring_view import watching
 
-        launcher.config = self.config  # what it notes itself lies with the stints
         with lock(self.root / ".lock"), watching(self) as watch:
             while left := self.seen.unclaimed():
                 if hasattr(launcher, "launch_jobs"):
@@ -320,7 +364,7 @@ class Stints:
 
         if not hasattr(launcher, "jobs_per_gpu"):
             at_once = self.config.hydra.launcher.get("array_parallelism") or 1
-            return max(1, min(at_once, -(-left // check_whole("runs_per_job", self.config.runs_per_job, 1))))
+            return max(1, min(at_once, -(-left // check_whole("runs_per_job", self.config.get("runs_per_job", 20), 1))))
         uses_gpus = wants_gpu(self.needs.trainer)
         slots = Resources(launcher.n_jobs, launcher.jobs_per_gpu, left, uses_gpus=uses_gpus).num_slots
         return min(slots, left)
@@ -430,7 +474,11 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
             overrides.append(argument)
             is_value = argument in WITH_VALUE
         elif equals and "/" not in key.removeprefix("hydra/") and not os.path.isdir(argument):
-            overrides.append(f"{key}={_quoted(value)}" if key in ("where", "other") else argument)
+            overrides.append(
+                f"{key}={_quoted(value)}"
+                if key in ("where", "other") or re.fullmatch(r"measure\.\w+\.other", key)
+                else argument
+            )
         elif not os.path.isdir(argument):
             raise ValueError(f"{argument}: there is no such folder. Give the folder of a sweep, or of a run.")
         else:

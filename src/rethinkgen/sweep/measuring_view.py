@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,13 @@ from rich.live import Live
 from rich.text import Text
 
 from rethinkgen.console import duration, say, stdout
-from rethinkgen.run.measuring import Row
+from rethinkgen.run.measuring import Row, told_of
 from rethinkgen.run.run import Run
 from rethinkgen.sweep.view import LINE_SECONDS, Progress
 
 if TYPE_CHECKING:
     from rethinkgen.sweep.measuring import Stints
 
-MOST_NUMBERS = 4
-"""Of a row, that are shown at once."""
 MOST_LATEST = 12
 
 
@@ -96,23 +94,3 @@ class View:
 def name_of(run: Run) -> str:
     """Return what a run is called here: its folder's name without the id."""
     return run.path.name.removesuffix(f"-{run.run_id}")
-
-
-def told_of(row: Row) -> str:
-    """Return what came of a row, in a line."""
-    if row.state == "failed":
-        return f"failed: {row.reason}"
-    if row.state == "before":
-        return "measured before"
-    return f"{', '.join(shown_numbers(row))}, {row.seconds:.1f} s".removeprefix(", ")
-
-
-def shown_numbers(row: Row, names: Sequence[str] = ()) -> list[str]:
-    """Return the first few numbers of a row, by their names."""
-    kept = list(names) or list(row.numbers)[:MOST_NUMBERS]
-    return [f"{name} {brief(row.numbers.get(name))}" for name in kept]
-
-
-def brief(value: Any) -> str:
-    """Return a number as one reads it."""
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
