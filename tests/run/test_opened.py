@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ import torch
 import rethinkgen
 from conftest import ROOT, TINY, Command, command_line
 from image_folder import make_image_folder
+from rethinkgen.data.source import Digits
 from rethinkgen.measure.fit import evaluate
+from rethinkgen.run import data_of_run
 from rethinkgen.run.folder import checksum
 from rethinkgen.run.opened import OpenedRun
 
@@ -158,6 +161,18 @@ def test_runs_with_the_same_data_share_them_while_one_lives(small_sweep: Path) -
     assert first.datamodule is not second.datamodule  # of another seed
     again = rethinkgen.open_run(first.path)
     assert again.datamodule is first.datamodule
+
+
+def test_data_are_loaded_once_for_runs_that_are_opened_one_after_another(
+    small_sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loads = Digits.load, []
+    monkeypatch.setattr(Digits, "load", lambda source: loads.append(source) or load(source))
+    monkeypatch.setattr(data_of_run, "_sources", WeakValueDictionary())
+    monkeypatch.setattr(data_of_run, "_latest", [])
+    for path in sorted(small_sweep.glob("digits-*")):
+        assert len(rethinkgen.open_run(path).splits["train"]) == 200
+    assert len(loads) == 1
 
 
 def test_predictions_of_images_and_of_indices_agree(small_sweep: Path) -> None:
