@@ -475,7 +475,7 @@ class OpenedRun:
         if self._is_closed_form:
             raise ValueError(f"{self.path}: {self.run.model} is solved in closed form, of which there is no {what!r}.")
 
-    @property
+    @cached_property
     def _shapes(self) -> dict[str, Any]:
         """What the network is built for; folders of commit 785b5e0 do not say all of it, and then the data do."""
         told = {**self.run.facts, **(self.result or {})}
