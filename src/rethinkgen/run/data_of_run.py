@@ -77,7 +77,7 @@ def datamodule_of(
         raise ValueError(f"{run.path}: its config names no source of images, or no corruption.")
     _point_to_files(config, run)
     source = _source_of(run, config["source"], data_root)
-    key = json.dumps([config, id(source), str(device)], sort_keys=True)
+    key = json.dumps([config, dict(run.contents), id(source), str(device)], sort_keys=True)
     if (datamodule := _datamodules.get(key)) is None:
         datamodule = build_datamodule(config, source)
         datamodule.setup()
