@@ -49,3 +49,20 @@ def test_normalization_gives_each_channel_mean_0_and_deviation_1_and_survives_a_
 def test_statistics_move_together() -> None:
     moved = ChannelStatistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)).to("meta")
     assert moved.mean.device.type == moved.std.device.type == "meta"
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 28, 28), (3, 17, 31), (3, 224, 224)])
+def test_the_floor_under_the_root_gives_the_numbers_of_the_floor_above_it_to_the_bit(
+    shape: tuple[int, int, int],
+) -> None:
+    count = shape[0] * shape[1] * shape[2]
+    scales = torch.tensor([1.0, 2 * count**-0.5, 1.0001 * count**-0.5, count**-0.5, 0.9999 * count**-0.5, 1e-4, 0.0])
+    images = 0.5 + scales[:, None, None, None] * torch.randn(7, *shape, generator=torch.Generator().manual_seed(0))
+    variance, mean = torch.var_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    above = (images - mean) / variance.sqrt().clamp_min(count**-0.5)
+    assert torch.equal(whitening(images), above)
+    images[-1] = 0.5
+    images.requires_grad_()
+    whitening(images).square().sum().backward()
+    assert images.grad is not None
+    assert images.grad.isfinite().all()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import random
 import shutil
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -15,7 +18,9 @@ import torch
 import rethinkgen
 from conftest import ROOT, TINY, Command, command_line
 from image_folder import make_image_folder
+from rethinkgen.data.source import Digits
 from rethinkgen.measure.fit import evaluate
+from rethinkgen.run import data_of_run, opened
 from rethinkgen.run.folder import checksum
 from rethinkgen.run.opened import OpenedRun
 
@@ -126,6 +131,30 @@ def test_data_are_found_from_any_folder(on_own_images: Path, tmp_path: Path, mon
     np.testing.assert_allclose(run.images([5]) / 255, run.pixels("train")[5:6], rtol=1e-6)
 
 
+def test_a_file_that_the_config_names_is_known_by_its_content(
+    small_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = next(small_sweep.glob("*-none-*seed0*"))
+    matrix = np.eye(10)[::-1]
+    content = "\n".join(",".join(map(str, row)) for row in matrix)
+    corruption = {"_target_": "rethinkgen.data.corruption.AsymmetricLabels", "probability": None, "matrix": "m.csv"}
+    run = rethinkgen.open_run(folder).run
+    config = run.config | {"data": run.config["data"] | {"corruption": corruption}}
+    contents = {"data.corruption.matrix": hashlib.sha256(content.encode()).hexdigest()}
+    begun_in = tmp_path / "there"
+    begun_in.mkdir()
+    (begun_in / "m.csv").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.csv").write_text(content.replace("1.0", "1"))  # another file, nearer
+    known = dataclasses.replace(run, config=config, facts=run.facts | {"contents": contents, "begun_in": str(begun_in)})
+    monkeypatch.setattr(opened, "open_one", lambda _: known)
+    train = rethinkgen.open_run(folder).splits["train"]
+    assert torch.equal(train.labels, 9 - train.original_labels)
+    (begun_in / "m.csv").write_text(content + "\n")
+    with pytest.raises(ValueError, match=r"data.corruption.matrix='m.csv': the file .* is gone, or is not what it was"):
+        rethinkgen.open_run(folder).splits  # noqa: B018
+
+
 def test_data_that_were_moved_are_found_beside_the_run_or_where_one_says(moved: Path) -> None:
     assert_gives_its_numbers_again(rethinkgen.open_run(moved))
     images = moved.parents[2] / "my_images"
@@ -158,6 +187,18 @@ def test_runs_with_the_same_data_share_them_while_one_lives(small_sweep: Path) -
     assert first.datamodule is not second.datamodule  # of another seed
     again = rethinkgen.open_run(first.path)
     assert again.datamodule is first.datamodule
+
+
+def test_data_are_loaded_once_for_runs_that_are_opened_one_after_another(
+    small_sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loads = Digits.load, []
+    monkeypatch.setattr(Digits, "load", lambda source: loads.append(source) or load(source))
+    monkeypatch.setattr(data_of_run, "_sources", WeakValueDictionary())
+    monkeypatch.setattr(data_of_run, "_latest", [])
+    for path in sorted(small_sweep.glob("digits-*")):
+        assert len(rethinkgen.open_run(path).splits["train"]) == 200
+    assert len(loads) == 1
 
 
 def test_predictions_of_images_and_of_indices_agree(small_sweep: Path) -> None:

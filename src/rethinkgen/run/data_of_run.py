@@ -54,6 +54,8 @@ class LoadedSource:
 
 _sources: WeakValueDictionary[str, LoadedSource] = WeakValueDictionary()
 _datamodules: WeakValueDictionary[str, CorruptedImages] = WeakValueDictionary()
+_latest: list[LoadedSource] = []
+"""The one that was asked for last: who looks at one run after another has let go of the one before."""
 
 
 def datamodule_of(
@@ -75,7 +77,7 @@ def datamodule_of(
         raise ValueError(f"{run.path}: its config names no source of images, or no corruption.")
     _point_to_files(config, run)
     source = _source_of(run, config["source"], data_root)
-    key = json.dumps([config, id(source), str(device)], sort_keys=True)
+    key = json.dumps([config, dict(run.contents), id(source), str(device)], sort_keys=True)
     if (datamodule := _datamodules.get(key)) is None:
         datamodule = build_datamodule(config, source)
         datamodule.setup()
@@ -99,13 +101,13 @@ def _source_of(run: Run, node: dict[str, Any], data_root: str | Path | None) -> 
             seen.append(f"  {root}: other data ({found}, and the run was trained on {_fingerprint(run) or 'others'})")
             continue
         key = json.dumps([node, found], sort_keys=True)
-        if (loaded := _sources.get(key)) is not None:
-            return loaded
-        try:
-            loaded = _sources[key] = LoadedSource(made, made.load())
-        except ValueError as error:
-            seen.append(f"  {error}")
-            continue
+        if (loaded := _sources.get(key)) is None:
+            try:
+                loaded = _sources[key] = LoadedSource(made, made.load())
+            except ValueError as error:
+                seen.append(f"  {error}")
+                continue
+        _latest[:] = [loaded]
         if is_ours is None:
             warnings.warn(f"{run.path}: nothing in it says which data it was trained on: unchecked.", stacklevel=6)
         return loaded

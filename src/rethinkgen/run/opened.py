@@ -317,7 +317,7 @@ class OpenedRun:
         if which.dtype.kind not in "iu" or which.ndim > 1 or not ((which >= 0) & (which < count)).all():
             raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
         if isinstance(loaded, Images):
-            return (loaded.test if split == "test" else loaded.train).images[which]
+            return (loaded.test if split == "test" else loaded.train).images[which].copy()  # others look at them too
         names = (loaded.test if split == "test" else loaded.train).names[np.atleast_1d(which)]
         decoded = [decode_colour(os.path.join(loaded.root, os.fsdecode(name))).transpose(2, 0, 1) for name in names]
         return decoded if which.ndim else decoded[0]
@@ -475,7 +475,7 @@ class OpenedRun:
         if self._is_closed_form:
             raise ValueError(f"{self.path}: {self.run.model} is solved in closed form, of which there is no {what!r}.")
 
-    @property
+    @cached_property
     def _shapes(self) -> dict[str, Any]:
         """What the network is built for; folders of commit 785b5e0 do not say all of it, and then the data do."""
         told = {**self.run.facts, **(self.result or {})}
