@@ -10,10 +10,10 @@ import pytest
 
 from conftest import TINY, Command
 from rethinkgen.data.source import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-from rethinkgen.report.commands import command_of
 from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.origin import command_of
 from rethinkgen.run.run import NUM_TRAIN, read_runs
 from run_folders import write_run
 

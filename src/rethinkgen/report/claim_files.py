@@ -27,7 +27,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, create_model
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.declared import Checked, checked
+from rethinkgen.report.declared import Checked, checked, meant
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
 
@@ -57,7 +57,8 @@ MARK = re.compile(r"\b(?:S\d+[a-z]?|MEM)\b")
 def _selectable(node: dict[str, Any]) -> dict[str, Any]:
     for name, value in node.items():
         if name not in SELECTABLE and str(name).partition(".")[0] not in ROOTS:
-            raise ValueError(f"{name}: neither a key below {', '.join(ROOTS)} nor one of {SELECTABLE}.")
+            known = (*ROOTS, *SELECTABLE)
+            raise ValueError(f"{name}: no such key; allowed are {', '.join(known)}, and all below.{meant(name, known)}")
         bounds = value.items() if isinstance(value, dict) else [("at_least", 0)]
         if [isinstance(bound, BOUNDS.get(kind, ())) for kind, bound in bounds] != [True]:
             raise ValueError(f"{name}={value!r}: a value, a list, or one of {', '.join(BOUNDS)} with what it needs.")

@@ -12,12 +12,12 @@ from typing import Any
 
 from rethinkgen.report.claim_files import Paper
 from rethinkgen.report.claims import Verdict, headline, judge, main_table
-from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import is_graded
 from rethinkgen.report.found import doubts, sentence
 from rethinkgen.report.tables import Table, tables
+from rethinkgen.run.origin import command_of
 from rethinkgen.run.run import Run, damage_of
 
 MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12

@@ -47,7 +47,9 @@ def checked(kind: type[Part], node: Any, where: str, context: Any = None) -> Par
     try:
         return kind.model_validate(node, context=context)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_told(kind, node, error.errors())}") from error
+        # A mistyped key is one that there is not, before it is one that is missing.
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        raise ValueError(f"{where}: {_told(kind, node, faults)}") from error
 
 
 def _told(kind: type[Checked], node: Any, faults: Sequence[Any]) -> str:

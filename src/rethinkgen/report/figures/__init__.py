@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from rethinkgen.report.commands import command_of
 from rethinkgen.report.figures.declaration import Figure, packaged
 from rethinkgen.report.figures.drawing import draw
 from rethinkgen.report.figures.panels import data_of, panels_of
@@ -16,6 +15,7 @@ from rethinkgen.report.figures.settings import by_data
 from rethinkgen.report.figures.words import caption_of
 from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.style import drawing
+from rethinkgen.run.origin import command_of
 from rethinkgen.run.run import Run
 
 __all__ = ["Picture", "picture", "pictures"]

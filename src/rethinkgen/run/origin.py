@@ -1,4 +1,4 @@
-"""What one types to have the runs of a report."""
+"""What one types to have some runs."""
 
 from __future__ import annotations
 
