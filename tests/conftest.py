@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 120.0
 """What takes a second or ten on an idle machine may take, on one however busy, before it counts as never."""
 
 Command = Callable[..., Path]
+Measure = Callable[..., int]
 
 
 def command_line(*overrides: str) -> None:
@@ -88,6 +89,25 @@ def start(tmp_path: Path) -> Callable[..., BaseProcess]:
         return process
 
     return begin
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    """Run ``python measure.py`` in this process, without others; return the exit code."""
+
+    def run(*arguments: object) -> int:
+        before = sys.argv
+        sys.argv = ["measure.py", *map(str, arguments), "hydra/launcher=basic"]
+        try:
+            with contextlib.chdir(tmp_path):
+                runpy.run_path(str(ROOT / "measure.py"), run_name="__main__")
+        except SystemExit as error:
+            return int(error.code or 0)
+        finally:
+            sys.argv = before
+        return 0
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ import pandas as pd
 import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-from conftest import ROOT, read_result
+import rethinkgen
+from conftest import Measure, read_result
+from rethinkgen.commands.report import main as report
 from rethinkgen.run.measuring import Measuring, Row
 from rethinkgen.run.run import read_runs
 from rethinkgen.run.stint import measure_stint
 from rethinkgen.sweep.measuring import Stint, as_overrides, others_of
-
-Measure = Callable[..., int]
 
 
 @pytest.fixture
@@ -29,25 +27,6 @@ def sweep(small_sweep: Path, tmp_path: Path) -> Path:
     """A sweep of four runs: true and random labels, seeds 0 and 1."""
     shutil.copytree(small_sweep, tmp_path / "small")
     return tmp_path / "small"
-
-
-@pytest.fixture
-def measure(tmp_path: Path) -> Measure:
-    """Run ``python measure.py`` in this process, without others; return the exit code."""
-
-    def run(*arguments: object, launcher: str = "basic") -> int:
-        before = sys.argv
-        sys.argv = ["measure.py", *map(str, arguments), f"hydra/launcher={launcher}"]
-        try:
-            with contextlib.chdir(tmp_path):
-                runpy.run_path(str(ROOT / "measure.py"), run_name="__main__")
-        except SystemExit as error:
-            return int(error.code or 0)
-        finally:
-            sys.argv = before
-        return 0
-
-    return run
 
 
 def table(sweep: Path) -> pd.DataFrame:
@@ -109,9 +88,26 @@ def test_runs_are_chosen_and_parameters_are_columns(sweep: Path, measure: Measur
     assert set(found["margins.normalization"]) == {"gradient", "none"}
     assert set(found["margins.num_examples"]) == {20}
     assert {name.split("/")[1] for name in found if name.startswith("measure/")} == {
-        "margins(normalization=gradient)",
-        "margins(normalization=none)",
+        "margins(num_examples=20)",
+        "margins(normalization=none,num_examples=20)",
     }
+
+
+def test_numbers_are_columns_of_the_sweep_and_quantities_of_the_report(
+    sweep: Path, measure: Measure, tmp_path: Path
+) -> None:
+    assert measure(sweep, "measure=[fit]", "at=[0,8,end]") == 0
+    runs = rethinkgen.open_sweep(sweep)
+    assert list(runs["measure/fit/test/accuracy"]) == list(runs["test/accuracy"])
+    (run, *_) = read_runs([sweep])
+    curve = run.curves.set_index("step")["measure/fit/test/accuracy"].dropna()
+    assert list(curve.index) == [0, 8, 40]
+    assert curve.loc[8] == run.curves.set_index("step").loc[8, "test/accuracy"]
+    figure = "figure={kind: curves, x: step, y: measure/fit/test/accuracy}"
+    assert report([str(sweep), f"out={tmp_path}/report", figure]) == 0
+    drawn = pd.read_csv(tmp_path / "report" / "figures" / "own_figure.csv")
+    assert set(drawn.step) == {0, 8, 40}
+    assert set(drawn.series) == {"measure/fit/test/accuracy"}
 
 
 def test_a_second_run_is_the_one_that_is_alike_but_for_what_chooses_it(sweep: Path, measure: Measure) -> None:

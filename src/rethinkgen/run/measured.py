@@ -10,7 +10,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from rethinkgen.run.schema import MEASURED, fault
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 FOLDER = "measures"
 ID_LENGTH = 6
@@ -37,6 +38,8 @@ class Measured:
     """Of the JSON file."""
     measure: str
     """By what name it was asked for."""
+    called: str
+    """The same, with those of its parameters that are not at their defaults."""
     function: str
     protocol: int
     parameters: dict[str, Any]
@@ -115,6 +118,7 @@ def read_file(path: Path) -> Measured | None:
     return Measured(
         path=path,
         measure=told["measure"],
+        called=told.get("called") or told["measure"],
         function=told["function"],
         protocol=int(told["protocol"]),
         parameters=told["parameters"],
@@ -145,32 +149,11 @@ def read_measured(run: Path, step: int | None = None) -> tuple[list[Measured], l
     return found, damage
 
 
-def names_of(measured: Iterable[Measured]) -> dict[str, str]:
-    """Return for the key of each measure what it is called: its name, and of several of one name what differs.
-
-    ``margins``, or ``margins(share=0.2)`` beside ``margins(share=0.1)``. Which second run there was differs only where
-    one run has several: each run has its own.
-    """
-    by_name: dict[str, dict[str, dict[str, Any]]] = {}
-    others: dict[tuple[Any, ...], set[str | None]] = {}
-    for each in measured:
-        told = {**each.parameters, "protocol": each.protocol, "function": each.function}
-        by_name.setdefault(each.measure, {})[each.key] = told | {"other": each.other}
-        others.setdefault((each.measure, each.path.parents[2], each.step, repr(told)), set()).add(each.other)
-    with_others = {measure for (measure, *_), found in others.items() if len(found) > 1}
-    called = {}
-    for measure, variants in by_name.items():
-        names = dict.fromkeys(name for told in variants.values() for name in told)
-        varying = [
-            name
-            for name in names
-            if len({repr(told.get(name)) for told in variants.values()}) > 1
-            and (name != "other" or measure in with_others)
-        ]
-        for key, told in variants.items():
-            words = ",".join(f"{name}={_brief(told.get(name))}" for name in varying)
-            called[key] = f"{measure}({words})" if words else measure
-    return called
+def called(name: str, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Return what a measure is called beside itself under other parameters: ``margins``, ``margins(share=0.2)``."""
+    changed = [key for key in parameters if key not in defaults or parameters[key] != defaults[key]]
+    words = ",".join(f"{key}={_brief(parameters[key])}" for key in changed)
+    return f"{name}({words})" if words else name
 
 
 def _brief(value: Any) -> str:
@@ -204,18 +187,37 @@ def _read_table(path: Path, table: str) -> dict[str, np.ndarray[Any, Any]]:
     return columns
 
 
-def rows_of(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Return the rows of ``measures.csv``: one a step and measure, its parameters and numbers by their names."""
-    called = names_of(measured)
-    return [
-        {
-            "step": each.step,
-            "epoch": each.epoch,
-            "measure": each.measure,
-            "id": each.key.rpartition("-")[2],
-            "other": each.other,
-            **{f"{each.measure}.{key}": value for key, value in each.parameters.items()},
-            **{f"measure/{called[each.key]}/{name}": value for name, value in each.numbers.items()},
-        }
-        for each in measured
-    ]
+def row_of(measured: Measured) -> dict[str, Any]:
+    """Return a row of ``measures.csv``: the step, the measure, its parameters and its numbers by their names."""
+    return {
+        "step": measured.step,
+        "epoch": measured.epoch,
+        "measure": measured.measure,
+        "id": measured.key.rpartition("-")[2],
+        "other": measured.other,
+        **{f"{measured.measure}.{key}": value for key, value in measured.parameters.items()},
+        **numbers_of(measured),
+    }
+
+
+def numbers_of(measured: Measured) -> dict[str, float | int | None]:
+    """Return the numbers by the names that they go by among all numbers of a run: ``measure/margins/clean/median``."""
+    return {f"measure/{measured.called}/{name}": value for name, value in measured.numbers.items()}
+
+
+def with_measures(curves: pd.DataFrame, measured: Sequence[Measured]) -> pd.DataFrame:
+    """Return the rows of ``metrics.csv`` with numbers of measures as further columns, and rows of their own steps."""
+    if not measured:
+        return curves
+    import pandas as pd
+
+    by_step: dict[int, dict[str, Any]] = {}
+    for each in measured:
+        by_step.setdefault(each.step, {"step": each.step, "epoch": each.epoch}).update(numbers_of(each))
+    rows = pd.DataFrame(list(by_step.values()))
+    if curves.empty:
+        return rows.sort_values("step", ignore_index=True)
+    whole = curves.merge(rows, on="step", how="outer", suffixes=("", " measured"), sort=True)
+    if "epoch measured" in whole:
+        whole["epoch"] = whole["epoch"].fillna(whole.pop("epoch measured"))
+    return whole

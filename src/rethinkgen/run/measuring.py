@@ -27,7 +27,7 @@ from rethinkgen.run.description import LIBRARIES, digest_of_code
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import class_name
 from rethinkgen.run.kept import end_step, step_of_run
-from rethinkgen.run.measured import FOLDER, Measured, file_of, read_file, write_measured
+from rethinkgen.run.measured import FOLDER, Measured, called, file_of, read_file, write_measured
 from rethinkgen.run.measures_asked import Measure, Request, asked_of_a_run, measures_in
 from rethinkgen.train.kept_files import kept_steps
 
@@ -219,6 +219,7 @@ class Measuring:
         numbers, tables = checked(measure.name, findings)
         facts = {
             "measure": measure.name,
+            "called": called(measure.name, measure.parameters, _defaults(function)),
             "id": measure.key(other_id if measure.wants_other else None).rpartition("-")[2],
             "function": class_name(measure.target),
             "protocol": measure.protocol,
@@ -265,6 +266,11 @@ def epoch_of(run: Run, step: int) -> float | None:
     """Return how many epochs had passed, where the run's result tells."""
     steps = (run.result or {}).get("steps_per_epoch")
     return step / steps if isinstance(steps, int | float) and steps > 0 else None
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function.func).parameters
+    return {name: each.default for name, each in parameters.items() if each.default is not each.empty}
 
 
 def _code_of(target: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from rethinkgen.run.curves import read_curves
 from rethinkgen.run.folder import RunFolder, read_small
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import ID_LENGTH, LEVELS, Contents, counted, flatten, identifying, normalised, place
+from rethinkgen.run.measured import Measured, numbers_of, read_measured, with_measures
 from rethinkgen.run.schema import CONFIG, IDENTITY, STATUS, fault
 
 if TYPE_CHECKING:
@@ -170,9 +171,22 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Of a finished run, what was not reached, or is no finite number, as ``None``; else empty."""
+        """Of a finished run, what was not reached, or is no finite number, as ``None``; else empty.
+
+        What measures found of its end is among them, as ``measure/...``.
+        """
         told = {} if self.result is None else self.result.get("metrics", {})
-        return {name: None if _is_no_number(value) else value for name, value in told.items()}
+        numbers = {name: None if _is_no_number(value) else value for name, value in told.items()}
+        # With early stopping, of the step that the others are about.
+        end = numbers.get("early_stopping_step") or numbers.get("steps")
+        for each in self.measured[0] if told else ():
+            numbers |= numbers_of(each) if each.step == end else {}
+        return numbers
+
+    @cached_property
+    def measured(self) -> tuple[list[Measured], list[str]]:
+        """What measures found of it, at any step, and what of that is damaged, a line each."""
+        return read_measured(self.path)
 
     def number(self, metric: str) -> float:
         """Return a metric, not a number where the run has none."""
@@ -240,13 +254,21 @@ class Run:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """The whole rows of ``metrics.csv``, also of a run at work; empty where there are none."""
-        return self._read_curves[0]
+        """The whole rows of ``metrics.csv``, also of a run at work; empty where there are none.
+
+        What measures found at steps stands in columns ``measure/...``.
+        """
+        return self._curves_with_measures
+
+    @cached_property
+    def _curves_with_measures(self) -> pd.DataFrame:
+        return with_measures(self._read_curves[0], self.measured[0])
 
     @property
     def damage(self) -> list[str]:
         """What is damaged of the run's files, a line each; what keeps it from having a result is its ``reason``."""
-        return [*self.faults, *filter(None, [self._read_curves[1], self._count_examples[1]])]
+        told = [self._read_curves[1], self._count_examples[1], *self.measured[1]]
+        return [*self.faults, *filter(None, told)]
 
     @property
     def num_examples(self) -> int | None:

@@ -98,9 +98,9 @@ CELL: Schema = OF_A_RUN | {
 }  # fmt: skip
 """A line of a sweep's index."""
 MEASURED: Schema = {
-    "measure": NAME, "function": NAME, "protocol": POSITIVE, "parameters": NODE, "other": NAME, "step": COUNT,
-    "epoch": COUNT, "numbers": METRICS, "tables": TEXTS, "seconds": COUNT, "finished": NAME, "code": NAMES,
-    "commit": NAME, "checksum": NAME,
+    "measure": NAME, "called": NAME, "function": NAME, "protocol": POSITIVE, "parameters": NODE, "other": NAME,
+    "step": COUNT, "epoch": COUNT, "numbers": METRICS, "tables": TEXTS, "seconds": COUNT, "finished": NAME,
+    "code": NAMES, "checksum": NAME,
 }  # fmt: skip
 """What a measure found of a run at a step."""
 

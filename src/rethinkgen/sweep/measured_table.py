@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rethinkgen.console import Column, say, say_command, say_table, shown, stdout
 from rethinkgen.files import csv_cell, write_atomically
 from rethinkgen.run.command import command_line, other_command
-from rethinkgen.run.measured import Measured, read_measured, rows_of
+from rethinkgen.run.measured import row_of
 from rethinkgen.run.measuring import brief
 from rethinkgen.run.run import Run, read_runs
 from rethinkgen.sweep.conclusion import MOST_ROWS
@@ -102,24 +102,13 @@ def write_measures(sweep: Path) -> Path:
 
 def rows_of_sweep(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return a row for each run, step and measure: which run it is, the measure with its parameters, its numbers."""
-    owners: list[Run] = []
-    found: list[Measured] = []
+    rows = []
     for run in runs:
-        measured, damage = read_measured(run.path)
-        for line in damage:
+        for line in run.measured[1]:
             say(line, style="yellow")
-        owners += [run] * len(measured)
-        found += measured
-    return [
-        {
-            "run": run.path.name,
-            "run_id": run.run_id,
-            **run.choices,
-            "seed": run.seed,
-            **row,
-        }
-        for run, row in zip(owners, rows_of(found), strict=True)
-    ]
+        facts = {"run": run.path.name, "run_id": run.run_id, **run.choices, "seed": run.seed}
+        rows += [facts | row_of(each) for each in run.measured[0]]
+    return rows
 
 
 def _cell(value: Any) -> Any:
