@@ -11,7 +11,7 @@ import pytest
 import rethinkgen
 from report.made_up import made_up_run
 from rethinkgen.run import frame
-from rethinkgen.run.measured import file_of, measure_id, write_measured
+from rethinkgen.run.measured import called, file_of, measure_id, write_measured
 from rethinkgen.run.run import Run
 
 
@@ -92,7 +92,11 @@ def test_other_data_under_the_same_name_are_another_setting(tmp_path: Path, monk
 def _measure(run: Run, step: int, accuracy: float | None, **parameters: object) -> None:
     known_by = measure_id("margins", 1, parameters)
     facts = {"measure": "margins", "function": "margins", "protocol": 1, "parameters": parameters, "step": step}
-    write_measured(file_of(run.path, "margins", known_by, step), {**facts, "numbers": {"mean": accuracy}}, {})
+    write_measured(
+        file_of(run.path, "margins", known_by, step),
+        {**facts, "called": called("margins", parameters, {"share": 0.1}), "numbers": {"mean": accuracy}},
+        {},
+    )
 
 
 def test_what_was_measured_at_the_end_stands_beside_the_metrics(
@@ -108,7 +112,7 @@ def test_what_was_measured_at_the_end_stands_beside_the_metrics(
     assert runs["measure/margins/mean"].dtype == float
     _measure(found[0], int(found[0].metrics["steps"]), 0.5, share=0.2)
     runs = _table(monkeypatch, found)
-    assert runs["measure/margins(share=0.1)/mean"].iloc[0] == 0.25
+    assert runs["measure/margins/mean"].iloc[0] == 0.25
     assert rethinkgen.mean_over_seeds(runs.iloc[:1], "measure/margins(share=0.2)/mean")["mean"].tolist() == [0.5]
     (path,) = found[1].path.glob(f"measures/*/{found[1].metrics['steps']}.json")
     path.write_text("{")

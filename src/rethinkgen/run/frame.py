@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.kept import end_step
-from rethinkgen.run.measured import Measured, names_of, read_measured
+from rethinkgen.run.measured import numbers_of, read_measured
 from rethinkgen.run.run import Run
 
 if TYPE_CHECKING:
@@ -82,18 +82,14 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _measured(runs: Sequence[Run]) -> list[dict[str, float | int | None]]:
     """Return for each run what measures found of the network that its metrics are about."""
-    found: list[list[Measured]] = []
+    found = []
     for run in runs:
         end = end_step(run)
         of_run, damage = ([], []) if end is None else read_measured(run.path, end)
         for line in damage:
             warnings.warn(line, stacklevel=3)
-        found.append(of_run)
-    called = names_of(each for of_run in found for each in of_run)
-    return [
-        {f"measure/{called[each.key]}/{name}": value for each in of_run for name, value in each.numbers.items()}
-        for of_run in found
-    ]
+        found.append({name: value for each in of_run for name, value in numbers_of(each).items()})
+    return found
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
