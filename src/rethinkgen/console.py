@@ -227,12 +227,6 @@ def percent(share: float | None) -> str:
     return text.replace(".0 %", " %")
 
 
-def how_many(number: float, noun: str) -> str:
-    """Return ``1 step``, ``2,000 steps``, ``1.5 epochs``."""
-    told = f"{number:,.1f}".removesuffix(".0")
-    return f"{told} {noun}" if told == "1" else f"{told} {noun}s"
-
-
 def steps_to_fit(result: Mapping[str, Any]) -> str:
     """Return a finished run's number of steps until it fitted, or that it was more than it had."""
     metrics = result["metrics"]

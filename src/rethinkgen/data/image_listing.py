@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rethinkgen.console import how_many
+from rethinkgen.words import how_many
 
 _log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.checks import check_whole
-from rethinkgen.console import how_many
 from rethinkgen.data.image_listing import Listing, digest, folder_at, labelled, list_folder
 from rethinkgen.files import atomic_writer
+from rethinkgen.words import how_many
 
 _log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rethinkgen.console import how_many
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.received import each_line as each_line_of
 from rethinkgen.received import parse_json, read_lines
 from rethinkgen.run.schema import CELL, fault
+from rethinkgen.words import how_many
 
 FILE_NAME = ".index.jsonl"
 COMMANDS = "commands.txt"

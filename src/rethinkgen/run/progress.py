@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from rethinkgen.console import duration, how_many, note, percent, say
+from rethinkgen.console import duration, note, percent, say
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.train.evaluation import Evaluation
+from rethinkgen.words import how_many
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from rethinkgen.console import (
     Column,
-    how_many,
     note,
     percent,
     say,
@@ -27,6 +26,7 @@ from rethinkgen.run.command import command_here, other_command
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.run import has_published_budget
+from rethinkgen.words import how_many
 
 
 def tell_result(folder: RunFolder, result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rethinkgen.console import Column, how_many, percent, say, say_command, say_table, shown, steps_to_fit
+from rethinkgen.console import Column, percent, say, say_command, say_table, shown, steps_to_fit
 from rethinkgen.run import own_code, trial
 from rethinkgen.run.command import command_line, other_command, wandb
 from rethinkgen.run.description import changed_code, digest_of_code
@@ -21,6 +21,7 @@ from rethinkgen.run.run import Outcome, read_run
 from rethinkgen.run.wandb_offline import OFFLINE, unsent
 from rethinkgen.sweep.jobs import Job, brief, varying_overrides
 from rethinkgen.sweep.summary import Summary
+from rethinkgen.words import how_many
 
 MOST_ROWS = 60
 """Rows of the table on the screen; failed runs come first. All are in ``summary.csv``."""

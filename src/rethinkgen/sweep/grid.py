@@ -18,7 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from rethinkgen.console import how_many, say, stdout
+from rethinkgen.console import say, stdout
 from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
 from rethinkgen.run import trial
@@ -35,6 +35,7 @@ from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.measuring import Select, measure_finished
 from rethinkgen.sweep.planning import Planner
+from rethinkgen.words import how_many
 
 log = logging.getLogger(__name__)
 

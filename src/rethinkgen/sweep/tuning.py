@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from rethinkgen.checks import check_between, check_switch, check_whole
-from rethinkgen.console import first_line, how_many, say, say_command
+from rethinkgen.console import first_line, say, say_command
 from rethinkgen.errors import LockIsHeldError, StoppedError
 from rethinkgen.files import lock
 from rethinkgen.run.build import build
@@ -49,6 +49,7 @@ from rethinkgen.sweep.jobs import Job, brief
 from rethinkgen.sweep.objective import KEY, check_objective
 from rethinkgen.sweep.planning import Planner
 from rethinkgen.sweep.resources import Resources, wanted_devices
+from rethinkgen.words import how_many
 
 SEED = 0
 """Of the sampler where none is given: the same command proposes the same trials."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import take_buffers_of_rank_zero
-from rethinkgen.console import how_many
 from rethinkgen.errors import TrainingDivergedError
 from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest
 from rethinkgen.measure.predict import has_batch_norm, predict, recalibrated_batch_norm
@@ -31,6 +30,7 @@ from rethinkgen.train.histories import (
     Step,
     of_785b5e0,
 )
+from rethinkgen.words import how_many
 
 if TYPE_CHECKING:
     from rethinkgen.data.module import CorruptedImages
