@@ -151,9 +151,14 @@ class ExampleList:
 def read_exclude(key: str, path: Any, *, or_else: str = "") -> ExampleList:
     """Read which examples are left out: all rows, or, where there are decisions, those with ``drop``.
 
+    ``path`` may be a list of positions itself.
+
     Raises:
         ValueError: ``path`` is none, or the file no such list; the message names ``key``, line, column and value.
     """
+    if isinstance(path, list):
+        columns = {"index": [str(each) for each in path], "decision": [DROP] * len(path)}
+        return ExampleList(key, range(len(path)), columns, is_named=False)
     return _read(key, path, _state(key, check_text(key, path, or_else=or_else)), gives_labels=False)
 
 

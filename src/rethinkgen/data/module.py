@@ -120,8 +120,8 @@ class CorruptedImages(pl.LightningDataModule):
             need a number.
         num_train: train on so many examples, balanced by original label; smaller subsets are part of larger.
         validation: share of the training examples that is held out, balanced by original label.
-        exclude: a file of training examples that are left out, of the held-out part too; see
-            ``rethinkgen.data.example_list``.
+        exclude: a file of training examples that are left out, of the held-out part too, see
+            ``rethinkgen.data.example_list``; or their positions in the source.
         relabel: a file of labels that take the place of the source's own, which they correct: they are the original
             ones from then on. What it decides to drop is left out.
         seed: of the corruption and the subsets.
@@ -156,7 +156,7 @@ class CorruptedImages(pl.LightningDataModule):
         crop: str | int | None = "auto",
         num_train: int | None = None,
         validation: float = 0.0,
-        exclude: str | None = None,
+        exclude: str | list[int] | None = None,
         relabel: str | None = None,
         seed: int = 0,
         order_seed: int | None = None,

@@ -26,7 +26,7 @@ from rethinkgen.checks import (
     check_text,
     check_whole,
 )
-from rethinkgen.data.example_list import read_exclude, read_labels
+from rethinkgen.data.example_list import read_labels
 from rethinkgen.run.build import PLACES, check_partial, target_of
 from rethinkgen.run.command import install_command
 from rethinkgen.run.declaration import check_declaration
@@ -34,6 +34,7 @@ from rethinkgen.run.identity import Declaration, class_name, declaration, place
 from rethinkgen.run.kept import check_keep, check_within_budget
 from rethinkgen.run.known_keys import ACTS_AT
 from rethinkgen.run.measures_asked import asked_of_a_run
+from rethinkgen.run.selection import check_exclude
 
 LARGEST = 1e30
 """Of numbers that meet float32, which ends at 3e38."""
@@ -104,7 +105,7 @@ KEYS: dict[str, Rule] = {
     "data.crop": _whole(1).or_else("auto", None),
     "data.num_train": _whole(1).or_else(None),
     "data.validation": SHARE,
-    "data.exclude": Rule(read_exclude, (None,)),
+    "data.exclude": Rule(check_exclude, (None,)),
     "data.relabel": Rule(read_labels, (None,)),
     "data.seed": _whole(0),
     "data.order_seed": _whole(0).or_else(None),

@@ -19,6 +19,7 @@ import torch
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Images, Source
 from rethinkgen.data.streamed_source import ImageFiles
+from rethinkgen.run import selection
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import content_of_file, named_files, place
@@ -180,3 +181,22 @@ def _point_to_files(data: dict[str, Any], run: Run) -> None:
                 f"{digest}). Put it back."
             )
         node[name] = str(found)
+    if isinstance(exclude := data.get("exclude"), dict):
+        data["exclude"] = _selected(exclude, run)
+
+
+def _selected(node: dict[str, Any], run: Run) -> list[int]:
+    """Return which examples a run left out by what other runs found, where those still say the same.
+
+    Raises:
+        ValueError: they are gone, or say something else.
+    """
+    folders = [node["runs"]] if isinstance(node["runs"], str) else node["runs"]
+    places = [next((each for each in _in_any_folder(run, path) if each.is_dir()), Path(path)) for path in folders]
+    positions = selection.selected(node | {"runs": [str(place) for place in places]})
+    if selection.digest(positions) != run.contents.get(selection.KEY):
+        raise ValueError(
+            f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today. "
+            "They have been trained again, or there are more of them now."
+        )
+    return [int(position) for position in positions]

@@ -42,6 +42,7 @@ from rethinkgen.run.identity import (
 )
 from rethinkgen.run.known_keys import check_keys_are_read
 from rethinkgen.run.run import has_published_budget
+from rethinkgen.run.selection import contents_of_selection
 
 BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
 """Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
@@ -140,7 +141,7 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
     is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
     identified = config | {"data": data | {"num_train": None}} if is_all else config
     chosen = choices(config, json.loads(runtime_choices))
-    contents = contents_of_files(config)
+    contents = contents_of_files(config) | contents_of_selection(config, found)
     told = identifying(identified, found, contents)
     return Description(
         run_id=id_of(told),

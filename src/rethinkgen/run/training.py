@@ -52,6 +52,7 @@ from rethinkgen.run.probe import (
 )
 from rethinkgen.run.progress import LiveProgress, plan
 from rethinkgen.run.ranks import GiveUp, Ranks
+from rethinkgen.run.selection import selected
 from rethinkgen.run.wandb_mirror import WandbMirror
 from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
@@ -367,6 +368,8 @@ def build_datamodule(config: Mapping[Any, Any], source: Source | None = None) ->
     arguments = {
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
+    if isinstance(exclude := arguments.get("exclude"), Mapping):
+        arguments["exclude"] = selected(exclude).tolist()
     source = source or build(config["source"], "data.source")
     datamodule: CorruptedImages = build(config["corruption"], "data.corruption", source=source, **arguments)
     return datamodule

@@ -1,0 +1,146 @@
+"""``data.exclude`` by what finished runs found: leave out the share of examples of which a column is greatest.
+
+    data.exclude={runs: multirun/runs/digits-..., column: presented_times_forgotten, share: 0.2}
+
+``runs`` is the folder of a run or of a sweep, or a list of such; ``column`` one of their ``examples.npz``, averaged
+over the runs that have the example; ``share`` that of the examples that any has. ``least: true`` leaves out where it is
+least. Of equal ones those that come first in the source are left out first. A step at which an example was never right
+(-1) counts as later than any. Runs that leave out examples themselves are passed over, so that they may lie beside the
+runs that they go by.
+
+A run counts by the examples that are left out, whichever runs said so. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rethinkgen.checks import check_between, check_switch, check_text
+from rethinkgen.console import first_line
+from rethinkgen.data.example_list import read_exclude
+from rethinkgen.received import open_regular
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import Run, read_runs
+
+KEY = "data.exclude"
+STEPS = ("first_step_fitted", "presented_first_step_right", "presented_last_step_right")
+"""Columns in which -1 says that there is no such step."""
+EXAMPLE = "{runs: multirun/runs, column: presented_times_forgotten, share: 0.2}"
+
+Positions = NDArray[np.int64]
+
+
+def check_exclude(key: str, value: Any, or_else: str = "") -> None:
+    """Raise a ``ValueError`` where ``value`` is neither the path of a list of examples nor a selection of runs."""
+    if not isinstance(value, Mapping):
+        read_exclude(key, value, or_else=f"{EXAMPLE}, or {or_else}")
+        return
+    wrong = [name for name in value if name not in ("runs", "column", "share", "least")]
+    if wrong or not {"runs", "column", "share"} <= value.keys():
+        raise ValueError(f"{key}={dict(value)}: runs, column and share are needed, as in {EXAMPLE}, and perhaps least.")
+    for folder in _folders(value):
+        check_text(f"{key}.runs", folder)
+    check_text(f"{key}.column", value["column"])
+    check_between(f"{key}.share", value["share"], 0, 1, below=True)
+    check_switch(f"{key}.least", value.get("least", False))
+
+
+def contents_of_selection(config: Mapping[str, Any], fingerprint: str | None) -> dict[str, str]:
+    """Return the digest of the examples that a config leaves out by a selection of runs, by its key.
+
+    Raises:
+        ValueError: as of ``selected``, or the runs are of other data than those with this ``fingerprint``.
+    """
+    node = config["data"].get("exclude")
+    return {KEY: digest(selected(node, fingerprint))} if isinstance(node, Mapping) else {}
+
+
+def digest(positions: Positions) -> str:
+    """Hash positions."""
+    return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
+
+
+def selected(node: Mapping[str, Any], fingerprint: str | None = None) -> Positions:
+    """Return the positions in the source, ascending, of the examples that a selection leaves out.
+
+    Raises:
+        ValueError: runs are not there, not finished, of other data, or do not have the column.
+    """
+    try:
+        there = read_runs([Path(each).expanduser() for each in _folders(node)])
+    except ValueError as error:
+        raise ValueError(f"{KEY}.runs={node['runs']}: {error}") from error
+    runs = [run for run in there if run.key(KEY) is None]
+    if not runs:
+        raise ValueError(f"{KEY}.runs={node['runs']}: there is no run but those that leave out examples themselves.")
+    unfinished = [run.path.name for run in runs if run.state != "done"]
+    if unfinished:
+        raise ValueError(
+            f"{KEY}.runs={node['runs']}: {len(unfinished)} of {len(runs)} runs are not finished, the first is "
+            f"{unfinished[0]}. Finish them, or give the folders of those that are."
+        )
+    others = [run.path.name for run in runs if fingerprint is not None and _fingerprint(run) not in (None, fingerprint)]
+    if others:
+        raise ValueError(
+            f"{KEY}.runs={node['runs']}: {len(others)} of {len(runs)} runs are of other data, the first is "
+            f"{others[0]}. Give the folders of runs of these."
+        )
+    return _extreme(*_scores(runs, node["column"]), node["share"], least=bool(node.get("least", False)))
+
+
+def _extreme(index: Positions, scores: NDArray[np.float64], share: float, *, least: bool) -> Positions:
+    # ``index`` ascends and the sort is stable, so that of equal scores the first are taken.
+    order = np.argsort(scores if least else -scores, kind="stable")
+    return np.sort(index[order[: round(share * len(index))]])
+
+
+def _scores(runs: Sequence[Run], column: str) -> tuple[Positions, NDArray[np.float64]]:
+    """Return the positions of all examples that a run has, ascending, and the means of the column."""
+    found = [_column(run, column) for run in runs]
+    index = np.unique(np.concatenate([each for each, _ in found]))
+    sums, counts = np.zeros(len(index)), np.zeros(len(index))
+    for each, values in found:
+        places = np.searchsorted(index, each)
+        sums[places] += values
+        counts[places] += 1
+    return index, sums / counts
+
+
+def _column(run: Run, name: str) -> tuple[Positions, NDArray[np.float64]]:
+    path = RunFolder(run.path).examples
+    file = open_regular(path)
+    if file is None:
+        raise ValueError(f"{KEY}: {path} is not there.")
+    try:
+        with file, np.load(file, allow_pickle=False) as stored:
+            there = stored.files
+            index, values = (stored[each] if each in there else None for each in ("index", name))
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{KEY}: {path} is damaged ({first_line(str(error))}).") from error
+    if values is None:
+        raise ValueError(f"{KEY}.column={name!r}: {path} has {', '.join(there)}.")
+    fits = index is not None and index.dtype.kind == "i" and values.shape == index.shape == (len(index),)
+    if index is None or not fits or values.dtype.kind not in "biuf" or len(np.unique(index)) < len(index):
+        raise ValueError(f"{KEY}: {path} is damaged ({name} is not one number for each example).")
+    numbers = values.astype(np.float64)
+    if np.isnan(numbers).any():
+        raise ValueError(f"{KEY}.column={name!r}: {path} has values that are no numbers.")
+    if name in STEPS:
+        numbers[numbers < 0] = np.inf
+    return index.astype(np.int64), numbers
+
+
+def _folders(node: Mapping[str, Any]) -> list[Any]:
+    runs = node["runs"]
+    return [runs] if isinstance(runs, str) or not isinstance(runs, Sequence) else list(runs)
+
+
+def _fingerprint(run: Run) -> Any:
+    return run.facts.get("fingerprint") or (run.result or {}).get("fingerprint")
