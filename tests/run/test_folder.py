@@ -152,3 +152,11 @@ def test_checkpoints_that_cannot_be_removed_do_no_harm(tmp_path: Path, caplog: p
     folder.checkpoints.touch()
     folder.remove_checkpoints()
     assert "cannot be removed" in caplog.text
+
+
+def test_it_is_noted_on_how_many_ranks_a_run_is_trained_in_turn(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_to_identity(run_id="mine")
+    for size, is_anew, told in ((2, True, [2]), (2, False, [2]), (1, False, [2, 1]), (4, True, [4])):
+        folder.note_ranks(size, is_anew=is_anew)
+        assert folder.read_identity() == {"run_id": "mine", "world_sizes": told}

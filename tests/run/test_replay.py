@@ -18,11 +18,12 @@ from rethinkgen.errors import ReplayDiffersError
 from rethinkgen.measure.fit import state_digest
 from rethinkgen.run.data_of_run import datamodule_of
 from rethinkgen.run.declaration import acting
-from rethinkgen.run.kept import last_step
+from rethinkgen.run.kept import last_step, step_of_run
 from rethinkgen.run.replay import Built, keep, states, weights_along, weights_at
 from rethinkgen.run.run import read_run
 from rethinkgen.train.kept import read_state, read_weights
 from rethinkgen.train.kept_files import kept_steps
+from unfinished import power_cut_at
 
 RUN = [*TINY, "data.num_train=300", "data.batch_size=40", "max_steps=40", "log_every=10", "keep=[0,5,1ep,21,end,last]"]
 KINDS = {
@@ -165,6 +166,49 @@ def test_a_replay_that_passes_no_row_is_unchecked(train: Command) -> None:
     lines, tell = heard()
     weights_at(opened(folder), 3, tell=tell)
     assert [line.split(":")[0] for line in lines if not line.startswith("Replaying")] == ["Unchecked"]
+
+
+def test_where_bits_cannot_be_asked_for_the_running_loss_is_near(run: Path) -> None:
+    built = opened(without_states(run))
+    assert built.run.result is not None
+    built.run.result.update(device="NVIDIA H100", world_size=2)
+    table = built.run.path / "metrics.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    place, digest = rows[0].index("train/loss"), rows[0].index("weights_digest")
+    for share, is_near in ((1.009, True), (1.02, False)):
+        told = [list(row) for row in rows]
+        for row in told[1:]:
+            row[place] = repr(float(row[place]) * share)
+            row[digest] = row[digest] and "sha256-others"
+        table.write_text("".join(f"{','.join(row)}\n" for row in told))
+        lines, tell = heard()
+        if is_near:
+            weights_at(built, 21, tell=tell)
+            assert "Checked to 1% of the running loss: the run was trained on 2 x NVIDIA H100" in lines[-1]
+        else:
+            with pytest.raises(ReplayDiffersError, match=r"running loss at step .* the device is cpu: .* was NVIDIA"):
+                weights_at(built, 21, tell=tell)
+
+
+def test_a_run_that_broke_off_is_replayed_as_far_as_its_files_tell(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with power_cut_at(24, monkeypatch):
+        train(*RUN)
+    (folder,) = tmp_path.glob("multirun/runs/*/")
+    assert kept_steps(folder / "weights") == [0, 5, 8, 21]
+    built = opened(without_states(folder))
+    lines, tell = heard()
+    theirs = read_weights(folder / "weights", 21, built.run.run_id)
+    assert last_step(built.run) == 20  # the latest row
+    assert step_of_run(built.run, "last") == 20
+    weights_at(built, 20, tell=tell)
+    assert "how long it takes its files do not tell" in lines[0]
+    shutil.copy(folder / "weights/21.pt", built.run.path / "weights/21.pt")
+    shutil.copy(folder / "weights/21.state.pt", built.run.path / "weights/21.state.pt")
+    assert equal(dict(weights_at(built, 21, tell=tell)), dict(theirs))
+    with pytest.raises(ValueError, match="has trained 21 steps"):
+        weights_at(built, 22, tell=tell)
 
 
 def test_a_damaged_state_is_named_and_passed_over_and_a_foreign_one_refused(run: Path) -> None:

@@ -66,6 +66,7 @@ CALLED_HERE = {
     "trainer.precision": "precision amp fp16 bf16 mixed_precision",
     "hydra.launcher.n_jobs": "n_jobs num_jobs jobs parallel",
     "rerun": "overwrite force restart",
+    "keep": "keep_weights save_weights save_steps snapshots snapshot_steps checkpoint_steps",
 }
 """Our key, or several -> what other templates and papers call it."""
 

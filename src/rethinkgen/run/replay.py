@@ -9,8 +9,8 @@ compared with the run's own rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,19 +100,18 @@ def weights_along(
     Raises:
         ValueError, ReplayDiffersError: as ``states``.
     """
-    steps = sorted(set(steps))
-    found = {step: weights for step in steps if (weights := _weights_there(built.run, step, tell)) is not None}
-    missing = [step for step in steps if step not in found]
-    replayed = iter(()) if not missing else _replayed(built, missing, inexact=inexact, tell=tell)
-    try:
+    steps, folder = sorted(set(steps)), RunFolder(built.run.path)
+    there = set(kept_steps(folder.weights)) | ({end_step(built.run)} if folder.end_weights.is_file() else set())
+    missing = [step for step in steps if step not in there]
+    with closing(_replayed(built, missing, inexact=inexact, tell=tell)) as replayed:
         for step in steps:
-            if step in found:
-                yield step, found.pop(step)
-            else:
+            if step in there and (weights := _weights_there(built.run, step, tell)) is not None:
+                yield step, weights
+            elif step not in there:
                 yield step, _copied(next(replayed).model.state_dict())
-    finally:
-        if missing:
-            replayed.close()  # type: ignore[attr-defined]
+            else:
+                with closing(_replayed(built, [step], inexact=inexact, tell=tell)) as alone:
+                    yield step, _copied(next(alone).model.state_dict())
 
 
 def keep(built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: Tell = print) -> None:
@@ -128,9 +127,10 @@ def keep(built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: 
         write_state(folder, built.run.run_id, training.state())
 
 
-def _replayed(built: RunBuilt, steps: Sequence[int], *, inexact: bool, tell: Tell) -> Iterator[Retraining]:
+def _replayed(built: RunBuilt, steps: Sequence[int], *, inexact: bool, tell: Tell) -> Generator[Retraining, None, None]:
     """Yield the training at each of ``steps``; where a state lies between two of them, from there on."""
-    check_replayable(built.run, steps[-1])
+    for step in steps[-1:]:
+        check_replayable(built.run, step)
     for part in _parts(steps, kept_steps(RunFolder(built.run.path).weights)):
         with begun(built, part[0], part[-1], inexact=inexact, tell=tell) as training:
             for step in part:
