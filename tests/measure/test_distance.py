@@ -73,5 +73,5 @@ def test_another_architecture_and_a_network_that_is_not_trained_are_refused() ->
     ):
         distance(Subject(network_of("mlp"), {}, at=lambda _: Subject(other, {})))
     frozen = network_of("mlp").requires_grad_(False)
-    with pytest.raises(ValueError, match=r"measure=distance: the network has no weights that are trained"):
+    with pytest.raises(ValueError, match=r"the network has no weights that are trained"):
         distance(Subject(frozen, {}, at=lambda _: Subject(frozen, {})))

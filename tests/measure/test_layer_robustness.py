@@ -116,6 +116,12 @@ def test_steps_alone_and_draws_alone() -> None:
     assert numbers["redrawn"] is None
 
 
+def test_statistics_are_not_estimated_again_unless_asked_for() -> None:
+    findings = layer_robustness(subject_of("convolutional"), steps=[0], num_draws=0, num_for_statistics=0)
+    assert {row["statistics"] for row in rows(findings)} == {"kept"}
+    assert not [name for name in findings.numbers if name.endswith("re-estimated")]
+
+
 def test_distances_are_those_from_step_0() -> None:
     subject = subject_of("mlp")
     found = rows(layer_robustness(subject, steps=[0, 3], num_draws=0), "distances")

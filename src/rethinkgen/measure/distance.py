@@ -35,7 +35,7 @@ def distance(subject: Subject, *, origin: At = 0) -> Findings:
     there = state_of(subject.at(origin).network)
     check_same_architecture(here, there, f"origin={origin}")
     if not trained:
-        raise ValueError("measure=distance: the network has no weights that are trained. Leave this run out.")
+        raise ValueError("the network has no weights that are trained. Leave this run out.")
     # Subtracted and summed in float64, as neighbouring steps differ in few digits.
     moved = {name: here[name].cpu().double() - there[name].cpu().double() for name in sorted(trained)}
     layers = {

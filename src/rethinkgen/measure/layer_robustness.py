@@ -78,7 +78,7 @@ class Problem(NamedTuple):
     inputs: Inputs
     labels: Tensor
     for_statistics: Inputs | None
-    """What BatchNorm's statistics are estimated on; ``None`` without BatchNorm"""
+    """What BatchNorm's statistics are estimated on; ``None`` where they are not"""
     batch_size: int
 
 
@@ -106,7 +106,7 @@ def layer_robustness(
 
     With BatchNorm everything is given twice: with its running statistics as they are (``kept``; those of a BatchNorm
     that is replaced are the replacement's), and as means over one pass through ``num_for_statistics`` training examples
-    in batches of ``batch_size`` (``re-estimated``).
+    in batches of ``batch_size`` (``re-estimated``), a pass for each replacement; with 0 of them this is left out.
 
     A layer's *criticality* is the mean, over ``steps``, of how much the error rises.
 
@@ -154,7 +154,7 @@ def units_of(network: nn.Module, groups: Sequence[str]) -> list[Unit]:
     """
     tensors = layer_tensors(network)
     if not tensors:
-        raise ValueError("measure=layer_robustness: the network has no layers with weights. Leave this run out.")
+        raise ValueError("the network has no layers with weights. Leave this run out.")
     named = {layer: ("layer", [layer]) for layer in tensors}
     named |= {block: ("block", layers) for block, layers in block_layers(network).items()}
     for group in groups:
@@ -189,9 +189,10 @@ def _problem(
     subject: Subject, split: SplitName, num_examples: int | None, num_for_statistics: int, batch_size: int
 ) -> Problem:
     check_whole("batch_size", batch_size, 2)
+    check_whole("num_for_statistics", num_for_statistics, 0)
     chosen = examples(subject.split(split), num_examples, "all", memory_mb=subject.memory_mb)
     for_statistics = None
-    if has_batch_norm(subject.network):
+    if num_for_statistics and has_batch_norm(subject.network):
         train = subject.split("train")
         for_statistics = examples(train, num_for_statistics, "all", memory_mb=subject.memory_mb).inputs
     return Problem(subject.network, chosen.inputs, judged_by(split, chosen), for_statistics, batch_size)

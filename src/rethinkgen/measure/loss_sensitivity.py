@@ -46,13 +46,17 @@ def loss_sensitivity(subject: Subject, *, num_times: int = 20, by_class: bool = 
     ``g_x^t`` and of its mean over the times so far; ``classes`` with ``class_of_loss, class_of_example, sensitivity``:
     of the part of ``L_t`` that belongs to the examples of one class, the mean over those of another.
 
+    At step 0 no example has had a part in anything: the mean is zero, and there is no Gini index.
+
     Raises:
-        ValueError: the run took no step, or not by SGD with momentum on cross-entropy alone, or memory does not do.
+        ValueError: the run was not trained by SGD with momentum on cross-entropy alone, or memory does not do.
     """
     check_whole("num_times", num_times, 1)
     check_switch("by_class", by_class)
     train = subject.split("train")
     inputs = _checked_inputs(subject)
+    if not subject.step:
+        return Findings({"gini": None, "gini_with_direct": None, "mean": 0.0})
     times = sorted({max(1, round(subject.step * k / num_times)) for k in range(1, num_times + 1)})
     parts = _parts_of_loss(train, by_class=by_class)
     adjoint = Adjoint(subject.network, inputs, train.labels, times, parts)
@@ -67,15 +71,12 @@ def loss_sensitivity(subject: Subject, *, num_times: int = 20, by_class: bool = 
 
 def _checked_inputs(subject: Subject) -> Tensor:
     inputs = subject.split("train").inputs
-    if not subject.step:
-        raise ValueError("measure=loss_sensitivity: at step 0 no step has been taken. Ask for a later one (at=).")
     if has_batch_norm(subject.network):
         raise ValueError(
-            "measure=loss_sensitivity: the network has BatchNorm, by whose batches examples depend on each other. Take "
-            "a run without."
+            "the network has BatchNorm, by whose batches examples depend on each other. Take a run without it."
         )
     if not isinstance(inputs, Tensor):
-        raise ValueError("measure=loss_sensitivity: the images are streamed, and are needed in memory. Take fewer.")
+        raise ValueError("the images are streamed, and are needed in memory. Take fewer.")
     return inputs
 
 
@@ -145,7 +146,7 @@ def _check_step(before: State, expected: State, found: State, step: int) -> None
 
 def _refuse(step: int) -> None:
     raise ValueError(
-        f"measure=loss_sensitivity: step {step} of this run is not that of SGD with momentum on the cross-entropy of "
+        f"step {step} of this run is not that of SGD with momentum on the cross-entropy of "
         "unchanged images. Take a run without dropout, augmentation, mixup, weight decay, penalties, clipping and "
         "label smoothing, with optimizer=sgd and loss=cross_entropy."
     )
