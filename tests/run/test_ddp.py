@@ -88,6 +88,7 @@ def test_two_ranks_are_one_run(train: Command, tmp_path: Path) -> None:
     assert train(*DDP, *UNEVEN, *stops) == theirs
 
 
+@pytest.mark.slow  # tests/train/test_batch_norm.py has ranks as threads
 def test_batch_norm_over_the_whole_batch(train: Command, tmp_path: Path) -> None:
     """One block of 1 step and one of 16."""
     small = ["model=inception", *UNEVEN[:1], "data.num_train=150", "data.batch_size=9", "max_steps=17"]
@@ -128,6 +129,7 @@ class Remembers:
 """
 
 
+@pytest.mark.slow  # tests/train/test_loss.py has ranks as threads
 def test_a_loss_that_remembers_examples_is_that_of_one_rank(train: Command, tmp_path: Path) -> None:
     """In a later epoch an example comes to another rank than before, which must know what was said of it."""
     (tmp_path / "losses_of_mine.py").write_text(REMEMBERS)

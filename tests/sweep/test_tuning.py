@@ -383,6 +383,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     assert "Going on from step" in output
 
 
+@pytest.mark.slow  # half a minute, and a SIGKILL has a test beside it
 def test_ctrl_c_in_the_pool_and_the_same_command_goes_on(start: Start, tmp_path: Path) -> None:
     # In a folder whose name has a space.
     results = tmp_path / "my results" / "runs"
