@@ -83,11 +83,11 @@ def test_both_commands_and_the_report_of_both(
         (
             "bound: 20",
             "bond: 20",
-            "claims=my_conf/claims.yaml: claims.yaml, claim even.learnt: rule at_least: bound: is missing",
+            "claims=my_conf/claims.yaml, claim even.learnt: rule: bond: no such key; allowed are kind, because, bound.",
         ),
         ("id: even.learnt", "id: table_1.alexnet.parameters", "there is one of this id already"),
         ("items:", "items: 3 #", "claims=my_conf/claims.yaml: "),
-        ("paper: mine", "paper: [", "claims=my_conf/claims.yaml: claims.yaml: not YAML"),
+        ("paper: mine", "paper: [", "claims=my_conf/claims.yaml: not YAML"),
     ],
 )
 def test_a_claim_that_cannot_be_is_told_before_any_work(

@@ -324,13 +324,13 @@ def read_own(path: Path) -> Paper:
     Raises:
         ValueError: there is no such file, or it says something that cannot be.
     """
-    content = read_bytes(path, MOST_BYTES_OF_TABLE)
+    content, name = read_bytes(path, MOST_BYTES_OF_TABLE), f"claims={path}"
     if content is None:
-        raise ValueError(f"claims={path}: there is no such file.")
-    own = read_paper(path.name, content.decode("utf-8", errors="replace"))
+        raise ValueError(f"{name}: there is no such file.")
+    own = read_paper(name, content.decode("utf-8", errors="replace"))
     # It may not take the place of ours.
     if taken := {claim.id for claim in own.claims} & {claim.id for claim in load_claims()}:
-        raise ValueError(f"{path.name}, claim {min(taken)}: there is one of this id already. Give it another.")
+        raise ValueError(f"{name}, claim {min(taken)}: there is one of this id already. Give it another.")
     return own
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 WANTED = {
     "string": "a text",
@@ -24,7 +24,16 @@ WANTED = {
 class Checked(BaseModel):
     """A part of a file, in which nothing is taken for what it is not: no text for a number, no unknown key."""
 
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_keys(cls, node: Any) -> Any:
+        """Name a mistyped key first: it is one that there is not, before it is one that is missing."""
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if unknown := [str(key) for key in (node if isinstance(node, dict) else ()) if key not in known]:
+            raise ValueError(f"{unknown[0]}: no such key; allowed are {', '.join(known)}.{meant(unknown[0], known)}")
+        return node
 
     def __hash__(self) -> int:
         """Tell a declaration apart as a thing: what it holds may have no hash."""
@@ -47,12 +56,10 @@ def checked(kind: type[Part], node: Any, where: str, context: Any = None) -> Par
     try:
         return kind.model_validate(node, context=context)
     except ValidationError as error:
-        # A mistyped key is one that there is not, before it is one that is missing.
-        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        raise ValueError(f"{where}: {_told(kind, node, faults)}") from error
+        raise ValueError(f"{where}: {_told(node, error.errors())}") from error
 
 
-def _told(kind: type[Checked], node: Any, faults: Sequence[Any]) -> str:
+def _told(node: Any, faults: Sequence[Any]) -> str:
     """Say what is wrong first; where one of several types would do, all of them."""
     path: list[str] = []
     first, value = faults[0], node
@@ -74,9 +81,6 @@ def _told(kind: type[Checked], node: Any, faults: Sequence[Any]) -> str:
         return ": ".join([*path, str(details["error"])])
     if first["type"] == "missing":
         return f"{': '.join([*path, str(first['loc'][-1])])}: is missing."
-    if first["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in kind.model_fields.items()]
-        return f"{place}: no such key; allowed are {', '.join(known)}.{meant(path[-1], known)}"
     if first["type"] == "literal_error":
         options = re.findall(r"'([^']*)'", details["expected"])
         return f"{place}={value!r}: {_one_of(options, value)}"
