@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -98,8 +99,9 @@ def run_in_child(command: Command, launcher: Connection) -> NoReturn:
             _note_exit(folder, f"sys.exit({error.code!r})")
     finally:
         _close_wandb(code)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # on a full disk; the exit code says more than how this fails
+                stream.flush()
         os._exit(code)
 
 
