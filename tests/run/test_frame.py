@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -91,12 +92,16 @@ def test_other_data_under_the_same_name_are_another_setting(tmp_path: Path, monk
 
 def _measure(run: Run, step: int, accuracy: float | None, **parameters: object) -> None:
     known_by = measure_id("margins", 1, parameters)
-    facts = {"measure": "margins", "function": "margins", "protocol": 1, "parameters": parameters, "step": step}
-    write_measured(
-        file_of(run.path, "margins", known_by, step),
-        {**facts, "called": called("margins", parameters, {"share": 0.1}), "numbers": {"mean": accuracy}},
-        {},
-    )
+    name = called("margins", parameters, {"share": 0.1})
+    facts = {
+        "measure": "margins",
+        "called": name,
+        "function": "margins",
+        "protocol": 1,
+        "parameters": parameters,
+        "step": step,
+    }
+    write_measured(file_of(run.path, "margins", known_by, step), {**facts, "numbers": {"mean": accuracy}}, {})
 
 
 def test_what_was_measured_at_the_end_stands_beside_the_metrics(
@@ -106,15 +111,15 @@ def test_what_was_measured_at_the_end_stands_beside_the_metrics(
     for run, value in zip(found, (0.25, None), strict=False):
         _measure(run, int(run.metrics["steps"]), value, share=0.1)
         _measure(run, 0, 0.9, share=0.1)
-    runs = _table(monkeypatch, found)
+    runs = _table(monkeypatch, list(map(replace, found)))
     assert [name for name in runs if name.startswith("measure/")] == ["measure/margins/mean"]
     assert runs["measure/margins/mean"].fillna(-1).tolist() == [0.25, -1, -1]
     assert runs["measure/margins/mean"].dtype == float
     _measure(found[0], int(found[0].metrics["steps"]), 0.5, share=0.2)
-    runs = _table(monkeypatch, found)
+    runs = _table(monkeypatch, list(map(replace, found)))  # read anew
     assert runs["measure/margins/mean"].iloc[0] == 0.25
     assert rethinkgen.mean_over_seeds(runs.iloc[:1], "measure/margins(share=0.2)/mean")["mean"].tolist() == [0.5]
     (path,) = found[1].path.glob(f"measures/*/{found[1].metrics['steps']}.json")
     path.write_text("{")
     with pytest.warns(UserWarning, match="is damaged"):
-        _table(monkeypatch, found)
+        _table(monkeypatch, list(map(replace, found)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import TINY, Command, read_result
 from rethinkgen.measure.subject import Findings
 from rethinkgen.run.measures_asked import Measure, measures_in
 from rethinkgen.run.measuring import checked
+from rethinkgen.run.wandb_mirror import WandbMirror
 
 RUN = [*TINY, "data.num_train=200", "max_steps=20"]
 
@@ -32,6 +34,12 @@ def test_a_run_is_measured_as_it_ends_and_again_only_where_something_is_missing(
     before = files(folder)
     assert sorted(before) == ["0.json", "20.json"]  # of either measure
     assert len(list(folder.glob("measures/*/*.json"))) == 4
+    rows: list[dict[str, Any]] = []
+    mirror = WandbMirror("rethinkgen")
+    mirror._run = SimpleNamespace(log=rows.append)
+    mirror.show_measured(folder)
+    assert {row["trainer/global_step"] for row in rows} == {0, 20}
+    assert rows[-1]["measure/fit/fit/accuracy"] == read_result(folder)["metrics"]["fit/accuracy"]
     (told,) = folder.glob("measures/fit-*/20.json")
     assert json.loads(told.read_text())["numbers"]["fit/accuracy"] == read_result(folder)["metrics"]["fit/accuracy"]
     told.unlink()

@@ -22,7 +22,7 @@ from rethinkgen.errors import DamagedFileError
 from rethinkgen.run.curves import STEP, TEXTS, read_rows
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run
-from rethinkgen.run.wandb_mirror import QUIET, X_AXIS, Notices, as_opened, id_in_wandb, made_with
+from rethinkgen.run.wandb_mirror import QUIET, X_AXIS, Notices, as_logged, as_opened, id_in_wandb, made_with
 from rethinkgen.run.wandb_offline import in_brief, unsent_of
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def runs_there(api: wandb.Api, place: Place, ids: Sequence[str]) -> dict[str, Ru
 
 def lacking(run: Run, there: RunThere | None) -> Lacking:
     """Compare a run's files with what W&B has of it."""
-    rows, result = _rows(run), run.result or {}
-    wanted = {key: value for key, value in result.get("metrics", {}).items() if value is not None}
+    rows = _rows(run)
+    wanted = {key: value for key, value in run.metrics.items() if value is not None}
     if there is None:
         return Lacking(rows, _last_values(rows) | wanted, is_open=True)
     seen: dict[tuple[float, str], Any] = {}
@@ -203,12 +203,13 @@ def lacking(run: Run, there: RunThere | None) -> Lacking:
 
 
 def _rows(run: Run) -> list[dict[str, float]]:
-    """Return the rows of ``metrics.csv`` as the mirror logs them."""
+    """Return the rows of ``metrics.csv`` as the mirror logs them, and what measures found at steps."""
+    measured = [as_logged(each) for each in run.measured[0]]
     try:
         cells = read_rows(RunFolder(run.path).metrics).cells()
     except DamagedFileError:
-        return []  # the report names it
-    return [
+        return measured  # the report names it
+    return measured + [
         {name: float(cell) for name, cell in row.items() if cell and name not in (STEP, *TEXTS)}
         | {X_AXIS: int(row[STEP])}
         for row in cells

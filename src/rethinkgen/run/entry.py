@@ -377,7 +377,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     wait_politely()
     ranks.begin(folder.path, description.facts())
     with console.status("starting torch and Lightning"):
-        from rethinkgen.run.measuring import check_measures
+        from rethinkgen.run.measuring import check_measures, measure_own
         from rethinkgen.run.training import Training
     check_measures(description.config)
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
@@ -410,18 +410,19 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
     folder.write_status("running", started=now())
     with closing(training):
         result = training.run(give_up=functools.partial(tell_given_up, folder))
-    measure = functools.partial(measure_what_is_asked, folder, description, is_single=is_single)
-    if description.config["debug"]:
-        tell_trial(result)
-        measure()
-        return dict(result["metrics"])
-    tell_result(folder, result)
-    # What was asked for only when it was passed already, or has been damaged since.
-    keep_missing(folder, description, training.datamodule if ranks.size == 1 else None)
-    for mirror in training.mirrors:
+        is_trial = description.config["debug"]
+        tell_trial(result) if is_trial else tell_result(folder, result)
+        if not is_trial:
+            # What was asked for only when it was passed already, or has been damaged since.
+            keep_missing(folder, description, training.datamodule if ranks.size == 1 else None)
+        is_measured = measure_own(folder, description.config)
+        for mirror in training.mirrors:
+            mirror.show_measured(folder.path)
+    for mirror in () if is_trial else training.mirrors:
         if mirror.unsent_folder is not None:
             say_command("Not sent to W&B yet:", shlex.join([*wandb(), "sync", str(mirror.unsent_folder)]))
-    measure()
+    if not is_measured and is_single:
+        sys.exit(1)
     return dict(result["metrics"])
 
 

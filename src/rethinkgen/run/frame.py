@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.kept import end_step
-from rethinkgen.run.measured import numbers_of, read_measured
 from rethinkgen.run.run import Run
 
 if TYPE_CHECKING:
@@ -37,11 +35,12 @@ def open_sweep(*folders: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     found = runs_on_disk.read_runs([Path(folder) for folder in folders])
+    for line in [line for run in found for line in run.measured[1]]:
+        warnings.warn(line, stacklevel=2)
     settings = _settings(found)
     metrics = dict.fromkeys(name for run in found for name in run.metrics)
     numbers = {name: [run.number(name) for run in found] for name in metrics}
-    parts = [pd.DataFrame(map(_facts, found)), pd.DataFrame(numbers), pd.DataFrame(_measured(found), dtype=float)]
-    table = pd.concat(parts, axis="columns")
+    table = pd.concat([pd.DataFrame(map(_facts, found)), pd.DataFrame(numbers)], axis="columns")
     table.index = pd.MultiIndex.from_arrays(list(settings.values()), names=list(settings))
     return table.sort_index()
 
@@ -78,18 +77,6 @@ def _facts(run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "folder": str(run.path),
     }
-
-
-def _measured(runs: Sequence[Run]) -> list[dict[str, float | int | None]]:
-    """Return for each run what measures found of the network that its metrics are about."""
-    found = []
-    for run in runs:
-        end = end_step(run)
-        of_run, damage = ([], []) if end is None else read_measured(run.path, end)
-        for line in damage:
-            warnings.warn(line, stacklevel=3)
-        found.append({name: value for each in of_run for name, value in numbers_of(each).items()})
-    return found
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.measured import Measured, numbers_of, read_measured
 from rethinkgen.run.wandb_offline import (
     NOBODY_LOGGED_IN,
     Sweep,
@@ -160,6 +162,12 @@ class WandbMirror(Logger):
         self._run.summary.update(result["metrics"])
         self._run.config.update(made_with(result), allow_val_change=True)
 
+    def show_measured(self, run: Path) -> None:
+        """Log what measures have found of the run, each at its step."""
+        if self._run is not None:
+            for each in read_measured(run)[0]:
+                self._attempt(functools.partial(self._run.log, as_logged(each)))
+
     def finish(self, exit_code: int) -> None:
         """Close the W&B run; one left open would take in the next run of the process."""
         if self._run is not None:
@@ -186,6 +194,11 @@ class WandbMirror(Logger):
                 return
             self._has_failed = True
             log.warning("W&B failed (%s: %s); the run goes on without it", type(error).__name__, in_brief(error))
+
+
+def as_logged(measured: Measured) -> dict[str, float]:
+    """Return what a measure found as a row of W&B's."""
+    return {**{name: value for name, value in numbers_of(measured).items() if value is not None}, X_AXIS: measured.step}
 
 
 class Notices:
