@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from annotated_types import Len
 from pydantic import BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
@@ -45,7 +44,7 @@ FITTED = "fitted"
 
 ONE_OR_SEVERAL = BeforeValidator(several)
 Axis = Literal["x", "y"]
-Ends = Annotated[list[float | None], Len(2, 2)]
+Ends = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 
 
 class Figure(Checked):
@@ -57,7 +56,7 @@ class Figure(Checked):
     of: str = "runs"
     """``runs``, or a measure's table by its name."""
     x: str | None = None
-    y: str | Annotated[list[str | list[str]], Len(1)] | None = None
+    y: str | Annotated[list[str | list[str]], Field(min_length=1)] | None = None
     """A quantity; a list of them: a panel each; a list in that list: several in one panel."""
     value: str | None = None
     """What the colours of a heat map are, what stands under a picture; for a marker a run, only in the CSV."""
