@@ -222,6 +222,8 @@ def test_declarations_of_ours_are_complete() -> None:
         ("series: test/accuracy", "series=test/accuracy: runs that differ"),
         ("limits: 3", "limits=3"),
         ("limits: {y: 3}", "limits: y=3"),
+        ("limits: {y: [0]}", "limits: y: [low, high] is needed"),
+        ("limits: {y: [0, a]}", "limits: y='a': a number is needed"),
         ("limits: {z: [0, 1]}", "limits='z'"),
         ("labels: {model.width: 3}", "labels: model.width=3"),
         ("relative_to: {level: 0}", "{model.width: VALUE} is needed"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import Paper, load_papers
@@ -44,7 +44,12 @@ FITTED = "fitted"
 
 ONE_OR_SEVERAL = BeforeValidator(several)
 Axis = Literal["x", "y"]
-Ends = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+
+
+def _are_two(ends: list[float | None]) -> list[float | None]:
+    if len(ends) != 2:
+        raise ValueError("[low, high] is needed, a number or null each.")
+    return ends
 
 
 class Figure(Checked):
@@ -91,7 +96,7 @@ class Figure(Checked):
     published: str = ""
     """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
     log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field(default=[])
-    limits: dict[Axis, Ends] = Field(default={})
+    limits: dict[Axis, Annotated[list[float | None], AfterValidator(_are_two)]] = Field(default={})
     labels: dict[str, str] = Field(default={})
     """Quantity -> what it is called here."""
     panel_title: str = ""
