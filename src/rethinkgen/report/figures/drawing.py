@@ -333,13 +333,16 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     pivot = table.pivot_table(index=y, columns=x, values="is_bound", aggfunc="max")
     bound = pivot.reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
     shown = np.where(bound, np.nan, means)
-    image = axes.imshow(shown, aspect="auto", cmap="viridis", origin="lower")
+    # As shapes, not as an image: sharp at any size.
+    mesh = axes.pcolormesh(np.arange(len(columns)), np.arange(len(rows)), shown, cmap="viridis", shading="nearest")
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
     axes.set_xlabel(figure.labels.get(x, facts(x).label))
     axes.set_ylabel(figure.labels.get(y, facts(y).label))
-    axes.figure.colorbar(image, ax=axes).set_label(figure.labels.get(value, facts(value).label))
+    bar = axes.figure.colorbar(mesh, ax=axes, label=figure.labels.get(value, facts(value).label))
+    assert bar.solids is not None
+    bar.solids.set(rasterized=False, edgecolor="face")
     middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else math.inf
     for (at_y, at_x), number in np.ndenumerate(means) if means.size <= 150 else ():
         if not math.isnan(number):
