@@ -15,6 +15,7 @@ from made_up import made_up_run
 from rethinkgen.report.figures import Picture, picture
 from rethinkgen.report.figures.declaration import Figure, check_quantities, declared_in, packaged, read_figure
 from rethinkgen.report.figures.guess import axes_of, completed
+from rethinkgen.run.measured import file_of, measure_id, write_measured
 from rethinkgen.run.own_code import opening
 from rethinkgen.run.run import Run
 
@@ -40,7 +41,7 @@ def widths(folder: Path, *, seeds: int = 3, kinds: tuple[str, ...] = ("none", "g
 
 def drawn(declaration: dict[str, Any], runs: list[Run], tables: dict[str, pd.DataFrame] | None = None) -> Picture:
     figure = read_figure("mine", declaration, "mine", may_guess=True)
-    if figure.of == "runs":
+    if figure.of not in (tables or {}):
         check_quantities(figure, runs, "mine")
         figure = completed(figure, runs)
     found = picture(figure, runs, tables)
@@ -244,7 +245,7 @@ def test_declarations_of_ours_are_complete() -> None:
         ("y: data.corruption", "data.corruption: has names as values"),
         ("kind: scatter, y: data.corruption", "data.corruption: has names as values"),
         ("kind: heatmap, y: data.corruption, value: model", "model: has names as values"),
-        ("kind: curves, y: value, of: critical_samples", "of=critical_samples: only runs"),
+        ("kind: curves, y: value, of: critical_samples", "of=critical_samples: no such table. No measure has left any"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_its_key(told: str, named: str, tmp_path: Path) -> None:
@@ -371,3 +372,32 @@ def test_a_mistyped_name_in_words_is_refused(key: str, tmp_path: Path) -> None:
     made = picture(read_figure("theirs", told, "theirs"), widths(tmp_path, seeds=1))
     assert made is not None
     assert "{modle}" in made.caption + made.figure.axes[0].get_title()
+
+
+def test_a_measures_table_of_runs_is_drawn_by_its_name(tmp_path: Path) -> None:
+    runs = widths(tmp_path, seeds=2, kinds=("none",))[:4]
+    for run in runs:
+        for step in (0, 40):
+            told = {"measure": "robust", "function": "f", "protocol": 1, "parameters": {}, "numbers": {}, "step": step}
+            errors = np.array([0.1, 0.3]) + 0.01 * run.seed + (1 if step else 0) + 0.1 * (run.key("model.width") == 16)
+            layers = {"layer": np.array([1, 2]), "error": errors, "half": np.array(["a", "b"])}
+            known_by = measure_id("f", 1, {})
+            write_measured(file_of(run.path, "robust", known_by, step), told, {"layers": layers})
+    made = drawn({"of": "measure/robust/layers", "x": "layer", "y": "error"}, runs)
+    # The last step; two seeds each; a line for each width.
+    assert made.data.groupby("line")["mean"].apply(list).to_dict() == {
+        "mine, width=16": pytest.approx([1.205, 1.405]),
+        "mine, width=8": pytest.approx([1.105, 1.305]),
+    }
+    assert set(made.data["n"]) == {2}
+    assert "n = 2 seeds" in made.caption
+    assert "Data: cifar10" in made.caption
+    made = drawn({"of": "measure/robust/layers", "kind": "curves", "y": "error", "series": "half"}, runs[:2])
+    assert made.data.groupby("line")["mean"].apply(list).to_dict() == {
+        "a": pytest.approx([0.105, 1.105]),
+        "b": pytest.approx([0.305, 1.305]),
+    }
+    with pytest.raises(ValueError, match=r"robust/layer: no such table\. Did you mean measure/robust/layers"):
+        drawn({"of": "measure/robust/layer", "x": "layer", "y": "error"}, runs)
+    with pytest.raises(ValueError, match=r"lair: no column of measure/robust/layers\. There are step, layer, error"):
+        drawn({"of": "measure/robust/layers", "x": "lair", "y": "error"}, runs)

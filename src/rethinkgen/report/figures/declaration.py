@@ -22,6 +22,7 @@ from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quant
 from rethinkgen.report.style import REPORT
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.measured import names_of, read_measured
 from rethinkgen.run.run import Run
 
 NEEDED = {
@@ -172,7 +173,8 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
             where numbers are needed, or runs of one setting would have to stand apart.
     """
     if figure.of != "runs":
-        raise ValueError(f"{where}: of={figure.of}: only runs can be drawn here; a measure's table from Python.")
+        _check_table(figure, runs, where)
+        return
     known = known_quantities(runs)
     for part in figure.parts(where):
         for key, name in part.named():
@@ -188,6 +190,16 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
         for name in [name for column in numbers for name in column if name is not None]:
             if any(isinstance(value_of(run, name), str) for run in runs):
                 raise ValueError(f"{where}: {name}: has names as values; a number is needed there (kind={part.kind}).")
+
+
+def _check_table(figure: Figure, runs: Sequence[Run], where: str) -> None:
+    """Refuse a table that no measure has left of these runs."""
+    found = [each for run in runs for each in read_measured(run.path)[0]]
+    called = names_of(found)
+    known = list(dict.fromkeys(f"measure/{called[each.key]}/{name}" for each in found for name in each.tables))
+    if figure.of not in known:
+        there = f"There are {', '.join(known)}." if known else "No measure has left any of these runs."
+        raise ValueError(f"{where}: of={figure.of}: no such table.{meant(figure.of, known)} {there}")
 
 
 def _check_tells_settings(name: str, where: str) -> None:
