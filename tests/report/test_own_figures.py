@@ -57,6 +57,7 @@ def test_a_line_says_all_that_it_takes(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "model.width, logarithmic"
     assert [axes.get_xaxis().get_ticklocs().tolist()] == [[8, 16, 32]]
     assert axes.get_ylabel() == "test accuracy (%)"
+    assert [text.get_text() for text in made.figure.legends[0].get_texts()] == ["none", "gaussian"]
     table = made.data[made.data["line"] == "none"]
     assert table["model.width"].tolist() == [8, 16, 32]
     assert table["mean"].tolist() == pytest.approx([41, 51, 61])
@@ -391,6 +392,10 @@ def test_a_measures_table_of_runs_is_drawn_by_its_name(tmp_path: Path) -> None:
     }
     assert set(made.data["n"]) == {2}
     assert "n = 2 seeds" in made.caption
+    axes = made.figure.axes[0]
+    # Nothing is known of a column but its name: it is no share in percent.
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "error")
+    assert axes.get_ylim()[1] < 2
     assert "Data: cifar10" in made.caption
     made = drawn({"of": "measure/robust/layers", "kind": "curves", "y": "error", "series": "half"}, runs[:2])
     assert made.data.groupby("line")["mean"].apply(list).to_dict() == {

@@ -16,7 +16,7 @@ from rethinkgen.report.declared import Selector, several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
 from rethinkgen.report.figures.rows import at_x, logged, measured_table, number, table_of
 from rethinkgen.report.figures.settings import Line, clouds, goes_with, lines, names, settings, told, x_of
-from rethinkgen.report.quantities import facts, is_kindred, keys_of, matches, value_of
+from rethinkgen.report.quantities import Facts, facts, is_kindred, keys_of, matches, value_of
 from rethinkgen.report.style import looks_of
 from rethinkgen.run.run import Run
 
@@ -52,6 +52,10 @@ class Panel:
     def x(self) -> str:
         """What runs along the horizontal axis."""
         return "step" if self.figure.kind == "curves" else str(self.figure.x)
+
+    def facts(self, quantity: str) -> Facts:
+        """Return how a quantity is shown; a column of a measure's table by its name, as it is."""
+        return facts(quantity) if self.figure.of == "runs" else Facts(quantity)
 
     def has(self, column: str) -> bool:
         """Whether this is true of any point."""
