@@ -379,7 +379,8 @@ def test_a_measures_table_of_runs_is_drawn_by_its_name(tmp_path: Path) -> None:
     runs = widths(tmp_path, seeds=2, kinds=("none",))[:4]
     for run in runs:
         for step in (0, 40):
-            told = {"measure": "robust", "function": "f", "protocol": 1, "parameters": {}, "numbers": {}, "step": step}
+            named = {"measure": "robust", "called": "robust", "function": "f", "protocol": 1}
+            told = {**named, "parameters": {}, "numbers": {}, "step": step, "epoch": step / 391}
             errors = np.array([0.1, 0.3]) + 0.01 * run.seed + (1 if step else 0) + 0.1 * (run.key("model.width") == 16)
             layers = {"layer": np.array([1, 2]), "error": errors, "half": np.array(["a", "b"])}
             known_by = measure_id("f", 1, {})

@@ -22,7 +22,6 @@ from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quant
 from rethinkgen.report.style import REPORT
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.measured import names_of, read_measured
 from rethinkgen.run.run import Run
 
 NEEDED = {
@@ -194,9 +193,8 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
 
 def _check_table(figure: Figure, runs: Sequence[Run], where: str) -> None:
     """Refuse a table that no measure has left of these runs."""
-    found = [each for run in runs for each in read_measured(run.path)[0]]
-    called = names_of(found)
-    known = list(dict.fromkeys(f"measure/{called[each.key]}/{name}" for each in found for name in each.tables))
+    measured = [each for run in runs for each in run.measured[0]]
+    known = list(dict.fromkeys(f"measure/{each.called}/{name}" for each in measured for name in each.tables))
     if figure.of not in known:
         there = f"There are {', '.join(known)}." if known else "No measure has left any of these runs."
         raise ValueError(f"{where}: of={figure.of}: no such table.{meant(figure.of, known)} {there}")

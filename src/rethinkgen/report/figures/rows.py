@@ -18,7 +18,6 @@ from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import Line, names, settings, told, x_of
 from rethinkgen.report.numbers import CONFIDENCE
 from rethinkgen.report.quantities import facts, keys_of, property_of
-from rethinkgen.run.measured import names_of, read_measured
 from rethinkgen.run.run import Run
 
 HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
@@ -49,9 +48,7 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
     there is the last, unless the figure shows the step. What is damaged is added to ``left_out``.
     """
     measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
-    found = [(run, each) for run in runs for each in read_measured(run.path)[0] if name in each.tables]
-    called = names_of(each for _, each in found)
-    found = [(run, each) for run, each in found if called[each.key] == measure]
+    found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
     if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
         found = [(run, each) for run, each in found if each.step == max(one.step for own, one in found if own is run)]
     groups = settings(dict.fromkeys(run for run, _ in found))
