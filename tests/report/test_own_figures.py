@@ -15,6 +15,7 @@ from made_up import made_up_run
 from rethinkgen.report.figures import Picture, picture
 from rethinkgen.report.figures.declaration import Figure, check_quantities, declared_in, packaged, read_figure
 from rethinkgen.report.figures.guess import axes_of, completed
+from rethinkgen.run.measured import file_of, measure_id, write_measured
 from rethinkgen.run.own_code import opening
 from rethinkgen.run.run import Run
 
@@ -40,7 +41,7 @@ def widths(folder: Path, *, seeds: int = 3, kinds: tuple[str, ...] = ("none", "g
 
 def drawn(declaration: dict[str, Any], runs: list[Run], tables: dict[str, pd.DataFrame] | None = None) -> Picture:
     figure = read_figure("mine", declaration, "mine", may_guess=True)
-    if figure.of == "runs":
+    if figure.of not in (tables or {}):
         check_quantities(figure, runs, "mine")
         figure = completed(figure, runs)
     found = picture(figure, runs, tables)
@@ -56,6 +57,7 @@ def test_a_line_says_all_that_it_takes(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "model.width, logarithmic"
     assert [axes.get_xaxis().get_ticklocs().tolist()] == [[8, 16, 32]]
     assert axes.get_ylabel() == "test accuracy (%)"
+    assert [text.get_text() for text in made.figure.legends[0].get_texts()] == ["none", "gaussian"]
     table = made.data[made.data["line"] == "none"]
     assert table["model.width"].tolist() == [8, 16, 32]
     assert table["mean"].tolist() == pytest.approx([41, 51, 61])
@@ -135,8 +137,8 @@ def test_a_quantity_that_no_run_has_is_refused_before_anything_is_drawn(tmp_path
 def test_every_kind_over_runs(tmp_path: Path) -> None:
     runs = widths(tmp_path)
     heat = drawn({"kind": "heatmap", "x": "model.width", "y": "data.corruption", "value": "test/accuracy"}, runs)
-    image = heat.figure.axes[0].images[0].get_array()
-    assert np.asarray(image).tolist() == [pytest.approx([41, 51, 61]), pytest.approx([21, 31, 41])]
+    assert fields(heat).tolist() == [pytest.approx([41, 51, 61]), pytest.approx([21, 31, 41])]
+    assert "<image" not in heat.to_svg()
     spread = drawn({"kind": "histogram", "x": "test/accuracy", "series": "data.corruption"}, runs)
     assert sum(patch.get_height() for patch in spread.figure.axes[0].patches) == len(runs)  # type: ignore[attr-defined]
     curves = drawn({"kind": "curves", "y": "train/loss", "rows": "data.corruption"}, runs)
@@ -144,6 +146,12 @@ def test_every_kind_over_runs(tmp_path: Path) -> None:
     assert set(curves.data["line"]) == {"width=8", "width=16", "width=32"}
     clouds = drawn({"kind": "scatter", "x": "train/loss", "y": "test/accuracy"}, with_loss(runs))
     assert len(clouds.data) == len(runs)
+
+
+def fields(heat_map: Picture) -> np.ndarray[Any, Any]:
+    """Return the numbers whose colours a heat map shows, from below."""
+    (mesh,) = heat_map.figure.axes[0].collections
+    return np.ma.filled(np.ma.asarray(mesh.get_array()), np.nan)
 
 
 def with_loss(runs: list[Run]) -> list[Run]:
@@ -167,7 +175,7 @@ def test_every_kind_over_a_measures_table() -> None:
     made = drawn(
         {"of": "layers", "kind": "heatmap", "x": "step", "y": "layer", "value": "error"}, [], {"layers": layers}
     )
-    assert np.asarray(made.figure.axes[0].images[0].get_array()).tolist() == [[1, 3], [2, 6]]
+    assert fields(made).tolist() == [[1, 3], [2, 6]]
     shown = pd.DataFrame({"image": [np.full((4, 4), shade) for shade in (0.0, 0.5, 1.0)], "score": [0.1, 0.2, 0.3]})
     made = drawn({"of": "worst", "kind": "pictures", "y": "image", "value": "score"}, [], {"worst": shown})
     titles = [axes.get_title() for axes in made.figure.axes[0].child_axes]
@@ -222,6 +230,8 @@ def test_declarations_of_ours_are_complete() -> None:
         ("series: test/accuracy", "series=test/accuracy: runs that differ"),
         ("limits: 3", "limits=3"),
         ("limits: {y: 3}", "limits: y=3"),
+        ("limits: {y: [0]}", "limits: y: [low, high] is needed"),
+        ("limits: {y: [0, a]}", "limits: y='a': a number is needed"),
         ("limits: {z: [0, 1]}", "limits='z'"),
         ("labels: {model.width: 3}", "labels: model.width=3"),
         ("relative_to: {level: 0}", "{model.width: VALUE} is needed"),
@@ -236,7 +246,7 @@ def test_declarations_of_ours_are_complete() -> None:
         ("y: data.corruption", "data.corruption: has names as values"),
         ("kind: scatter, y: data.corruption", "data.corruption: has names as values"),
         ("kind: heatmap, y: data.corruption, value: model", "model: has names as values"),
-        ("kind: curves, y: value, of: critical_samples", "of=critical_samples: only runs"),
+        ("kind: curves, y: value, of: critical_samples", "of=critical_samples: no such table. No measure has left any"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_its_key(told: str, named: str, tmp_path: Path) -> None:
@@ -328,11 +338,7 @@ def test_what_was_not_reached_is_no_number_in_a_heat_map(tmp_path: Path) -> None
     ]
     made = drawn({"kind": "heatmap", "x": "model", "y": "data.corruption", "value": "steps_to_fit"}, runs)
     axes = made.figure.axes[0]
-    assert np.ma.filled(axes.images[0].get_array(), np.nan).tolist() == [
-        [500],
-        [pytest.approx(np.nan, nan_ok=True)],
-        [700],
-    ]
+    assert fields(made).ravel().tolist() == pytest.approx([500, np.nan, 700], nan_ok=True)
     assert [text.get_text() for text in axes.texts] == ["500", "≥ 12,900", "700"]
     assert made.data["is_bound"].tolist() == [False, False, False, True, False, False]
     assert "A field without colour is a lower bound" in made.caption
@@ -367,3 +373,37 @@ def test_a_mistyped_name_in_words_is_refused(key: str, tmp_path: Path) -> None:
     made = picture(read_figure("theirs", told, "theirs"), widths(tmp_path, seeds=1))
     assert made is not None
     assert "{modle}" in made.caption + made.figure.axes[0].get_title()
+
+
+def test_a_measures_table_of_runs_is_drawn_by_its_name(tmp_path: Path) -> None:
+    runs = widths(tmp_path, seeds=2, kinds=("none",))[:4]
+    for run in runs:
+        for step in (0, 40):
+            named = {"measure": "robust", "called": "robust", "function": "f", "protocol": 1}
+            told = {**named, "parameters": {}, "numbers": {}, "step": step, "epoch": step / 391}
+            errors = np.array([0.1, 0.3]) + 0.01 * run.seed + (1 if step else 0) + 0.1 * (run.key("model.width") == 16)
+            layers = {"layer": np.array([1, 2]), "error": errors, "half": np.array(["a", "b"])}
+            known_by = measure_id("f", 1, {})
+            write_measured(file_of(run.path, "robust", known_by, step), told, {"layers": layers})
+    made = drawn({"of": "measure/robust/layers", "x": "layer", "y": "error"}, runs)
+    # The last step; two seeds each; a line for each width.
+    assert made.data.groupby("line")["mean"].apply(list).to_dict() == {
+        "mine, width=16": pytest.approx([1.205, 1.405]),
+        "mine, width=8": pytest.approx([1.105, 1.305]),
+    }
+    assert set(made.data["n"]) == {2}
+    assert "n = 2 seeds" in made.caption
+    axes = made.figure.axes[0]
+    # Nothing is known of a column but its name: it is no share in percent.
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "error")
+    assert axes.get_ylim()[1] < 2
+    assert "Data: cifar10" in made.caption
+    made = drawn({"of": "measure/robust/layers", "kind": "curves", "y": "error", "series": "half"}, runs[:2])
+    assert made.data.groupby("line")["mean"].apply(list).to_dict() == {
+        "a": pytest.approx([0.105, 1.105]),
+        "b": pytest.approx([0.305, 1.305]),
+    }
+    with pytest.raises(ValueError, match=r"robust/layer: no such table\. Did you mean measure/robust/layers"):
+        drawn({"of": "measure/robust/layer", "x": "layer", "y": "error"}, runs)
+    with pytest.raises(ValueError, match=r"lair: no column of measure/robust/layers\. There are step, layer, error"):
+        drawn({"of": "measure/robust/layers", "x": "lair", "y": "error"}, runs)

@@ -16,7 +16,7 @@ WANTED = {
     "int": "a whole number",
     "list": "a list",
     "dict": "key: value pairs",
-    "too": "another number of values",
+    "too": "a list of another length",
 }
 """Beginning of pydantic's name for a fault -> what there should be."""
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -51,7 +50,7 @@ Spec = Mapping[str, Any]
 def _have_a_kind(columns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for head, spec in columns.items():
         if next(iter(spec), None) not in CELLS:
-            raise ValueError(f"{head}={spec!r}: what stands below is needed first, one of {', '.join(CELLS)}.")
+            raise ValueError(f"{head}={spec!r}: one of {', '.join(CELLS)} is needed first.")
     return columns
 
 
@@ -113,9 +112,9 @@ class Row:
     setting: str
     claim: Claim | None = None
 
-    def group(self, spec: Spec = MappingProxyType({})) -> Group:
+    def group(self, spec: Spec | None = None) -> Group:
         """Return the runs that a cell is about."""
-        return self.groups.get(spec["of"], ()) if "of" in spec else next(iter(self.groups.values()))
+        return self.groups.get(spec["of"], ()) if spec and "of" in spec else next(iter(self.groups.values()))
 
     def told(self, quantity: str) -> Any:
         """Return a choice or key of its runs; where there are none yet, of its claim."""
@@ -204,8 +203,8 @@ def _binomial_cell(row: Row, spec: Spec) -> Cell:
 CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
     "statement": lambda row, _: row.claim.statement if row.claim else DASH,
     "setting": lambda row, _: row.setting or DASH,
-    "corruption": lambda row, _: corruption_name(row.group()[0]),
-    "regularizer": lambda row, _: "+".join(row.told("regularizer")) or "none",
+    "corruption": lambda row, _: _told(row.group()[0])[0],
+    "regularizer": lambda row, _: _told(row.group()[0])[1],
     "told": _told_cell,
     "has": lambda row, spec: "yes" if spec["has"] in row.told("regularizer") else "no",
     "published": _published_cell,
@@ -326,8 +325,8 @@ def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
     groups = _by_setting([run for run in runs if matches(run, table.where)])
     groups.sort(key=lambda group: group[0].key("data.num_train") or math.inf)
     keys = [key for key in table.told() if key != "model"]
-    apart = _apart(groups, keys, by_model="model" in table.told())
-    return [Row(table, {"": group}, apart[id(group)]) for group in groups]
+    apart = _apart([group[0] for group in groups], keys, by_model="model" in table.told())
+    return [Row(table, {"": group}, apart[group[0]]) for group in groups]
 
 
 def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
@@ -337,10 +336,11 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
     """
     models = list(dict.fromkeys(run.model for run in runs))
     groups = _by_setting(runs)
-    rests = _rests([*groups, *_by_setting([run for run in elsewhere if run.data == runs[0].data])])
+    others = _by_setting([run for run in elsewhere if run.data == runs[0].data])
+    rests = _rests([group[0] for group in (*groups, *others)])
     rows: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for group in groups:
-        rows[(*_told(group), rests[id(group)])][group[0].model] = group
+        rows[(*_told(group[0]), rests[group[0]])][group[0].model] = group
     thresholds = {float(run.identity.get("fit_threshold", 1)) for run in runs}
     milestone = f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
     note = (
@@ -393,30 +393,29 @@ def _spread_of(runs: Sequence[Run]) -> str:
     return told
 
 
-def _told(group: Group) -> tuple[str, str]:
+def _told(run: Run) -> tuple[str, str]:
     """Return the first cells of a setting's row: its corruption and its regularizers."""
-    return corruption_name(group[0]), "+".join(group[0].regularizers) or "none"
+    return corruption_name(run), "+".join(run.regularizers) or "none"
 
 
-def _rests(groups: Sequence[Group]) -> dict[int, str]:
+def _rests(firsts: Sequence[Run]) -> dict[Run, str]:
     """Name each setting by what neither corruption nor regularizers tell of it, no two of one model alike."""
-    rests = _apart(groups, TOLD_IN_GRIDS)
+    rests = _apart(firsts, TOLD_IN_GRIDS)
     # Two strengths of a regularizer, say: what is told elsewhere is the same, and what is left as well.
-    alike: dict[tuple[str, ...], list[Group]] = defaultdict(list)
-    for group in groups:
-        alike[group[0].model, *_told(group), rests[id(group)]].append(group)
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in firsts:
+        alike[run.model, *_told(run), rests[run]].append(run)
     for same in alike.values():
-        more = _apart(same)
-        rests |= {id(group): " ".join(filter(None, (rests[id(group)], more[id(group)]))) for group in same}
+        rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in _apart(same).items()}
     return rests
 
 
-def _apart(groups: Sequence[Group], leaving_out: Sequence[str] = (), *, by_model: bool = True) -> dict[int, str]:
+def _apart(firsts: Sequence[Run], leaving_out: Sequence[str] = (), *, by_model: bool = True) -> dict[Run, str]:
     """Name each setting among all, or those of its model: what goes with a model is told by its name."""
-    found: dict[int, str] = {}
-    for model in dict.fromkeys(group[0].model if by_model else "" for group in groups):
-        of_it = [group for group in groups if not by_model or group[0].model == model]
-        found |= zip(map(id, of_it), tell_apart([group[0] for group in of_it], leaving_out), strict=True)
+    found: dict[Run, str] = {}
+    for model in dict.fromkeys(run.model if by_model else "" for run in firsts):
+        of_it = [run for run in firsts if not by_model or run.model == model]
+        found |= zip(of_it, tell_apart(of_it, leaving_out), strict=True)
     return found
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from annotated_types import Len
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import Paper, load_papers
@@ -45,7 +44,12 @@ FITTED = "fitted"
 
 ONE_OR_SEVERAL = BeforeValidator(several)
 Axis = Literal["x", "y"]
-Ends = Annotated[list[float | None], Len(2, 2)]
+
+
+def _are_two(ends: list[float | None]) -> list[float | None]:
+    if len(ends) != 2:
+        raise ValueError("[low, high] is needed, a number or null each.")
+    return ends
 
 
 class Figure(Checked):
@@ -57,7 +61,7 @@ class Figure(Checked):
     of: str = "runs"
     """``runs``, or a measure's table by its name."""
     x: str | None = None
-    y: str | Annotated[list[str | list[str]], Len(1)] | None = None
+    y: str | Annotated[list[str | list[str]], Field(min_length=1)] | None = None
     """A quantity; a list of them: a panel each; a list in that list: several in one panel."""
     value: str | None = None
     """What the colours of a heat map are, what stands under a picture; for a marker a run, only in the CSV."""
@@ -92,7 +96,7 @@ class Figure(Checked):
     published: str = ""
     """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
     log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field(default=[])
-    limits: dict[Axis, Ends] = Field(default={})
+    limits: dict[Axis, Annotated[list[float | None], AfterValidator(_are_two)]] = Field(default={})
     labels: dict[str, str] = Field(default={})
     """Quantity -> what it is called here."""
     panel_title: str = ""
@@ -168,7 +172,8 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
             where numbers are needed, or runs of one setting would have to stand apart.
     """
     if figure.of != "runs":
-        raise ValueError(f"{where}: of={figure.of}: only runs can be drawn here; a measure's table from Python.")
+        _check_table(figure, runs, where)
+        return
     known = known_quantities(runs)
     for part in figure.parts(where):
         for key, name in part.named():
@@ -184,6 +189,15 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
         for name in [name for column in numbers for name in column if name is not None]:
             if any(isinstance(value_of(run, name), str) for run in runs):
                 raise ValueError(f"{where}: {name}: has names as values; a number is needed there (kind={part.kind}).")
+
+
+def _check_table(figure: Figure, runs: Sequence[Run], where: str) -> None:
+    """Refuse a table that no measure has left of these runs."""
+    measured = [each for run in runs for each in run.measured[0]]
+    known = list(dict.fromkeys(f"measure/{each.called}/{name}" for each in measured for name in each.tables))
+    if figure.of not in known:
+        there = f"There are {', '.join(known)}." if known else "No measure has left any of these runs."
+        raise ValueError(f"{where}: of={figure.of}: no such table.{meant(figure.of, known)} {there}")
 
 
 def _check_tells_settings(name: str, where: str) -> None:

@@ -20,7 +20,7 @@ from rethinkgen.report.figures.settings import place as place_of
 from rethinkgen.report.figures.settings import x_of
 from rethinkgen.report.figures.words import filled
 from rethinkgen.report.numbers import shown as shown_number
-from rethinkgen.report.quantities import chance, facts
+from rethinkgen.report.quantities import chance
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
 
 THOUSANDS_FROM = 5000
@@ -86,7 +86,7 @@ def _mark(axes: Axes, panel: Panel) -> None:
     if "chance" in panel.figure.marks and panel.y[0].startswith("test/"):
         found = {chance(run, panel.y[0]) for run in panel.runs} - {None}
         for value in sorted(filter(None, found)):
-            axes.axhline(facts(panel.y[0]).scale * value, zorder=1, **CHANCE)
+            axes.axhline(panel.facts(panel.y[0]).scale * value, zorder=1, **CHANCE)
     if panel.figure.published and (points := published_points(panel)):
         marks.append("published")
         for line, x, value in points:
@@ -101,11 +101,11 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
     """Name the axes, with units and scale, and let them reach as far as their quantities do."""
     figure, x, y = panel.figure, panel.x, panel.y[0] if panel.y else ""
     if figure.kind in ("lines", "curves", "scatter"):
-        low, high = figure.limits.get("y", (None, None) if figure.relative_to else facts(y).limits)
-        is_log = (facts(y).is_log and not figure.relative_to) or "y" in figure.log
+        low, high = figure.limits.get("y", (None, None) if figure.relative_to else panel.facts(y).limits)
+        is_log = (panel.facts(y).is_log and not figure.relative_to) or "y" in figure.log
         axes.set_ylabel(_label_of_y(panel) + (plain_logarithmic(axes, vertical=True) if is_log else ""))
         if not is_log or figure.limits:
-            is_percent = facts(y).scale == 100 and not figure.relative_to
+            is_percent = panel.facts(y).scale == 100 and not figure.relative_to
             axes.set_ylim(_below(axes) if low is None and is_percent else low, high)
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
@@ -119,14 +119,16 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(5))
     elif figure.kind in ("lines", "scatter", "histogram"):
         names = _names(panel, x) if figure.kind != "histogram" else []
-        is_log = (facts(x).is_log or "x" in figure.log) and not names
-        axes.set_xlabel(figure.labels.get(x, facts(x).label) + (plain_logarithmic(axes) if is_log else ""))
+        is_log = (panel.facts(x).is_log or "x" in figure.log) and not names
+        axes.set_xlabel(figure.labels.get(x, panel.facts(x).label) + (plain_logarithmic(axes) if is_log else ""))
         values = sorted({value for _, _, table in panel.tables for value in table[x]}) if is_log else []
         if figure.kind == "lines" and 0 < len(values) <= MOST_LINES:
             axes.xaxis.set_major_locator(FixedLocator(values))
             axes.xaxis.minorticks_off()
         if not is_log and not names:
-            axes.set_xlim(*figure.limits.get("x", facts(x).limits if figure.kind == "lines" else (None, None)))
+            if all(table[x].dtype.kind in "iu" for _, _, table in panel.tables):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(*figure.limits.get("x", panel.facts(x).limits if figure.kind == "lines" else (None, None)))
     if panel.title:
         axes.set_title(filled(panel.title, panel))
 
@@ -135,11 +137,11 @@ def _label_of_y(panel: Panel) -> str:
     """Return what the vertical axis is called: its quantity, of several their unit."""
     figure, y = panel.figure, panel.y[0]
     if len(panel.y) > 1:
-        return figure.labels.get("y", "%" if all(facts(name).scale == 100 for name in panel.y) else "")
+        return figure.labels.get("y", "%" if all(panel.facts(name).scale == 100 for name in panel.y) else "")
     if figure.relative_to and y not in figure.labels:
         ((x, one),) = figure.relative_to.items()
-        return f"{facts(y).label.partition(' (')[0]} ({facts(x).label} {one:g}: 1)"
-    return figure.labels.get(y, facts(y).label)
+        return f"{panel.facts(y).label.partition(' (')[0]} ({panel.facts(x).label} {one:g}: 1)"
+    return figure.labels.get(y, panel.facts(y).label)
 
 
 def _below(axes: Axes) -> float:
@@ -183,9 +185,9 @@ def _key_of_lines(axes: Axes, panel: Panel, *, is_joined: bool = True) -> None:
             _key(axes, figure.labels.get(y, y) if has_one_line else line.label, **style)
     if len(panel.y) > 1 and not has_one_line:
         for y, dashes in zip(panel.y, (SOLID, DASHED), strict=False):
-            _key(axes, facts(y).label, color=GREY, linestyle=dashes)
+            _key(axes, panel.facts(y).label, color=GREY, linestyle=dashes)
     if figure.best:
-        label = f"oracle: best {facts(figure.best).label.partition(' (')[0]} so far"
+        label = f"oracle: best {panel.facts(figure.best).label.partition(' (')[0]} so far"
         _key(axes, label, color="#444444", linestyle=DASHED)
 
 
@@ -333,13 +335,16 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     pivot = table.pivot_table(index=y, columns=x, values="is_bound", aggfunc="max")
     bound = pivot.reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
     shown = np.where(bound, np.nan, means)
-    image = axes.imshow(shown, aspect="auto", cmap="viridis", origin="lower")
+    # As shapes, not as an image: sharp at any size.
+    mesh = axes.pcolormesh(np.arange(len(columns)), np.arange(len(rows)), shown, cmap="viridis", shading="nearest")
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
-    axes.set_xlabel(figure.labels.get(x, facts(x).label))
-    axes.set_ylabel(figure.labels.get(y, facts(y).label))
-    axes.figure.colorbar(image, ax=axes).set_label(figure.labels.get(value, facts(value).label))
+    axes.set_xlabel(figure.labels.get(x, panel.facts(x).label))
+    axes.set_ylabel(figure.labels.get(y, panel.facts(y).label))
+    bar = axes.figure.colorbar(mesh, ax=axes, label=figure.labels.get(value, panel.facts(value).label))
+    assert bar.solids is not None
+    bar.solids.set(rasterized=False, edgecolor="face")
     middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else math.inf
     for (at_y, at_x), number in np.ndenumerate(means) if means.size <= 150 else ():
         if not math.isnan(number):
@@ -413,7 +418,7 @@ def _share(places: Sequence[Axes]) -> None:
 def _keys(axes: Axes) -> dict[str, Line2D]:
     """Return what a panel's legend says: lines first, each once, then marks."""
     handles = {str(line.get_label()): line for line in axes.lines if line.get_label()}
-    named = [label for label in handles if not label.startswith("_child")]
+    named = [label for label in handles if not label.startswith(("_child", "_nolegend_"))]
     return {label: handles[label] for label in sorted(named, key=lambda label: label in MARKS)}
 
 

@@ -14,9 +14,9 @@ import pandas as pd
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.declared import Selector, several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
-from rethinkgen.report.figures.rows import at_x, logged, number, table_of
+from rethinkgen.report.figures.rows import at_x, logged, measured_table, number, table_of
 from rethinkgen.report.figures.settings import Line, clouds, goes_with, lines, names, settings, told, x_of
-from rethinkgen.report.quantities import facts, is_kindred, keys_of, matches, value_of
+from rethinkgen.report.quantities import Facts, facts, is_kindred, keys_of, matches, value_of
 from rethinkgen.report.style import looks_of
 from rethinkgen.run.run import Run
 
@@ -53,6 +53,10 @@ class Panel:
         """What runs along the horizontal axis."""
         return "step" if self.figure.kind == "curves" else str(self.figure.x)
 
+    def facts(self, quantity: str) -> Facts:
+        """Return how a quantity is shown; a column of a measure's table by its name, as it is."""
+        return facts(quantity) if self.figure.of == "runs" else Facts(quantity)
+
     def has(self, column: str) -> bool:
         """Whether this is true of any point."""
         return any(table[column].any() for _, _, table in self.tables if column in table)
@@ -65,7 +69,10 @@ def panels_of(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataF
     """Return the panels, a list for each row, with the numbers that are drawn in them; and what is left out."""
     left_out: list[str] = []
     if figure.of != "runs":
-        grid = _of_table(figure, tables[figure.of]) if figure.of in tables else []
+        if figure.of not in tables:
+            tables = {figure.of: measured_table(figure, runs, left_out)}
+            figure = figure.but(series="line")
+        grid = _of_table(figure, tables[figure.of], runs) if len(tables[figure.of]) else []
     else:
         wanted = [run for run in runs if is_wanted(run, figure)]
         grid = [_row(*part, left_out) for part in _split(figure, "rows", wanted)]
@@ -268,7 +275,7 @@ def data_of(grid: Grid) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _of_table(figure: Figure, table: pd.DataFrame) -> Grid:
+def _of_table(figure: Figure, table: pd.DataFrame, runs: Sequence[Run]) -> Grid:
     """Return the panels of a figure over a measure's own table.
 
     Raises:
@@ -280,9 +287,10 @@ def _of_table(figure: Figure, table: pd.DataFrame) -> Grid:
         raise ValueError(
             f"{figure.name}: {unknown[0]}: no column of {figure.of}. There are {', '.join(table.columns)}."
         )
-    labels = [""] if figure.series is None else sorted(table[figure.series].unique())
-    looks = looks_of(list(map(str, labels)))
-    lines_of_it = [Line(label, look, ()) for label, look in looks.items()]
+    labels = [""] if figure.series is None else list(map(str, sorted(table[figure.series].unique())))
+    of_it = set(table["run"]) if "run" in table else set()
+    shown = [run for run in runs if run.path.name in of_it]
+    lines_of_it = [Line(label, look, shown) for label, look in looks_of(labels).items()]
     return [[Panel(figure, y, lines_of_it) for y in figure.columns()]]
 
 

@@ -1,7 +1,6 @@
 """The numbers that a declaration is over: a row a run, a row a run and step, or a measure's own table.
 
-A measure's table comes from ``tables`` by its name, what it gives at a step from the run's curves: see ``table_of``,
-``logged``. Everything else only filters, groups and draws.
+Here alone it is known where these lie; everything else only filters, groups and draws.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import Line, told, x_of
+from rethinkgen.report.figures.settings import Line, names, settings, told, x_of
 from rethinkgen.report.numbers import CONFIDENCE
 from rethinkgen.report.quantities import facts, keys_of, property_of
 from rethinkgen.run.run import Run
@@ -31,10 +31,41 @@ def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFra
         table = tables[figure.of]
         table = table if figure.series is None else table[table[figure.series].astype(str) == line.label]
         x = "step" if figure.kind == "curves" else str(figure.x)
-        return means(table, x, y).assign(is_bound=False, is_open=False, kind="mean") if is_mean else table
+        if not is_mean:
+            return table
+        # Rows of one run are no repetitions.
+        rows = table.groupby(["run", x], sort=False)[y].mean().reset_index() if "run" in table else table
+        return means(rows, x, y).assign(is_bound=False, is_open=False, kind="mean")
     if figure.kind == "curves":
         return curves(line, y)
     return points(figure, line, y) if is_mean else each_run(figure, line, y)
+
+
+def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> pd.DataFrame:
+    """Return what a measure left of runs, ``of: measure/NAME/TABLE``: its columns, ``step``, ``run`` and ``line``.
+
+    ``line`` is the run's setting, where there are several, and what ``series`` is of it or of the row. Of several steps
+    there is the last, unless the figure shows the step. What is damaged is added to ``left_out``.
+    """
+    measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
+    found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
+    if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
+        found = [(run, each) for run, each in found if each.step == max(one.step for own, one in found if own is run)]
+    groups = settings(dict.fromkeys(run for run, _ in found))
+    labels = {run: label for group, label in zip(groups, names(groups), strict=True) for run in group}
+    tables = [pd.DataFrame()]
+    for run, each in found:
+        try:
+            columns = {column: list(values) for column, values in each.table(name).items()}
+        except DamagedFileError as error:
+            left_out.append(str(error))
+            continue
+        table = pd.DataFrame({"step": each.step, **columns}).assign(run=run.path.name, line=labels[run])
+        if figure.series is not None:
+            own = table[figure.series].astype(str) if figure.series in table else told(run, figure.series)
+            table["line"] = f"{labels[run]}, " + own if len(groups) > 1 else own
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def means(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:

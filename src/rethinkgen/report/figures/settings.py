@@ -55,15 +55,15 @@ def corruption_name(run: Run) -> str:
 
 def x_of(run: Run, x: str) -> Any:
     """Return where a run stands along an axis."""
-    return corruption_name(run) if x == "data.corruption" else value_of(run, x)
+    value = corruption_name(run) if x == "data.corruption" else value_of(run, x)
+    return "no regularizer" if x == "regularizer" and not value else value
 
 
 def told(run: Run, quantity: str) -> str:
     """Return what a setting is called by one of its choices or keys."""
     value = x_of(run, quantity)
-    if quantity in DESCRIBED:
-        return str(value) if value or quantity != "regularizer" else "no regularizer"
-    return f"{quantity.rpartition('.')[2]}={f'{value:g}' if isinstance(value, float) else value}"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if quantity in DESCRIBED else f"{quantity.rpartition('.')[2]}={text}"
 
 
 def names(
