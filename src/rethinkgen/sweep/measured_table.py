@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "measures.csv"
 WIDTH_OF_THE_REST = 36
-"""Of the table on the screen, beside the runs and the numbers."""
+WIDTH_WITH_REASONS = 90
+"""Of the table on the screen, beside the runs and the numbers; the latter where it says why a row failed."""
 
 
 def conclude(told: Sequence[Told], folders: Sequence[Path] = ()) -> int:
@@ -48,7 +49,9 @@ def conclude(told: Sequence[Told], folders: Sequence[Path] = ()) -> int:
 
 
 def _tell_table(told: Sequence[Told]) -> None:
-    room = stdout().width - max(len(name_of(each.run)) for each in told) - WIDTH_OF_THE_REST
+    has_failed = any(each.row.state == "failed" for each in told)
+    rest = WIDTH_WITH_REASONS if has_failed else WIDTH_OF_THE_REST
+    room = stdout().width - max(len(name_of(each.run)) for each in told) - rest
     numbers = _shown([each.row.numbers for each in told], room)
     rows = sorted(told, key=lambda each: each.row.state != "failed") if len(told) > MOST_ROWS else list(told)
     columns = [
