@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -59,6 +60,11 @@ def test_command(
         command_line(*words, *SHORT, "trainer=cpu")
         assert "nothing is kept" in capsys.readouterr().out
         return
+    if left_out := [word for word in words if word.startswith("data.exclude=")]:
+        # What the lines above it on the page leave: a list of examples, and finished runs of the same data.
+        monkeypatch.chdir(tmp_path)
+        np.save("hard.npy", np.arange(20))
+        train(*(word for word in words if word not in left_out), *SHORT, "trainer=cpu", "sweep=whole")
     has_trainer = any(word.startswith("trainer=") for word in words)
     folder = train(*words, *SHORT, *([] if has_trainer else ["trainer=cpu"]))
     assert (folder / "metrics.csv").exists()
