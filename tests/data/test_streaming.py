@@ -308,7 +308,7 @@ def test_empty_files_and_other_folders_are_refused_before_any_work(tmp_path: Pat
     assert StreamedFolder(tmp_path / "nowhere").fingerprint() is None
     root = make_image_folder(tmp_path, num_classes=2)
     (root / "train" / "class_1" / "3.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1 files are empty .*: train/class_1/3\.png"):
+    with pytest.raises(ValueError, match=r"1 file empty .*: train/class_1/3\.png"):
         StreamedFolder(root).prepare()
 
 
