@@ -251,7 +251,7 @@ def test_a_sweep_takes_them_up(train: Command, runs: Path, capsys: pytest.Captur
     train("-m", "hydra/launcher=basic", *FINISHED, "seed=0,1")
     said = capsys.readouterr().out
     assert "is now" in said
-    assert "1 of 2 runs were finished before." in said
+    assert "1 of 2 runs was finished before." in said
     assert not list(runs.glob("*-" + "?" * ID_LENGTH + "/checkpoints"))
     assert sorted(path.name[:-ID_LENGTH] for path in runs.glob("*-" + "?" * ID_LENGTH)) == [
         "digits-partial_labels_0.4-mlp_1x512-seed0-",

@@ -169,7 +169,7 @@ def test_cancelled_job_is_one_failed_row_and_runs_again_alone(sweep: Callable[..
     assert read_result(grid.folder("seed0"))["metrics"]["steps"] == 500
     code, printed = grid.run()
     assert code == 0, printed
-    assert "1 of 2 runs were finished before" in printed
+    assert "1 of 2 runs was finished before" in printed
     assert read_result(grid.folder("seed1"))["metrics"]["steps"] == 500
     assert len(grid.job_ids()) == 3
 

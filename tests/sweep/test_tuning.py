@@ -224,7 +224,7 @@ def test_a_file_that_a_key_names_is_the_same_wherever_it_lies(
     ]
     assert tune(*command, f"data.corruption.matrix={tmp_path}/a.csv") == 0
     assert tune(*command, f"data.corruption.matrix={tmp_path}/b.csv") == 0
-    assert "1 of 1 trials were finished before" in capsys.readouterr().out
+    assert "1 of 1 trial was finished before" in capsys.readouterr().out
     np.savetxt(tmp_path / "b.csv", np.eye(10), delimiter=",")
     look_again()
     assert tune(*command, f"data.corruption.matrix={tmp_path}/b.csv") == 1
@@ -379,7 +379,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     assert trials(tmp_path) == trials(tmp_path / "undisturbed")
     assert len(runs(tmp_path)) == 3
     output = capsys.readouterr().out
-    assert "1 of 3 trials were finished before, 1 begun." in output
+    assert "1 of 3 trials was finished before, 1 begun." in output
     assert "Going on from step" in output
 
 

@@ -123,12 +123,12 @@ def _spectral_product(network: nn.Module) -> float:
 
 def _numbers(margin: Tensor) -> dict[str, Number]:
     there = margin[margin.isfinite()]
-    numbers: dict[str, Number] = {"num_undefined": len(margin) - len(there)}
-    if not len(there):
-        return numbers | dict.fromkeys(("mean", "median", "percentile_10", "negative"))
-    return numbers | {
-        "mean": float(there.mean()),
-        "median": float(there.quantile(0.5)),
-        "percentile_10": float(there.quantile(0.1)),
-        "negative": float((there < 0).double().mean()),
-    }
+    numbers: dict[str, Number] = dict.fromkeys(("median", "mean", "percentile_10", "negative"))
+    if len(there):
+        numbers = {
+            "median": float(there.quantile(0.5)),
+            "mean": float(there.mean()),
+            "percentile_10": float(there.quantile(0.1)),
+            "negative": float((there < 0).double().mean()),
+        }
+    return numbers | {"num_undefined": len(margin) - len(there)}

@@ -205,8 +205,8 @@ def look(runs: Sequence[Run], others: Mapping[str, Run], request: Request) -> tu
             numbers, lacking = there_and_missing(run.path, request, step, other.run_id if other else None)
             if lacking:
                 left.append(step)
-            else:
-                told.append(Told(run, Row(step, "before", numbers=numbers)))
+            elif other is not None or any(each.other is None for each in request.measures):
+                told.append(Told(run, Row(step, "before", numbers=numbers)))  # else it is itself the other one
         if left:
             tasks.append(Task(run, other, left))
     # Those on the same data one after another, else in the order that they have.
