@@ -1,7 +1,7 @@
 """Look into finished runs: measure their networks at any step, several runs side by side.
 
 python measure.py multirun/runs 'measure=[fit]' 'at=[0,1ep,end]'
-python measure.py multirun/runs 'measure=[margins]' where=data.corruption=random_labels measure.margins.share=0.1
+python measure.py multirun/runs 'measure=[margins]' where=data.corruption=random_labels measure.margins.num_examples=500
 python measure.py multirun/zhang2017-label_corruption 'measure=[fit]' hydra/launcher=slurm
 """
 

@@ -12,11 +12,14 @@ import torch
 
 from conftest import TINY, Command, read_result
 from rethinkgen.measure.subject import Findings
-from rethinkgen.run.measures_asked import Measure, measures_in
-from rethinkgen.run.measuring import checked
+from rethinkgen.run.measured import called, file_of, measure_id, numbers_of, read_measured, write_measured
+from rethinkgen.run.measures_asked import Measure, Request, measures_in
+from rethinkgen.run.measuring import Measuring, checked
+from rethinkgen.run.run import read_run
 from rethinkgen.run.wandb_mirror import WandbMirror
 
 RUN = [*TINY, "data.num_train=200", "max_steps=20"]
+CONFUSION = {"confusion": {"_target_": "rethinkgen.measure.confusion.confusion", "protocol": 1}}
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -59,6 +62,58 @@ def test_a_measure_that_fails_leaves_the_result(train: Command, capsys: pytest.C
     folder = train(*RUN, "seed=1")
     assert read_result(folder)["metrics"]["steps"] == 20
     assert not (folder / "status.json").exists()
+
+
+def test_what_a_run_ended_before_is_named_and_fails_nothing(train: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(*RUN, "seed=2", "measure=[confusion]", "at=[0,99ep,end]")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "at=99ep: the run ended before, at step 20." in said
+    assert sorted(files(folder)) == ["0.json", "20.json"]
+
+
+def test_a_replay_that_differs_costs_no_step_that_is_there(train: Command) -> None:
+    folder = train(*RUN, "seed=3", "keep=[0]", "evaluate_every=0.5")
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    place = rows[0].split(",").index("weights_digest")
+    cells = [row.split(",") for row in rows]
+    next(row for row in cells[1:] if row[place] and row != cells[1])[place] = "sha256-0000"
+    (folder / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in cells))
+    request = Request(measures=measures_in(CONFUSION), at=[0, 15, 17, "end"])
+    states = {row.step: row.state for row in Measuring(request).rows(folder)}
+    assert states == {0: "done", 15: "failed", 17: "failed", 20: "done"}
+
+
+def test_ctrl_c_while_it_is_measured_leaves_a_run_finished(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rethinkgen.run.measuring.measure_own", stopped)
+    with pytest.raises(SystemExit) as end:
+        train(*RUN, "seed=4", "measure=[confusion]")
+    assert end.value.code == 128 + 2
+    (result,) = tmp_path.glob("**/result.json")
+    assert not (result.parent / "status.json").exists()
+    assert read_run(result.parent).state == "done"
+
+
+def test_the_number_by_a_name_is_of_the_latest_protocol(tmp_path: Path) -> None:
+    for protocol in (2, 1):
+        facts = {
+            "measure": "mine",
+            "called": "mine",
+            "function": "f",
+            "protocol": protocol,
+            "parameters": {},
+            "step": 3,
+        }
+        path = file_of(tmp_path, "mine", measure_id("f", protocol, {}), 3)
+        write_measured(path, {**facts, "numbers": {"x": protocol / 10}}, {})
+    found, damage = read_measured(tmp_path)
+    assert not damage
+    assert {name: value for each in found for name, value in numbers_of(each).items()} == {"measure/mine/x": 0.2}
+    assert called("mine", {"steps": [0, 1], "other": "seed=1"}, {"steps": (0, 1)}) == "mine(other=seed=1)"
 
 
 @pytest.mark.parametrize(

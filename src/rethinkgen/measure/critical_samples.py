@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rethinkgen.checks import check_between, check_positive, check_whole
-from rethinkgen.measure.examples import positions
+from rethinkgen.measure.examples import images_at, positions
 from rethinkgen.measure.outputs import bytes_of_pass, differentiable, num_at_once, summed_loss
 from rethinkgen.measure.predict import slices
 from rethinkgen.measure.subject import Findings, Number
@@ -68,7 +68,7 @@ def critical_samples(
     for name in subject.splits if splits is None else splits:
         split = subject.split(name)
         chosen = positions(split, num_examples)
-        pixels = subject.pixels(name)[chosen]
+        pixels = images_at(subject.pixels(name), chosen, subject.memory_mb)
         parts = slices(len(pixels), BLOCK)
         first = torch.cat([search(pixels[part], f"{name} {part.start}") for part in parts]).cpu()
         wrong = split.is_corrupted[chosen].cpu()

@@ -34,7 +34,7 @@ def examples(split: Split, num_examples: int | None, of: str, *, memory_mb: floa
         name: getattr(split, name)[chosen]
         for name in ("labels", "original_labels", "is_drawn", "is_corrupted", "index")
     }
-    return replace(split, inputs=_inputs_at(split.inputs, chosen, memory_mb), **parts)
+    return replace(split, inputs=images_at(split.inputs, chosen, memory_mb), **parts)
 
 
 def positions(split: Split, num_examples: int | None, of: str = "all") -> Tensor:
@@ -66,7 +66,12 @@ def positions(split: Split, num_examples: int | None, of: str = "all") -> Tensor
     return found
 
 
-def _inputs_at(inputs: Inputs, positions: Tensor, memory_mb: float) -> Tensor:
+def images_at(inputs: Inputs, positions: Tensor, memory_mb: float) -> Tensor:
+    """Return inputs at positions, ``(n, C, H, W)``; of streamed ones they are decoded.
+
+    Raises:
+        ValueError: they take more than ``memory_mb``.
+    """
     if isinstance(inputs, Tensor):
         return inputs[positions]
     needed = 4 * len(positions) * math.prod(inputs.shape[1:]) / 2**20

@@ -85,7 +85,7 @@ class Problem(NamedTuple):
 def layer_robustness(
     subject: Subject,
     *,
-    steps: Sequence[At] = (0, "1ep", "2ep", "3ep", "8ep"),
+    steps: Sequence[At] = (0, "1ep"),
     num_draws: int = 5,
     groups: Sequence[str] = (),
     split: SplitName = "test",

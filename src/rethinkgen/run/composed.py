@@ -88,7 +88,8 @@ def run_config(config: DictConfig) -> Run:
         check_regularizers_are_read(root)
         folder = RunFolder(Path(root.hydra.run.dir).absolute())
         with _noting_failures(folder), _logging_into(folder), _leaving_generators_as_they_are():
-            take_up(folder, description, root, ranks, is_single=True)
+            # As a run of a sweep: a measure that fails ends nobody's script.
+            take_up(folder, description, root, ranks, is_single=False)
         return read_run(folder.path)
 
 

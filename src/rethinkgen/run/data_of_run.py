@@ -19,7 +19,7 @@ import torch
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.data.source import Images, Source
 from rethinkgen.data.streamed_source import ImageFiles
-from rethinkgen.run import selection
+from rethinkgen.run import selection, trial
 from rethinkgen.run.build import build
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import content_of_file, named_files, place
@@ -78,9 +78,11 @@ def datamodule_of(
         raise ValueError(f"{run.path}: its config names no source of images, or no corruption.")
     _point_to_files(config, run)
     source = _source_of(run, config["source"], data_root)
-    key = json.dumps([config, dict(run.contents), id(source), str(device)], sort_keys=True)
+    at_most = trial.num_examples(config["batch_size"]) if run.config.get("debug") else None
+    key = json.dumps([config, dict(run.contents), id(source), str(device), at_most], sort_keys=True)
     if (datamodule := _datamodules.get(key)) is None:
         datamodule = build_datamodule(config, source)
+        datamodule.at_most = at_most
         datamodule.setup()
         datamodule.move(device)
         _datamodules[key] = datamodule

@@ -240,6 +240,7 @@ def take_up(
         if not is_rerun and (finished := folder.read_result()) is not None:
             tell_finished(folder, finished, description)
             folder.remove_remains()
+            keep_missing(folder, description)
             measure_what_is_asked(folder, description, is_single=is_single)
             return dict(finished["metrics"])
         check_is_nowhere_else(folder, description)
@@ -496,7 +497,8 @@ def closing(training: Training) -> Iterator[None]:
         yield
         exit_code = 0
     finally:
-        training.finish(exit_code)
+        # What is looked into after the end of a run does not make it a failed one.
+        training.finish(0 if training.folder.result.exists() else exit_code)
 
 
 def slurm_job() -> dict[str, str]:
@@ -594,7 +596,7 @@ def note_failure(folder: RunFolder, state: str, reason: str, error: BaseExceptio
     """Write ``status.json``; where even that fails, tell whoever started this process, and the screen."""
     details = {"reason": reason}
     note(f"{state}: {reason}")
-    if not folder.path.is_dir() or (folder.result.exists() and not folder.has_begun):
+    if not folder.path.is_dir() or folder.result.exists():
         say_last(state, reason)
         return  # somebody has removed it, which the reason says; or it is finished, and stays so
     if state == "failed":

@@ -131,13 +131,10 @@ def read_file(path: Path) -> Measured | None:
     )
 
 
-def read_measured(run: Path, step: int | None = None) -> tuple[list[Measured], list[str]]:
-    """Return all that measures found of a run, by name and step, and what of it is damaged, a line each.
-
-    ``step``: no more than they found at this one.
-    """
+def read_measured(run: Path) -> tuple[list[Measured], list[str]]:
+    """Return all that measures found of a run, by name and step, and what of it is damaged, a line each."""
     found, damage = [], []
-    for path in sorted((run / FOLDER).glob("*/*.json" if step is None else f"*/{step}.json")):
+    for path in sorted((run / FOLDER).glob("*/*.json")):
         try:
             measured = read_file(path)
         except DamagedFileError as error:
@@ -145,13 +142,15 @@ def read_measured(run: Path, step: int | None = None) -> tuple[list[Measured], l
             continue
         if measured is not None:
             found.append(measured)
-    found.sort(key=lambda each: (each.key, each.step))
+    # Of one name the latest protocol comes last, so that its number is the one that stands by that name.
+    found.sort(key=lambda each: (each.measure, each.protocol, each.key, each.step))
     return found, damage
 
 
 def called(name: str, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """Return what a measure is called beside itself under other parameters: ``margins``, ``margins(share=0.2)``."""
-    changed = [key for key in parameters if key not in defaults or parameters[key] != defaults[key]]
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    changed = [key for key in parameters if key not in plain or parameters[key] != plain[key]]
     words = ",".join(f"{key}={_brief(parameters[key])}" for key in changed)
     return f"{name}({words})" if words else name
 
@@ -194,6 +193,7 @@ def row_of(measured: Measured) -> dict[str, Any]:
         "epoch": measured.epoch,
         "measure": measured.measure,
         "id": measured.key.rpartition("-")[2],
+        "protocol": measured.protocol,
         "other": measured.other,
         **{f"{measured.measure}.{key}": value for key, value in measured.parameters.items()},
         **numbers_of(measured),

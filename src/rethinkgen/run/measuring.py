@@ -26,7 +26,7 @@ from rethinkgen.run.build import build_one_of
 from rethinkgen.run.description import LIBRARIES, digest_of_code
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import class_name
-from rethinkgen.run.kept import end_step, step_of_run
+from rethinkgen.run.kept import end_step, last_step, step_of_run, unreached
 from rethinkgen.run.measured import FOLDER, Measured, called, file_of, read_file, write_measured
 from rethinkgen.run.measures_asked import Measure, Request, asked_of_a_run, measures_in
 from rethinkgen.train.kept_files import kept_steps
@@ -171,20 +171,19 @@ class Measuring:
         with lock(
             path / FOLDER / ".lock", on_wait=lambda: say(f"{path}: waiting for another process that measures it")
         ):
-            remove_leftovers(path / FOLDER)
+            for each in (path / FOLDER).glob("*/"):
+                remove_leftovers(each)
             lacking = [step for step in steps if there_and_missing(path, self.request, step, other_id)[1]]
+            to_replay = not_kept(run, lacking)
             try:
-                self._replay(run, lacking)
-            except Exception as error:  # of one run: the others go on
-                yield from (Row(step, "failed", self._why(error)) for step in lacking)
-                steps = [step for step in steps if step not in lacking]
+                if len(to_replay) > 1:  # all in one pass
+                    self._opened(run).replay(to_replay)
+            except Exception as error:  # of one run: the others go on, and what was kept is there all the same
+                why = self._why(error)
+                yield from (Row(step, "failed", why) for step in to_replay)
+                steps = [step for step in steps if step not in to_replay]
             for step in steps:
                 yield self._row(run, step, other, other_id)
-
-    def _replay(self, run: Run, steps: Sequence[int]) -> None:
-        """Train up to the steps whose weights were not kept, all in one pass."""
-        if len(not_kept(run, steps)) > 1:
-            self._opened(run).replay(steps)
 
     def _why(self, error: Exception) -> str:
         log.debug("what ended it", exc_info=error)
@@ -214,12 +213,14 @@ class Measuring:
         begun = time.monotonic()
         function = self._functions.get(measure.name) or function_of(measure)
         self._functions[measure.name] = function
+        # By how it was chosen, which is the same for all runs of a sweep; each has a second run of its own.
+        second = {"other": measure.other} if measure.wants_other and other is not None else {}
         subject = self._subject(run, measure, step, other)
         findings = function(subject)
         numbers, tables = checked(measure.name, findings)
         facts = {
             "measure": measure.name,
-            "called": called(measure.name, measure.parameters, _defaults(function)),
+            "called": called(measure.name, measure.parameters | second, _defaults(function)),
             "id": measure.key(other_id if measure.wants_other else None).rpartition("-")[2],
             "function": class_name(measure.target),
             "protocol": measure.protocol,
@@ -349,7 +350,15 @@ def measure_own(folder: RunFolder, config: Mapping[str, Any]) -> bool:
     request = asked_of_a_run(config)
     if request is None:
         return True
-    rows = [row for row in Measuring(request).rows(folder.path) if row.state != "before"]
+    from rethinkgen.run.run import read_run
+
+    run = read_run(folder.path)
+    late = unreached(run, request.at)
+    for each in late:
+        say(f"at={each}: the run ended before, at step {last_step(run):,}.")
+    # Were none left, it is an error all the same.
+    at = [each for each in request.at if each not in late] or request.at
+    rows = [row for row in Measuring(request).rows(folder.path, at=at) if row.state != "before"]
     for row in rows:
         say(f"measured at step {row.step}: {told_of(row)}", style="red" if row.state == "failed" else None)
     return all(row.state != "failed" for row in rows)

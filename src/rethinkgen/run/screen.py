@@ -141,13 +141,17 @@ def _with_more_steps(result: dict[str, Any]) -> tuple[str, str] | None:
 def tell_failure(folder: RunFolder, state: str, reason: str, error: BaseException | None) -> None:
     """Say what ended the run, with the traceback of ``error`` where one is given, and how to go on."""
     has_checkpoint = any(folder.checkpoints.glob("*.ckpt"))
+    is_finished = folder.has_begun and folder.result.exists()
     if error is not None:
         say("".join(traceback.format_exception(error)), to=stderr())
     if state == "interrupted":
         where = "goes on from the last checkpoint" if has_checkpoint else "starts it again"
+        where = "makes what is missing: the run is finished" if is_finished else where
         say(f"Stopped by {reason}. The same command {where}.", to=stderr())
         return
     say_error(reason)
-    if folder.has_begun and folder.path.is_dir() and not trial.is_on():
+    if is_finished:
+        say(f"The run is finished, and stays so: {folder.path}", to=stderr())
+    elif folder.has_begun and folder.path.is_dir() and not trial.is_on():
         kept = "The run's folder and its last good checkpoint stay" if has_checkpoint else "The run's folder stays"
         say(f"{kept}: {folder.path}", to=stderr())

@@ -63,6 +63,7 @@ def shortened(config: dict[str, Any]) -> dict[str, Any]:
     steps = config["max_steps"]
     return config | {
         "keep": [0, "end"] if config.get("keep") else [],
+        "at": [0, "end"] if config.get("measure") else config["at"],
         "max_steps": STEPS if steps is None else min(steps, STEPS),
         "max_epochs": None,
         "until_fit": False,

@@ -46,7 +46,7 @@ def run_in_task(run: Callable[[], JobReturn], folder: RunFolder) -> None:
         if code in (128 + signal.SIGTERM, 128 + requeue.signal):
             requeue.obey(code - 128)
     if code:
-        sys.exit(UNTOLD if code == 1 and untold else code)
+        sys.exit(UNTOLD if code == 1 and untold and not folder.result.exists() else code)
 
 
 def _take_cpus() -> None:

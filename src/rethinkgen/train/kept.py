@@ -110,7 +110,7 @@ def _read(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     if not lazily and (fault := damage_of(path)) is not None:
         raise DamagedFileError(f"{path} is damaged ({fault}).")
     try:
-        found = torch.load(path, weights_only=True, mmap=True) if lazily else load_checkpoint(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if lazily else load_checkpoint(path)
     except (RuntimeError, pickle.UnpicklingError, OSError, EOFError, AttributeError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged ({first_line(str(error))}).") from error
     if not isinstance(found, dict):
