@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Images that are predicted at once."""
+MOST_AT_HAND = 8
+"""Steps whose weights an opened run holds, as they may have cost a training."""
 BEFORE_PREPROCESSING = {
     "preprocessing": "none",
     # They would keep a second copy of the images, and change none of the splits.
@@ -119,7 +121,7 @@ class OpenedRun:
         self._replayed: dict[int, dict[str, Tensor]] = {}
         """By step, what ``replay`` was asked for."""
         self._latest: dict[int, dict[str, Tensor]] = {}
-        """Of the step that was asked for last: several measures ask for the same."""
+        """Of the steps that were asked for last: several measures ask for the same."""
 
     def __repr__(self) -> str:
         told = {name: self.metrics.get(name) for name in ("fit/accuracy", "test/accuracy")}
@@ -248,7 +250,9 @@ class OpenedRun:
             return dict(saved["state_dict"])
         with self._building():
             weights = weights_at(self, step, inexact=self._inexact, tell=self._tell)
-        self._latest = {step: weights}
+        self._latest[step] = weights
+        if len(self._latest) > MOST_AT_HAND:
+            del self._latest[next(iter(self._latest))]
         return weights
 
     @cached_property
