@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 import rethinkgen
-from conftest import Measure, read_result
+from conftest import ROOT, Measure, read_result
 from rethinkgen.commands.report import main as report
+from rethinkgen.errors import SlurmError, StoppedError
+from rethinkgen.files import lock
+from rethinkgen.report.selection import select
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.measuring import Measuring, Row
 from rethinkgen.run.run import read_runs
-from rethinkgen.run.stint import measure_stint
-from rethinkgen.sweep.measuring import Stint, as_overrides, others_of
+from rethinkgen.run.stint import CLAIMS, ROWS, _what_is_due, measure_stint
+from rethinkgen.sweep import slurm
+from rethinkgen.sweep.measuring import Stint, as_overrides, is_in_use, measure_finished, others_of
+from rethinkgen.sweep.view import Progress
 
 
 @pytest.fixture
@@ -192,6 +202,7 @@ def test_ones_own_is_opened_by_the_command_alone(
         (["measure=[fit]", "other=seed=1"], "none of measure=[fit] uses a second run"),
         (["measure=[fit]", "memory_mb=0"], "memory_mb=0"),
         (["measure=[fit]", "replay=maybe"], "replay='maybe'"),
+        (["measure=[fit]", "threads=0"], "threads=0"),
     ],
 )
 def test_what_cannot_be_met_is_said_before_anything_is_begun(
@@ -252,3 +263,148 @@ def test_a_process_that_dies_costs_the_run_that_it_was_at(
     assert measure(sweep, "measure=[confusion]") == 0
     assert len(table(sweep)) == 4
     assert not (sweep / ".measuring").exists()
+
+
+Launch = Callable[[list[Stint], Callable[[Any], None]], None]
+
+
+@pytest.fixture
+def launching(monkeypatch: pytest.MonkeyPatch) -> Callable[[Launch], None]:
+    """Have a function launch the stints of each command of the test."""
+
+    def by(launch: Launch) -> None:
+        def launch_jobs(self: object, stints: list[Stint], whole: object, watch: Callable[[Any], None]) -> None:
+            launch(stints, watch)
+
+        monkeypatch.setattr(BasicLauncher, "launch_jobs", launch_jobs, raising=False)
+
+    return by
+
+
+def test_processes_that_end_before_they_take_a_run_are_not_begun_again_and_again(
+    sweep: Path, measure: Measure, launching: Callable[[Launch], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[Stint] = []
+
+    def dying(stints: list[Stint], watch: Callable[[Any], None]) -> None:
+        launched.extend(stints)
+        assert len(launched) == 1
+        progress: Progress[Any] = Progress(deque())
+        for stint in stints:
+            stint.fail("RuntimeError: no such device")
+            progress.ended.append((stint, 1))
+        watch(progress)
+        assert not progress.waiting
+
+    launching(dying)
+    assert measure(sweep, "measure=[confusion]") == 1
+    out = capsys.readouterr().out
+    assert out.count("failed: RuntimeError: no such device") == 4
+    assert "not begun" not in out
+
+
+def test_a_stint_that_slurm_requeues_goes_on_with_the_run_that_it_was_at(
+    sweep: Path, measure: Measure, launching: Callable[[Launch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Measuring, *more: Any) -> Iterator[Row]:
+        raise KeyboardInterrupt
+
+    def twice(stints: list[Stint], watch: Callable[[Any], None]) -> None:
+        (stint,) = stints
+        assert stint.cell is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(Measuring, "rows", killed)
+            with pytest.raises(KeyboardInterrupt):
+                measure_stint(stint.cell.compose())
+        assert stint.has_taken
+        measure_stint(stint.cell.compose())
+
+    launching(twice)
+    assert measure(sweep, "measure=[confusion]") == 0
+    assert len(table(sweep)) == 4
+
+
+def test_of_the_run_that_a_stint_was_at_only_the_steps_that_it_has_not_told_are_due(tmp_path: Path) -> None:
+    path = tmp_path / "stint-0"
+    path.mkdir()
+    (tmp_path / CLAIMS).mkdir()
+    steps = [[0, 8, 40]] * 3
+    for number, due in zip((0, 1), _what_is_due(path, steps), strict=False):
+        assert due == (number, [0, 8, 40])
+    lines = [{"run": 0}, *({"run": 0, "step": step} for step in steps[0]), {"run": 1}, {"run": 1, "step": 0}]
+    (path / ROWS).write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"run": 1, "st')
+    assert list(_what_is_due(path, steps)) == [(1, [8, 40]), (2, [0, 8, 40])]
+    assert list(_what_is_due(path, [[0], [0], [0]])) == []  # all of it was told
+
+
+def test_what_is_alive_of_a_command_before_keeps_its_folder(
+    sweep: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, locked, submitted = (sweep / ".measuring" / name / "stint-0" for name in ("dead", "locked", "submitted"))
+    for stint in (dead, locked, submitted):
+        stint.mkdir(parents=True)
+    submissions = slurm.Submissions(submitted.parent)
+    submissions.folder.mkdir()
+    name = submissions.add([Stint([], submitted)])
+    queued = {"17_0": slurm.Entry("17_0", name, "PENDING", "Priority")}
+    monkeypatch.setattr(slurm, "queue", lambda: queued)
+    with lock(locked / ".lock"):
+        assert measure(sweep, "measure=[confusion]") == 0
+        assert {path.name for path in (sweep / ".measuring").iterdir()} == {"locked", "submitted"}
+    queued.clear()
+    assert not is_in_use(submitted.parent)
+
+    def without_answer() -> None:
+        raise SlurmError("SLURM does not answer")
+
+    monkeypatch.setattr(slurm, "queue", without_answer)
+    assert is_in_use(submitted.parent)
+    assert not is_in_use(locked.parent)
+
+
+def test_jobs_of_slurm_go_on_after_ctrl_c(
+    sweep: Path,
+    measure: Measure,
+    launching: Callable[[Launch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alive: list[Stint] = []
+
+    def stopped(stints: list[Stint], watch: Callable[[Any], None]) -> None:
+        submissions = slurm.Submissions(stints[0].path.parent)
+        submissions.folder.mkdir()
+        entry = slurm.Entry("17_0", submissions.add(stints), "RUNNING", "None")
+        monkeypatch.setattr(slurm, "queue", lambda: {"17_0": entry})
+        alive.extend(stints)
+        raise StoppedError(signal.SIGINT)
+
+    launching(stopped)
+    assert measure(sweep, "measure=[confusion]") == 130
+    out = " ".join(capsys.readouterr().out.split())
+    assert "These jobs go on measuring without this command" in out
+    assert "its job goes on in SLURM" in out
+    (stint,) = alive
+    assert stint.cell is not None
+    measure_stint(stint.cell.compose())
+    assert len(list(sweep.glob("*/measures/*/*.json"))) == 4
+    assert measure(sweep, "measure=[confusion]") == 0
+    assert len(table(sweep)) == 4
+
+
+def test_a_second_run_without_a_result_costs_the_row_of_its_partner_alone(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {(run.corruption, run.seed): run.path for run in read_runs([sweep])}
+    failed = RunFolder(runs["none", 1])
+    failed.result.unlink()
+    failed.add_to_status("failed", reason="out of memory")
+    asked = ["measure=[interpolation]", 'measure.interpolation.other="seed=1"', "hydra/launcher=basic", "trainer=cpu"]
+    few = ["measure.interpolation.num_alphas=4", "measure.interpolation.num_examples=20"]
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = compose("train", [*asked, *few], return_hydra_config=True)
+    launcher: Any = SimpleNamespace(config=None)
+    assert measure_finished(launcher, config, list(runs.values()), select) == 1
+    assert list(table(sweep).run) == [runs["random_labels", 0].name]
+    out = "".join(capsys.readouterr().out.split())
+    assert out.count(f"failed:interpolation:step='end':{failed.path.name}") == 2  # as it comes, and in the table

@@ -6,15 +6,17 @@ reads them. Beside that folder lie the list, and a file for each run that was ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from rethinkgen.files import append_line
+from rethinkgen.files import append_line, lock
+from rethinkgen.received import each_line
 from rethinkgen.run.measures_asked import Request
 from rethinkgen.run.measuring import Measuring
 
@@ -23,6 +25,8 @@ ENDED = "ended"
 ROWS = "rows.jsonl"
 REQUEST = "request.json"
 CLAIMS = "claims"
+LOCK = ".lock"
+"""What a process holds while it lives, in its folder, and a command in the one that those lie in."""
 
 
 def measure_stint(config: DictConfig) -> dict[str, Any]:
@@ -33,17 +37,44 @@ def measure_stint(config: DictConfig) -> dict[str, Any]:
 
     torch.set_num_threads(config.threads or default_threads())  # a forked process imported it long before
     path = Path(config.stint)
+    with lock(path / LOCK):
+        _measure(path)
+    return {}
+
+
+def _measure(path: Path) -> None:
     told = json.loads((path.parent / REQUEST).read_text(encoding="utf-8"))
     request, runs = Request.from_json(told["request"]), told["runs"]
     measuring = Measuring(request)
     measuring.check()
-    for number in _in_turn(path, len(runs)):
-        run, other, steps = runs[number]
+    for number, steps in _what_is_due(path, [steps for _, _, steps in runs]):
+        run, other, _ = runs[number]
         append_line(path / ROWS, json.dumps({"run": number}))
         for row in measuring.rows(Path(run), None if other is None else Path(other), steps):
             append_line(path / ROWS, json.dumps({"run": number, **row.__dict__}))
     (path / ENDED).touch()
-    return {}
+
+
+def _what_is_due(path: Path, steps: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Yield the run that this stint was at, where it was begun before, and then those that it takes; with steps."""
+    if (before := _was_at(path)) is not None:
+        number, told = before
+        if left := [step for step in steps[number] if step not in told]:
+            yield number, left
+    for number in _in_turn(path, len(steps)):
+        yield number, steps[number]
+
+
+def _was_at(path: Path) -> tuple[int, set[int]] | None:
+    """Return the run that this stint took last and the steps it has told of, where SLURM has requeued its job."""
+    lines = []
+    for line in each_line(path / ROWS):
+        with contextlib.suppress(ValueError):  # cut short as the process was killed
+            lines.append(json.loads(line))
+    if not lines:
+        return None
+    number = lines[-1]["run"]
+    return number, {line["step"] for line in lines if line["run"] == number and "step" in line}
 
 
 def _in_turn(path: Path, num_runs: int) -> Iterator[int]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rethinkgen.checks import check_one_of, check_positive, check_switch, check_whole
 from rethinkgen.console import duration, say, shown
-from rethinkgen.errors import StoppedError
+from rethinkgen.errors import SlurmError, StoppedError
 from rethinkgen.files import is_locked, lock, write_atomically
 from rethinkgen.received import each_line
 from rethinkgen.run.folder import RunFolder
@@ -32,9 +33,10 @@ from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.measures_asked import Request, measures_in, moments_in
 from rethinkgen.run.measuring import Row, function_of, not_kept, steps_of, there_and_missing
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
-from rethinkgen.run.stint import CLAIMS, ENDED, REQUEST, ROWS, measure_stint
+from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, measure_stint
 from rethinkgen.sweep.jobs import Job
-from rethinkgen.sweep.measured_table import conclude
+from rethinkgen.sweep.measured_table import FILE_NAME, conclude
+from rethinkgen.sweep.slurm import FOLDER, Submissions
 from rethinkgen.train.kept_files import kept_steps
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
@@ -62,6 +64,8 @@ class Wish:
         check_positive("memory_mb", told["memory_mb"])
         check_switch("rerun", told["rerun"])
         check_one_of("replay", told["replay"], ("exact", "inexact"))
+        if told["threads"] is not None:
+            check_whole("threads", told["threads"], 1)
         request, other = request_of(told)
         if not request.measures:
             raise ValueError("measure=[]: nothing is asked for. Name what to look at, such as 'measure=[fit]'.")
@@ -142,7 +146,12 @@ def measure_finished(launcher: Launcher, config: DictConfig, paths: Sequence[Pat
     if not request.measures:
         return 0
     runs = [run for run in map(read_run, paths) if run.state == "done"]
-    others = {} if other is None else others_of(runs, *select(runs, other, "other"))
+    others = {}
+    if runs and other is not None:
+        # Also those without a result: the row says then that its second run has none, and no other row suffers.
+        asked_for = set(paths)
+        there = [run for run in read_runs(sorted({path.parent for path in paths})) if run.path in asked_for]
+        others = others_of(runs, *select(there, other, "other"))
     told, stopped_by = _measured(launcher, config, request, runs, others)
     failed = conclude(told)
     if stopped_by is not None:
@@ -170,6 +179,7 @@ def _measured(
         stints.run(launcher)
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
+        stints.note_what_goes_on()
     told += stints.told()
     stints.remove()
     return told, stopped_by
@@ -225,15 +235,16 @@ def others_of(chosen: Sequence[Run], candidates: Sequence[Run], keys: Sequence[s
         ValueError: there is none, or there are several.
     """
     free = [key for name in keys for key in FOLLOWING.get(name, (name,))]
+    ids = {each.run_id for each in candidates}
     found = {}
     for run in chosen:
         fitting = [each for each in candidates if each.run_id != run.run_id]
         alike = [each for each in fitting if each.setting(*free) == run.setting(*free)]
         # One of those that ``other`` chooses is itself the other one, and needs none.
-        best = alike or ([] if run in candidates else fitting)
+        best = alike or ([] if run.run_id in ids else fitting)
         if len(best) == 1:
             found[run.run_id] = best[0]
-        elif run not in candidates:
+        elif run.run_id not in ids:
             how = f"there are {len(best)}" if best else "there is none"
             raise ValueError(
                 f"other: {run.path.name} needs one second run, of which {how}. Say more in other=, such as "
@@ -300,6 +311,12 @@ class Stint(Job):
         status = self.folder.read_status()
         return self.fault or Outcome(status.get("state", "missing"), str(status.get("reason") or ""))
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether it came as far as to take a run."""
+        rows = self.path / ROWS
+        return rows.exists() and rows.stat().st_size > 0
+
     def find_folder(self) -> None:
         """It stays where it is."""
 
@@ -312,9 +329,11 @@ class Stints:
         sweep = tasks[0].run.sweep
         self.root = sweep / ".measuring" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         for before in sweep.glob(".measuring/*"):
-            if not is_locked(before / ".lock"):
+            if not is_in_use(before):
                 shutil.rmtree(before, ignore_errors=True)  # of a command that has ended
-        (self.root / CLAIMS).mkdir(parents=True)
+        self._held = ExitStack()
+        self._held.enter_context(lock(self.root / LOCK))
+        (self.root / CLAIMS).mkdir()
         self.config = _in_folder(config, self.root)
         runs = [[str(task.run.path), str(task.other.path) if task.other else None, task.steps] for task in tasks]
         write_atomically(self.root / REQUEST, json.dumps({"request": request.to_json(), "runs": runs}))
@@ -323,6 +342,10 @@ class Stints:
         self.stints: list[Stint] = []
         self.seen = Seen(self.root, len(tasks))
         self._is_kept = False
+        self._has_given_up = False
+        """Whether stints end before they take a run."""
+        self._goes_on = False
+        """Whether SLURM has stints that this command waits for no more."""
 
     def run(self, launcher: Any) -> None:
         """Have stints measure until each run was taken by one."""
@@ -335,14 +358,17 @@ class Stints:
     def _run(self, launcher: Any) -> None:
         from rethinkgen.sweep.measuring_view import watching
 
-        with lock(self.root / ".lock"), watching(self) as watch:
-            while left := self.seen.unclaimed():
+        with watching(self) as watch:
+            left = self.seen.unclaimed()
+            while left and not self._has_given_up:
                 if hasattr(launcher, "launch_jobs"):
                     stints = [self._next() for _ in range(self._how_many(launcher, left))]
                     launcher.launch_jobs(stints, stints, watch)
                 else:
                     self._measure_here()
                 self.seen.read()
+                before, left = left, self.seen.unclaimed()
+                self._has_given_up = left == before  # what ended them would end the next ones as well
 
     def _measure_here(self) -> None:
         """Measure in this process, as hydra/launcher=basic asks for: to look into a measure with a debugger."""
@@ -370,11 +396,23 @@ class Stints:
         return min(slots, left)
 
     def replace_dead(self, progress: Any) -> None:
-        """Put a new stint in the place of each that has died, as long as there are runs that none has taken."""
+        """Put a new stint in the place of each that has died, as long as there are runs that none has taken.
+
+        Not of one that took none itself: another would end in the same way, and another without end.
+        """
         for stint, code in progress.ended:
-            if code != 0 and not stint.is_replaced and self.seen.unclaimed():
+            if code != 0 and not stint.is_replaced and stint.has_taken and self.seen.unclaimed():
                 stint.is_replaced = True
                 progress.waiting.append(self._next())
+
+    def note_what_goes_on(self) -> None:
+        """Find out whether SLURM goes on with stints that this command has stopped to wait for, and say so."""
+        self._goes_on = has_jobs(self.root)
+        if self._goes_on:
+            say(
+                "These jobs go on measuring without this command: their rows appear in the runs' folders as they end. "
+                f"The same command then shows them and writes {FILE_NAME}."
+            )
 
     def told(self) -> list[Told]:
         """Return what came of each run at each step."""
@@ -390,19 +428,44 @@ class Stints:
         return told
 
     def _lost(self, number: int, step: int) -> Row:
-        taken_by = self.seen.claimed.get(number)
-        if taken_by is None:
+        stint = self._in_charge(number)
+        outcome = stint.outcome() if stint else None
+        if self._goes_on and (outcome is None or outcome.state != "failed"):
+            return Row(step, "failed", "not there yet: its job goes on in SLURM")
+        if stint is None or outcome is None:
             return Row(step, "failed", "not begun")
-        outcome = self.stints[taken_by].outcome()
         reason = outcome.reason or "its process ended without a word"
-        return Row(step, "failed", f"{reason} ({shown(self.stints[taken_by].folder.output)})")
+        return Row(step, "failed", f"{reason} ({shown(stint.folder.output)})")
+
+    def _in_charge(self, number: int) -> Stint | None:
+        """Return the stint that took a run; where none came as far as that, the last that died of it."""
+        if number in self.seen.claimed:
+            return self.stints[self.seen.claimed[number]]
+        dead = (each for each in reversed(self.stints) if each.outcome().state == "failed")
+        return next(dead, self.stints[-1]) if self._has_given_up else None
 
     def remove(self) -> None:
-        """Remove what the processes left, unless it tells of a failure."""
-        if not self._is_kept:
+        """Remove what the processes left, unless it tells of a failure, or some of them go on."""
+        self._held.close()
+        if not self._is_kept and not self._goes_on:
             shutil.rmtree(self.root, ignore_errors=True)
             if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
                 self.root.parent.rmdir()
+
+
+def is_in_use(root: Path) -> bool:
+    """Whether the command that made the folder is at work, or one of its stints, which may go on without it."""
+    return any(map(is_locked, (root / LOCK, *root.glob(f"stint-*/{LOCK}")))) or has_jobs(root)
+
+
+def has_jobs(root: Path) -> bool:
+    """Whether SLURM has stints of the command that made the folder; also where it does not say so."""
+    if not (root / FOLDER).is_dir():
+        return False
+    try:
+        return bool(Submissions(root).alive())
+    except SlurmError:
+        return True
 
 
 class Seen:
