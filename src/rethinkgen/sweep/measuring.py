@@ -30,6 +30,7 @@ from rethinkgen.files import is_locked, lock, write_atomically
 from rethinkgen.received import each_line
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.kept import unreached
 from rethinkgen.run.measures_asked import Request, measures_in, moments_in
 from rethinkgen.run.measuring import Row, function_of, not_kept, steps_of, there_and_missing
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
@@ -123,7 +124,7 @@ def run_measures(launcher: Launcher, config: DictConfig, arguments: Sequence[str
     runs = read_runs(wish.folders)
     chosen = runs if wish.where is None else select(runs, wish.where, "where")[0]
     others = {} if wish.other is None else others_of(chosen, *select(runs, wish.other, "other"))
-    told, stopped_by = _measured(launcher, config, wish.request, chosen, others)
+    told, stopped_by = _measured(launcher, config, wish.request, *look(chosen, others, wish.request))
     failed = conclude(told, wish.folders)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
@@ -152,7 +153,7 @@ def measure_finished(launcher: Launcher, config: DictConfig, paths: Sequence[Pat
         asked_for = set(paths)
         there = [run for run in read_runs(sorted({path.parent for path in paths})) if run.path in asked_for]
         others = others_of(runs, *select(there, other, "other"))
-    told, stopped_by = _measured(launcher, config, request, runs, others)
+    told, stopped_by = _measured(launcher, config, request, *look(runs, others, request, passes_over_late=True))
     failed = conclude(told)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
@@ -160,10 +161,9 @@ def measure_finished(launcher: Launcher, config: DictConfig, paths: Sequence[Pat
 
 
 def _measured(
-    launcher: Launcher, config: DictConfig, request: Request, runs: Sequence[Run], others: Mapping[str, Run]
+    launcher: Launcher, config: DictConfig, request: Request, told: list[Told], tasks: list[Task]
 ) -> tuple[list[Told], int | None]:
     """Measure what is missing; return what came of each run at each step, and the signal that ended it."""
-    told, tasks = look(runs, others, request)
     if before := sum(each.row.state == "before" for each in told):
         say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
     if not tasks:
@@ -202,12 +202,18 @@ def _tell_replays(tasks: Sequence[Task]) -> None:
         )
 
 
-def look(runs: Sequence[Run], others: Mapping[str, Run], request: Request) -> tuple[list[Told], list[Task]]:
-    """Return the rows that are there, or cannot be, and what is left to do, by the runs' data."""
+def look(
+    runs: Sequence[Run], others: Mapping[str, Run], request: Request, *, passes_over_late: bool = False
+) -> tuple[list[Told], list[Task]]:
+    """Return the rows that are there, or cannot be, and what is left to do, by the runs' data.
+
+    ``passes_over_late``: moments that a run ended before are no rows of it, as each run said when it ended.
+    """
     told: list[Told] = []
     tasks: list[Task] = []
     for run in runs:
-        steps, failed = steps_of(run, request.at)
+        late = unreached(run, request.at) if passes_over_late else []
+        steps, failed = steps_of(run, [each for each in request.at if each not in late] or request.at)
         told += [Told(run, row) for row in failed]
         other = others.get(run.run_id)
         left = []
