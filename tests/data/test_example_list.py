@@ -228,3 +228,12 @@ def test_images_of_a_folder_are_named_by_their_paths(streamed: bool, write: Writ
     assert found.splits["train"].index.tolist() == [0, 1, 2, 3, 4]
     assert found.splits["train"].labels.tolist() == [0, 1, 0, 1, 1]
     assert isinstance(source.load(), Images) is not streamed
+
+
+def test_who_relabels_by_the_same_file_is_not_told_to(write: Write) -> None:
+    path = write("index,label,decision\n0,1,relabel\n2,,drop\n")
+    advice = f"data.exclude={path}: 1 rows say relabel"
+    assert any(note.startswith(advice) for note in ready(TrueLabels(InMemory(), exclude=path)).notes)
+    does_so = ready(TrueLabels(InMemory(), exclude=path, relabel=path))
+    assert not any("rows say relabel" in note for note in does_so.notes)
+    assert does_so.splits["train"].labels[0] == 1

@@ -16,9 +16,10 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import PATIENCE_SECONDS, ROOT, TINY, Command, in_own_process, read_result
 from outcomes import assert_same, outcome, status_text
@@ -389,3 +390,19 @@ def test_of_two_that_lock_one_run_under_two_names_at_once_one_has_it(
         thread.join()
     assert trained == [begun_in or "first"]
     assert len(held) == 1
+
+
+@pytest.mark.parametrize(
+    ("exclude", "whole"),
+    [
+        ({"runs": "multirun/whole", "share": 0.2}, {"runs": "/start/multirun/whole", "share": 0.2}),
+        ({"runs": ["one", "/two"], "share": 0.2}, {"runs": ["/start/one", "/two"], "share": 0.2}),
+        ("list.csv", "/start/list.csv"),
+        (None, None),
+    ],
+)
+def test_paths_of_what_is_left_out_are_from_where_the_command_was_given(exclude: Any, whole: Any) -> None:
+    config = OmegaConf.create({"data": {"root": "data", "exclude": exclude}})
+    found = entry.with_whole_paths(config, Path("/start"))
+    assert OmegaConf.to_container(found) == {"data": {"root": "/start/data", "exclude": whole}}
+    assert config.data.exclude == exclude

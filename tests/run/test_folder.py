@@ -160,3 +160,13 @@ def test_it_is_noted_on_how_many_ranks_a_run_is_trained_in_turn(tmp_path: Path) 
     for size, is_anew, told in ((2, True, [2]), (2, False, [2]), (1, False, [2, 1]), (4, True, [4])):
         folder.note_ranks(size, is_anew=is_anew)
         assert folder.read_identity() == {"run_id": "mine", "world_sizes": told}
+
+
+def test_the_folder_that_paths_are_told_from_is_that_of_the_latest_command(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_to_identity(run_id="mine", wandb_id="first", code={"own": "1"}, begun_in="/a")
+    folder.add_to_identity(run_id="mine", wandb_id="second", code={"own": "2"}, begun_in="/b")
+    told = {"run_id": "mine", "wandb_id": "first", "code": {"own": "2"}, "begun_in": "/b"}
+    assert folder.read_identity() == told
+    folder.add_to_identity(run_id="mine")
+    assert folder.read_identity() == told

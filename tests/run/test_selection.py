@@ -9,8 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
+from rethinkgen.run.data_of_run import _selected
 from rethinkgen.run.description import Description, describe, look_again
-from rethinkgen.run.selection import check_exclude, digest, selected
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import read_runs
+from rethinkgen.run.selection import check_exclude, digest, excluded, read_excluded, selected, write_excluded
 from run_folders import write_run
 
 FORGOTTEN = "presented_times_forgotten"
@@ -144,3 +147,105 @@ def test_the_examples_are_those_that_are_left_out(sweep: Path) -> None:
     datamodule.setup()
     index = datamodule.splits["train"].index.tolist()
     assert sorted(set(range(1437)) - set(index)) == select(sweep)
+
+
+def begin(description: Description, path: Path) -> RunFolder:
+    """Leave what a run has in its folder once its training has begun."""
+    path.mkdir(parents=True)
+    folder = RunFolder(path)
+    folder.write_config(description.config, description.overrides)
+    folder.add_to_identity(run_id=description.run_id, contents=description.contents, begun_in=str(Path.cwd()))
+    write_excluded(folder, selected(description.config["data"]["exclude"]))
+    return folder
+
+
+def test_what_a_run_left_out_is_known_whatever_becomes_of_the_runs_that_said_so(sweep: Path, tmp_path: Path) -> None:
+    description = described(f"data.exclude={{runs:'{sweep}',column:{FORGOTTEN},share:0.3}}")
+    node, left_out = description.config["data"]["exclude"], select(sweep)
+    folder = begin(description, tmp_path / "results/runs" / description.name)
+    write_examples(write_run(sweep, data="digits", seed=2), [0, 2], **{FORGOTTEN: [90, 90]})
+    assert select(sweep) != left_out
+    (run,) = read_runs([folder.path])
+    assert _selected(node, run) == left_out
+    assert excluded(node, folder, description.contents).tolist() == left_out
+    write_run(sweep, data="digits", seed=3, state="running")
+    assert _selected(node, run) == left_out
+    folder.excluded.unlink()
+    with pytest.raises(ValueError, match="1 of 4 runs are not finished"):
+        _selected(node, run)
+
+
+def test_the_same_command_goes_on_with_a_run_while_those_that_it_went_by_are_trained(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def asked(share: float = 0.3, seed: int = 0, runs: str = "sweep") -> str:
+        exclude = f"data.exclude={{runs:{runs},column:{FORGOTTEN},share:{share}}}"
+        return described("results_dir=results", f"seed={seed}", exclude).run_id
+
+    begun = described("results_dir=results", f"data.exclude={{runs:sweep,column:{FORGOTTEN},share:0.3}}")
+    folder = begin(begun, tmp_path / "results/runs" / begun.name)
+    write_run(sweep, data="digits", seed=2, state="running")
+    assert asked() == asked(runs=str(sweep)) == begun.run_id
+    for others in ({"share": 0.29}, {"seed": 1}, {"runs": "[sweep]", "share": 0.1}):
+        with pytest.raises(ValueError, match="1 of 3 runs are not finished"):
+            asked(**others)  # type: ignore[arg-type]
+    folder.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="1 of 3 runs are not finished"):
+        asked()
+
+
+def test_examples_other_than_those_that_name_the_run_are_never_left_out(sweep: Path, tmp_path: Path) -> None:
+    description = described(f"data.exclude={{runs:'{sweep}',column:{FORGOTTEN},share:0.3}}")
+    node, folder = description.config["data"]["exclude"], RunFolder(tmp_path / "run")
+    assert excluded(node, folder, description.contents).tolist() == select(sweep)
+    write_examples(min(sweep.iterdir()), [0, 2], **{FORGOTTEN: [50, 60]})
+    with pytest.raises(ValueError, match=r"^data\.exclude\.runs=.*: these runs have changed since this command began"):
+        excluded(node, folder, description.contents)
+
+
+def test_a_damaged_list_of_examples_is_none(tmp_path: Path) -> None:
+    folder, positions = RunFolder(tmp_path), np.array([3, 5, 8])
+    contents = {"data.exclude": digest(positions)}
+    assert read_excluded(folder, contents) is None
+    write_excluded(folder, positions)
+    whole = folder.excluded.read_bytes()
+    known = read_excluded(folder, contents)
+    assert known is not None
+    assert known.tolist() == [3, 5, 8]
+    assert read_excluded(folder, {}) is None
+    assert read_excluded(folder, {"data.exclude": digest(positions[:2])}) is None
+    huge = whole.replace(b"(3,)", b"(3000000000000,)").replace(b" " * 12 + b"\n", b"\n")
+    for damaged in (b"", b"nothing", whole[:-1], whole[:-8], whole[:40], whole[:-1] + b"\1", huge):
+        folder.excluded.write_bytes(damaged)
+        assert read_excluded(folder, contents) is None
+    folder.excluded.unlink()
+    folder.excluded.symlink_to(tmp_path / "elsewhere")
+    assert read_excluded(folder, contents) is None
+
+
+def test_training_leaves_the_list_in_the_folder_and_goes_on_by_it(sweep: Path, tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from rethinkgen.run.training import Training
+
+    exclude = f"data.exclude={{runs:'{sweep}',column:{FORGOTTEN},share:0.3}}"
+    description = described(exclude, "model=mlp_1x512", "logger=none", "max_steps=2", "trainer.accelerator=cpu")
+    left_out, folder = select(sweep), RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+
+    def training() -> Training:
+        config = OmegaConf.create(description.config)
+        return Training(config, folder, description.facts(), Console(quiet=True))
+
+    first = training()
+    first.prepare()
+    first._take_up(None)
+    assert np.load(folder.excluded).tolist() == left_out
+    write_run(sweep, data="digits", seed=2, state="running")
+    again = training()
+    again.datamodule.setup()
+    index = again.datamodule.splits["train"].index.tolist()
+    assert sorted(set(range(1437)) - set(index)) == left_out

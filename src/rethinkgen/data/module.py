@@ -524,7 +524,7 @@ class CorruptedImages(pl.LightningDataModule):
             images = replace(images, train=replace(images.train, labels=labels))  # type: ignore[arg-type]
         if self.exclude is not None:
             is_left_out[self.exclude.dropped(split)] = True
-            if num_kept := self.exclude.count(example_list.RELABEL):
+            if self.relabel is None and (num_kept := self.exclude.count(example_list.RELABEL)):
                 notes.append(
                     f"{self.exclude.where}: {num_kept:,} rows say relabel, and their labels are as they were: "
                     "data.relabel with the same file corrects them."

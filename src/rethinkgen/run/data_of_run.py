@@ -21,6 +21,7 @@ from rethinkgen.data.source import Images, Source
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.run import selection, trial
 from rethinkgen.run.build import build
+from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.former_identity import FORMER_NAME, former_ids
 from rethinkgen.run.identity import content_of_file, named_files, place
 from rethinkgen.run.run import Run
@@ -188,11 +189,13 @@ def _point_to_files(data: dict[str, Any], run: Run) -> None:
 
 
 def _selected(node: dict[str, Any], run: Run) -> list[int]:
-    """Return which examples a run left out by what other runs found, where those still say the same.
+    """Return which examples a run left out by what other runs found: as its folder says, else as those still do.
 
     Raises:
-        ValueError: they are gone, or say something else.
+        ValueError: its folder does not say so, and they are gone, or say something else.
     """
+    if (known := selection.read_excluded(RunFolder(run.path), run.contents)) is not None:
+        return [int(position) for position in known]
     folders = [node["runs"]] if isinstance(node["runs"], str) else node["runs"]
     places = [next((each for each in _in_any_folder(run, path) if each.is_dir()), Path(path)) for path in folders]
     positions = selection.selected(node | {"runs": [str(place) for place in places]})

@@ -42,7 +42,7 @@ from rethinkgen.run.identity import (
 )
 from rethinkgen.run.known_keys import check_keys_are_read
 from rethinkgen.run.run import has_published_budget
-from rethinkgen.run.selection import contents_of_selection
+from rethinkgen.run.selection import KEY, begun_by, contents_of_selection
 
 BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
 """Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
@@ -102,8 +102,14 @@ class Description:
         }
 
 
-def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Sequence[str], sweep: str) -> Description:
-    """Describe the run of a composed config, once ``check`` has looked at it.
+def describe(
+    root: DictConfig,
+    runtime_choices: Mapping[str, Any],
+    overrides: Sequence[str],
+    sweep: str,
+    folder: Path | None = None,
+) -> Description:
+    """Describe the run of a composed config, once ``check`` has looked at it; ``folder`` as of ``describe_resolved``.
 
     Raises:
         ValueError: a key was left ``???``, is read by nothing, or has a value that is not allowed, or that no file of
@@ -111,13 +117,24 @@ def describe(root: DictConfig, runtime_choices: Mapping[str, Any], overrides: Se
     """
     resolved = resolved_config(root)
     check_keys_are_read(root, overrides)
-    return describe_resolved(resolved, runtime_choices, overrides, sweep)
+    return describe_resolved(resolved, runtime_choices, overrides, sweep, folder)
 
 
 def describe_resolved(
-    config: dict[str, Any], runtime_choices: Mapping[str, Any], overrides: Sequence[str], sweep: str
+    config: dict[str, Any],
+    runtime_choices: Mapping[str, Any],
+    overrides: Sequence[str],
+    sweep: str,
+    folder: Path | None = None,
 ) -> Description:
     """Describe the run of a config that ``resolved_config`` returned.
+
+    Args:
+        config: it.
+        runtime_choices: group -> choice, as Hydra says.
+        overrides: as they were typed.
+        sweep: the name of the sweep.
+        folder: of the run, where it is known; else those in the sweep's are looked at, should it be one of them.
 
     Raises:
         ValueError: a key has a value that no file of the run could hold.
@@ -127,11 +144,24 @@ def describe_resolved(
     except (ValueError, TypeError):
         check_is_json(config)
         raise
-    return _describe(resolved, json.dumps(dict(runtime_choices)), tuple(overrides), sweep)
+    begun = _may_be_begun_in(config, sweep, folder)
+    return _describe(resolved, json.dumps(dict(runtime_choices)), tuple(overrides), sweep, begun)
+
+
+def _may_be_begun_in(config: dict[str, Any], sweep: str, folder: Path | None) -> Path | None:
+    """Return the folder of a run, or of a sweep, that may say what a selection of runs left out; else nothing."""
+    data, results = config.get("data"), config.get("results_dir")
+    if not isinstance(data, dict) or not isinstance(data.get("exclude"), dict):
+        return None
+    if folder is not None or not isinstance(results, str):
+        return folder
+    return Path(results).expanduser().absolute() / sweep
 
 
 @functools.lru_cache(maxsize=1)  # Hydra's resolver asks for the folder's name just before the run is told to begin
-def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], sweep: str) -> Description:
+def _describe(
+    resolved: str, runtime_choices: str, overrides: tuple[str, ...], sweep: str, begun: Path | None
+) -> Description:
     config = normalised(json.loads(resolved))
     check(config, overrides)
     if config["debug"]:
@@ -141,7 +171,7 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
     is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
     identified = config | {"data": data | {"num_train": None}} if is_all else config
     chosen = choices(config, json.loads(runtime_choices))
-    contents = contents_of_files(config) | contents_of_selection(config, found)
+    contents = _contents(config, identified, found, begun)
     told = identifying(identified, found, contents)
     return Description(
         run_id=id_of(told),
@@ -154,6 +184,28 @@ def _describe(resolved: str, runtime_choices: str, overrides: tuple[str, ...], s
         sweep=sweep,
         seed=config["seed"],
     )
+
+
+def _contents(
+    config: dict[str, Any], identified: dict[str, Any], found: str | None, begun: Path | None
+) -> dict[str, str]:
+    """Return the digest of what each key names.
+
+    Where the runs of a selection cannot be asked, of which some may be trained again or gone, the run that was begun
+    by this very command before says what they said then.
+
+    Raises:
+        ValueError: a file cannot be read, or runs cannot be asked and no such run was begun.
+    """
+    contents = contents_of_files(config)
+    try:
+        return contents | contents_of_selection(config, found)
+    except ValueError:
+        for run_id, digest in () if begun is None else begun_by(config["data"]["exclude"], begun):
+            told = contents | {KEY: digest}
+            if id_of(identifying(identified, found, told)) == run_id:
+                return told
+        raise
 
 
 def typed_overrides(hydra: Any) -> list[str]:

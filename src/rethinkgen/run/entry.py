@@ -41,7 +41,7 @@ from rethinkgen.errors import (
     reason_of,
     storage_trouble,
 )
-from rethinkgen.run import identity, own_code, precision, trial
+from rethinkgen.run import identity, own_code, precision, selection, trial
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import config_folder, first_cell_shown, is_sweep, noted_program, typed, wandb
 from rethinkgen.run.config_files import words_on_a_file
@@ -208,7 +208,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         own_code.check_opened(config.get("code"))
         if hydra.job.chdir:
             config = with_whole_paths(config, Path(hydra.runtime.cwd))
-        description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep))
+        description = describe(config, hydra.runtime.choices, typed_overrides(hydra), str(config.sweep), folder.path)
         ranks = until_the_end.enter_context(leading(description.config["trainer"]))
         check_regularizers_are_read(config)
         return take_up(folder, description, config, ranks, is_single=hydra.mode == RunMode.RUN)
@@ -250,11 +250,17 @@ def take_up(
 def with_whole_paths(config: DictConfig, start: Path) -> DictConfig:
     """Return the config with the paths of what is read as from ``start``: ``hydra.job.chdir`` has left that folder."""
     config = config.copy()
-    for key in ("data.root", "data.source.root", *identity.rules()["files"]):
+    for key in ("data.root", "data.source.root", *identity.rules()["files"], f"{selection.KEY}.runs"):
         path = OmegaConf.select(config, key)
-        if isinstance(path, str) and path:
-            OmegaConf.update(config, key, str(start / Path(path).expanduser()))
+        if OmegaConf.is_list(path):
+            OmegaConf.update(config, key, [_whole(each, start) for each in path])
+        elif isinstance(path, str):
+            OmegaConf.update(config, key, _whole(path, start))
     return config
+
+
+def _whole(path: Any, start: Path) -> Any:
+    return str(start / Path(path).expanduser()) if isinstance(path, str) and path else path
 
 
 def follow() -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """A run's folder: what lies where, written so that nobody ever sees half a file.
 
-``config.yaml`` (resolved), ``overrides.yaml``, ``identity.json`` (which run it is: id, fingerprint of the data, id in
-W&B), ``metrics.csv``, ``examples.npz``, ``examples.csv`` (of images in files), ``weights/end.pt``, ``result.json``
-(written last), ``status.json`` (while it runs, or when it stopped without a result), ``checkpoints/`` (until there is a
-result), ``train.log``, and in a sweep ``output.txt``.
+``config.yaml`` (resolved), ``overrides.yaml``, ``excluded.npy`` (which examples it leaves out by what other runs
+found), ``identity.json`` (which run it is: id, fingerprint of the data, id in W&B), ``metrics.csv``, ``examples.npz``,
+``examples.csv`` (of images in files), ``weights/end.pt``, ``result.json`` (written last), ``status.json`` (while it
+runs, or when it stopped without a result), ``checkpoints/`` (until there is a result), ``train.log``, and in a sweep
+``output.txt``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class RunFolder:
         self.path = path
         self.config = self.path / "config.yaml"
         self.overrides = self.path / "overrides.yaml"
+        self.excluded = self.path / "excluded.npy"
         self.identity = self.path / "identity.json"
         self.metrics = self.path / "metrics.csv"
         self.examples = self.path / "examples.npz"
@@ -148,11 +150,18 @@ class RunFolder:
         """Return ``identity.json``, or an empty dictionary where there is none that can be read."""
         return read_small(self.identity, IDENTITY)[0]
 
-    def add_to_identity(self, *, code: Mapping[str, str | None] | None = None, **facts: Any) -> None:
-        """Write down which run this is; what stands there stays, but for the ``code`` that trains it."""
+    def add_to_identity(
+        self, *, code: Mapping[str, str | None] | None = None, begun_in: str | None = None, **facts: Any
+    ) -> None:
+        """Write down which run this is; what stands there stays, but for what the latest command replaces.
+
+        That is the ``code`` that trains it, and ``begun_in``: the paths of ``config.yaml`` are as from that folder.
+        """
         facts = facts | self.read_identity()
         if code is not None:
             facts["code"] = dict(code)
+        if begun_in is not None:
+            facts["begun_in"] = begun_in
         write_atomically(self.identity, json.dumps(in_utf8(facts), indent=2) + "\n")
 
     def note_ranks(self, size: int, *, is_anew: bool) -> None:

@@ -8,14 +8,16 @@ least. Of equal ones those that come first in the source are left out first. A s
 (-1) counts as later than any. Runs that leave out examples themselves are passed over, so that they may lie beside the
 runs that they go by.
 
-A run counts by the examples that are left out, whichever runs said so. Nothing here imports torch.
+A run counts by the examples that are left out, whichever runs said so. Which they are stands in its own folder once
+it has begun: what becomes of the runs that it went by is of no matter to it from then on. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from numpy.typing import NDArray
 from rethinkgen.checks import check_between, check_switch, check_text
 from rethinkgen.console import first_line
 from rethinkgen.data.example_list import read_exclude
-from rethinkgen.received import open_regular
+from rethinkgen.errors import RunFolderError
+from rethinkgen.files import write_atomically
+from rethinkgen.received import MOST_BYTES_OF_TABLE, open_regular, read_bytes
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run, read_runs
 
@@ -93,6 +97,89 @@ def selected(node: Mapping[str, Any], fingerprint: str | None = None) -> Positio
             f"{others[0]}. Give the folders of runs of these."
         )
     return _extreme(*_scores(runs, node["column"]), node["share"], least=bool(node.get("least", False)))
+
+
+def write_excluded(folder: RunFolder, positions: Positions) -> None:
+    """Write down which examples a run leaves out."""
+    content = io.BytesIO()
+    np.save(content, positions.astype("<i8"))
+    write_atomically(folder.excluded, content.getvalue())
+
+
+def read_excluded(folder: RunFolder, contents: Mapping[str, Any]) -> Positions | None:
+    """Return which examples a run left out when it began; nothing where no such file is there, or it is damaged.
+
+    ``contents`` are the run's: the digest in them tells whether the positions are its own.
+    """
+    try:
+        content = read_bytes(folder.excluded, MOST_BYTES_OF_TABLE)
+        positions = None if content is None else _positions_in(content)
+    except (RunFolderError, ValueError):
+        return None  # those that it went by can be asked again, and say what is wrong
+    return positions if positions is not None and digest(positions) == contents.get(KEY) else None
+
+
+def _positions_in(content: bytes) -> Positions:
+    """Return the positions in an ``.npy`` file, of which the header says no more than follows it.
+
+    Raises:
+        ValueError: it is no such file, or holds something else.
+    """
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("of another version")
+    shape, _, kind = np.lib.format.read_array_header_1_0(file)
+    rest = content[file.tell() :]
+    if kind != np.dtype("<i8") or shape != (len(rest) // 8,) or len(rest) % 8:
+        raise ValueError("no positions in it")
+    return np.frombuffer(rest, "<i8").astype(np.int64)
+
+
+def excluded(node: Mapping[str, Any], folder: RunFolder, contents: Mapping[str, Any]) -> Positions:
+    """Return which examples the run in ``folder``, begun or about to be, leaves out by the selection ``node``.
+
+    Raises:
+        ValueError: as of ``selected``, or they are not those that the run is described by in ``contents``.
+    """
+    if (known := read_excluded(folder, contents)) is not None:
+        return known
+    positions = selected(node)
+    if digest(positions) != contents.get(KEY):
+        raise ValueError(
+            f"{KEY}.runs={node['runs']}: these runs have changed since this command began, and would now have other "
+            "examples be left out than those that the run is known by. Give the command again."
+        )
+    return positions
+
+
+def begun_by(node: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the ids of runs that were begun by the same selection, and the digests of what they leave out.
+
+    Args:
+        node: the selection, its paths as from the working directory.
+        folder: of a run, or of a sweep.
+    """
+    for path in sorted([*folder.glob("excluded.npy"), *folder.glob("*/excluded.npy")]):
+        run = RunFolder(path.parent)
+        facts = run.read_identity()
+        contents = facts.get("contents") or {}
+        try:
+            theirs = ((run.read_config() or {}).get("data") or {}).get("exclude")
+        except RunFolderError:
+            continue  # nobody can tell what it was begun by
+        if (
+            isinstance(theirs, Mapping)
+            and _meant(theirs, facts.get("begun_in") or ".") == _meant(node, ".")
+            and read_excluded(run, contents) is not None
+        ):
+            yield str(facts.get("run_id")), contents[KEY]
+
+
+def _meant(node: Mapping[str, Any], begun_in: str) -> tuple[Any, ...]:
+    """Return what a selection says, in one spelling: its paths are as from the folder ``begun_in``."""
+    start = Path(begun_in).absolute()
+    runs = sorted(str(start / Path(str(each)).expanduser()) for each in _folders({"runs": None} | dict(node)))
+    return runs, node.get("column"), node.get("share"), bool(node.get("least", False))
 
 
 def _extreme(index: Positions, scores: NDArray[np.float64], share: float, *, least: bool) -> Positions:

@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from rethinkgen.run.probe import (
 )
 from rethinkgen.run.progress import LiveProgress, plan
 from rethinkgen.run.ranks import GiveUp, Ranks
-from rethinkgen.run.selection import selected
+from rethinkgen.run.selection import excluded, selected, write_excluded
 from rethinkgen.run.wandb_mirror import WandbMirror
 from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
@@ -116,7 +116,13 @@ class Training:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         check_accelerator(config.trainer)
         pl.seed_everything(config.seed, verbose=False)
-        self.datamodule = build_datamodule(config.data)
+        exclude = config.data.get("exclude")
+        self.excluded = (
+            excluded(exclude, folder, identity.get("contents") or {}) if isinstance(exclude, Mapping) else None
+        )
+        self.datamodule = build_datamodule(
+            config.data, exclude=None if self.excluded is None else self.excluded.tolist()
+        )
         if config.debug:
             self.datamodule.at_most = trial.num_examples(config.data.batch_size)
         self.model = build_model(config, self.declared)
@@ -272,6 +278,8 @@ class Training:
 
     def _take_up(self, found: Resumable | None) -> None:
         """Bring the run's own files to the state of the checkpoint, and open the mirrors."""
+        if self.excluded is not None:
+            write_excluded(self.folder, self.excluded)
         self.table.cut_back(-1 if found is None else found.step)
         self.folder.note_ranks(self.ranks.size, is_anew=found is None)
         if found is not None:
@@ -363,13 +371,21 @@ def build_logger(config: DictConfig, folder: Path) -> Logger:
     return logger if isinstance(logger, WandbMirror) else DelayedLogger(logger)
 
 
-def build_datamodule(config: Mapping[Any, Any], source: Source | None = None) -> CorruptedImages:
-    """Build the corrupted images of the ``data`` node, around the ``source`` that it names or one that is given."""
+def build_datamodule(
+    config: Mapping[Any, Any], source: Source | None = None, exclude: Sequence[int] | None = None
+) -> CorruptedImages:
+    """Build the corrupted images of the ``data`` node.
+
+    Args:
+        config: the node.
+        source: what they are built around in place of the source that it names.
+        exclude: positions of the examples that its selection of runs leaves out, where they are known.
+    """
     arguments = {
         str(key): value for key, value in config.items() if key not in ("name", "root", "source", "corruption")
     }
-    if isinstance(exclude := arguments.get("exclude"), Mapping):
-        arguments["exclude"] = selected(exclude).tolist()
+    if isinstance(node := arguments.get("exclude"), Mapping):
+        arguments["exclude"] = selected(node).tolist() if exclude is None else exclude
     source = source or build(config["source"], "data.source")
     datamodule: CorruptedImages = build(config["corruption"], "data.corruption", source=source, **arguments)
     return datamodule
