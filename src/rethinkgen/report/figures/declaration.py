@@ -236,7 +236,9 @@ def packaged() -> tuple[Figure, ...]:
 @cache
 def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
     declared = [(paper.name, paper.figures) for paper in papers]
-    declared += [("any_sweep", yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text("utf-8"))["figures"])]
+    declared += [
+        ("any_sweep", yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))["figures"])
+    ]
     return tuple(
         read_figure(name, node, f"{paper}, figure {name}") for paper, told in declared for name, node in told.items()
     )
