@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rethinkgen.errors import DamagedFileError, ReplayDiffersError
 from rethinkgen.measure.fit import state_digest
 from rethinkgen.run.curves import STEP, read_rows
+from rethinkgen.run.description import changed_code, digest_of_code
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run
 from rethinkgen.run.training import PACKAGES, commit
@@ -137,6 +138,11 @@ def differences(run: Run, device: str) -> list[str]:
         told.append(f"the device is {device} here, was {result['device']}")
     if result.get("commit") not in (None, ours := commit()):
         told.append(f"rethinkgen is of commit {_brief(ours)} here, was of {_brief(result['commit'])}")
+    then = result.get("code") or {}
+    told += [
+        f"{package} is not the code of then"
+        for package in changed_code(then, {name: digest_of_code(name) for name in then})
+    ]
     return told
 
 
