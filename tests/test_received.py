@@ -5,12 +5,13 @@ import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from damage import nest, put_a_bomb
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.files import append_line, csv_cell, is_locked, lock
-from rethinkgen.received import parse_json, read_bytes, read_json, read_lines, read_text, read_yaml
+from rethinkgen.received import opened_arrays, parse_json, read_bytes, read_json, read_lines, read_text, read_yaml
 
 
 @pytest.fixture(params=["a folder", "a FIFO", "a link to a device", "a link to itself", "a link to a file"])
@@ -130,3 +131,23 @@ def test_a_line_stands_on_its_own_after_a_torn_one(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_text_that_a_spreadsheet_would_run_is_neutralised(value: object, written: object) -> None:
     assert csv_cell(value) == written
+
+
+def test_whatever_bit_of_an_archive_is_flipped_is_damage_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "examples.npz"
+    column = np.arange(400) % 7
+    np.savez_compressed(path, index=column)
+    whole = path.read_bytes()
+    told = []
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            with opened_arrays(path) as stored:
+                assert np.array_equal(stored["index"], column)
+        except DamagedFileError as error:
+            told.append(str(error))
+    assert len(told) > len(whole) // 6
+    assert all(line.startswith(f"{path} is damaged (") for line in told)
+    path.unlink()
+    with opened_arrays(path) as stored:
+        assert stored is None

@@ -76,16 +76,15 @@ class PoolLauncher(Launcher):
         Raises:
             ValueError: a value is not allowed.
         """
-        from rethinkgen.checks import check_positive
-
-        if self.timeout_min is not None:
-            check_positive("hydra.launcher.timeout_min", self.timeout_min)
         self._resources(jobs)
 
     def _resources(self, jobs: Sequence[Job]) -> Resources:
+        from rethinkgen.checks import check_positive
         from rethinkgen.run.ranks import wants_gpu
         from rethinkgen.sweep.resources import Resources
 
+        if self.timeout_min is not None:
+            check_positive("hydra.launcher.timeout_min", self.timeout_min)
         uses_gpus = any(wants_gpu(job.trainer) for job in jobs)
         return Resources(self.n_jobs, self.jobs_per_gpu, len(jobs), uses_gpus=uses_gpus)
 
@@ -111,7 +110,6 @@ class PoolLauncher(Launcher):
         from rethinkgen.sweep.resources import Share
         from rethinkgen.sweep.view import watching
 
-        self.check_jobs(jobs)
         resources = self._resources(jobs)
         needs = {id(job.cell.needs): job.cell.needs for job in jobs if job.cell}.values()
         on_cpu = [each for each in needs if not (resources.gpus and wants_gpu(each.trainer))]

@@ -12,6 +12,8 @@ import errno
 import json
 import os
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,6 +50,36 @@ def open_regular(path: Path) -> BinaryIO | None:
             f"{path} cannot be read (it is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'})."
         )
     return os.fdopen(descriptor, "rb")
+
+
+@contextlib.contextmanager
+def telling_of_archive(path: Path) -> Iterator[None]:
+    """Read columns of a zipped archive within.
+
+    Raises:
+        DamagedFileError: what ``zipfile`` and NumPy say of one that was damaged, or is none.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise DamagedFileError(f"{path} is damaged ({' '.join(str(error).split())}).") from error
+
+
+@contextlib.contextmanager
+def opened_arrays(path: Path) -> Iterator[Any]:
+    """Give the arrays of an ``.npz``, each read when it is asked for; nothing where there is no file.
+
+    Raises:
+        DamagedFileError: it was damaged, also where that shows as an array is asked for.
+    """
+    import numpy as np
+
+    file = open_regular(path)
+    if file is None:
+        yield None
+        return
+    with telling_of_archive(path), file, np.load(file, allow_pickle=False) as stored:
+        yield stored
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes | None:

@@ -21,6 +21,7 @@ from rethinkgen.errors import Interrupted
 from rethinkgen.run import composed
 from rethinkgen.run.description import typed_overrides
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.run import Run
 
 SHORT = [*TINY, "max_steps=5", "data.num_train=200"]
@@ -127,7 +128,7 @@ def test_the_generators_of_gpus_are_left_as_they_were(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "manual_seed_all", told.append)
     for before in (True, False):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda before=before: before)
-        with composed._leaving_generators_as_they_are():
+        with leaving_process_as_it_is():
             monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert told == [["as it was"], 3]
 

@@ -14,7 +14,7 @@ from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.origin import command_of
-from rethinkgen.run.run import NUM_TRAIN, read_runs
+from rethinkgen.run.run import NUM_TRAIN, Run, read_runs
 from run_folders import write_run
 
 
@@ -184,3 +184,13 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
 def test_nothing_of_the_report_imports_torch() -> None:
     code = "import sys, rethinkgen.report.claims, rethinkgen.report.tables; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_result_is_about_may_be_the_first_step_of_all(tmp_path: Path) -> None:
+    def end_step(**metrics: int) -> int | None:
+        return Run(tmp_path, "done", "", {}, {}, [], 0, {"metrics": metrics}).end_step
+
+    assert end_step(steps=20) == 20
+    assert end_step(steps=20, early_stopping_step=8) == 8
+    assert end_step(steps=20, early_stopping_step=0) == 0
+    assert Run(tmp_path, "running", "", {}, {}, [], 0, None).end_step is None

@@ -27,9 +27,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, create_model
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.declared import Checked, checked, meant
+from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
+from rethinkgen.words import meant
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
 CERTAINTIES: dict[str, str] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rethinkgen.words import meant
 
 WANTED = {
     "string": "a text",
@@ -97,9 +98,3 @@ def _one_of(options: Sequence[str], value: Any) -> str:
 def several(told: Any) -> list[Any]:
     """Return a list of what may stand for a list of one, or of none."""
     return told if isinstance(told, list) else [] if told is None else [told]
-
-
-def meant(value: Any, options: Iterable[Any]) -> str:
-    """Return a question that names what a mistyped value is nearest to."""
-    close = difflib.get_close_matches(str(value), list(map(str, options)), n=1)
-    return f" Did you mean {close[0]}?" if close else ""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from rethinkgen.report.declared import meant
 from rethinkgen.report.quantities import known_quantities, matches, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.words import meant
 
 MOST_VALUES = 8
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import random
 import re
 import signal
 import sys
@@ -34,6 +33,7 @@ from rethinkgen.run.entry import how_it_ended, note_failure, take_up
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import flatten
 from rethinkgen.run.known_keys import better_words, check_regularizers_are_read
+from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.ranks import leading
 from rethinkgen.run.run import Run, read_run
 
@@ -87,7 +87,7 @@ def run_config(config: DictConfig) -> Run:
         ranks = enter(leading(description.config["trainer"]))
         check_regularizers_are_read(root)
         folder = RunFolder(Path(root.hydra.run.dir).absolute())
-        with _noting_failures(folder), _logging_into(folder), _leaving_generators_as_they_are():
+        with _noting_failures(folder), _logging_into(folder), leaving_process_as_it_is():
             # As a run of a sweep: a measure that fails ends nobody's script.
             take_up(folder, description, root, ranks, is_single=False)
         return read_run(folder.path)
@@ -222,32 +222,3 @@ def _logging_into(folder: RunFolder) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-
-
-@contextmanager
-def _leaving_generators_as_they_are() -> Iterator[None]:
-    """Put back afterwards what a run seeds and sets for the whole process."""
-    import numpy as np
-
-    states = random.getstate(), np.random.get_state()
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        of_torch = torch.get_rng_state(), torch.get_num_threads()
-        # On a GPU that nothing has used yet, they will begin with the seed that torch was given.
-        of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        seed = torch.initial_seed()
-        is_deterministic = torch.are_deterministic_algorithms_enabled()
-        only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        if torch is not None:
-            torch.set_rng_state(of_torch[0])
-            if of_gpus is not None:
-                torch.cuda.set_rng_state_all(of_gpus)
-            elif torch.cuda.is_initialized():
-                torch.cuda.manual_seed_all(seed)
-            torch.set_num_threads(of_torch[1])
-            torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)

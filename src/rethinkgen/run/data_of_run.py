@@ -102,7 +102,7 @@ def _source_of(run: Run, node: dict[str, Any], data_root: str | Path | None) -> 
         made: Source = build(node, "data.source")
         found = made.fingerprint()
         if (is_ours := _is_of(run, found, made)) is False:
-            seen.append(f"  {root}: other data ({found}, and the run was trained on {_fingerprint(run) or 'others'})")
+            seen.append(f"  {root}: other data ({found}, and the run was trained on {run.fingerprint or 'others'})")
             continue
         key = json.dumps([node, found], sort_keys=True)
         if (loaded := _sources.get(key)) is None:
@@ -147,16 +147,12 @@ def _in_any_folder(run: Run, path: str) -> Iterator[Path]:
         yield parent / told
 
 
-def _fingerprint(run: Run) -> str | None:
-    return run.facts.get("fingerprint") or (run.result or {}).get("fingerprint")
-
-
 def _is_of(run: Run, found: str | None, source: Source) -> bool | None:
     """Whether data with this fingerprint are the run's; ``None`` where nobody can tell.
 
     In the folders of commit 785b5e0 no fingerprint stands by itself, but it is in the id that they are named by.
     """
-    if (told := _fingerprint(run)) is not None:
+    if (told := run.fingerprint) is not None:
         return told == found
     former = FORMER_NAME.search(run.path.name)
     if former is None:
@@ -194,14 +190,13 @@ def _selected(node: dict[str, Any], run: Run) -> list[int]:
     Raises:
         ValueError: its folder does not say so, and they are gone, or say something else.
     """
-    if (known := selection.read_excluded(RunFolder(run.path), run.contents)) is not None:
-        return [int(position) for position in known]
     folders = [node["runs"]] if isinstance(node["runs"], str) else node["runs"]
     places = [next((each for each in _in_any_folder(run, path) if each.is_dir()), Path(path)) for path in folders]
-    positions = selection.selected(node | {"runs": [str(place) for place in places]})
-    if selection.digest(positions) != run.contents.get(selection.KEY):
-        raise ValueError(
-            f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today. "
-            "They have been trained again, or there are more of them now."
-        )
+    positions = selection.excluded(
+        node | {"runs": [str(place) for place in places]},
+        RunFolder(run.path),
+        run.contents,
+        if_changed=f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today. "
+        "They have been trained again, or there are more of them now.",
+    )
     return [int(position) for position in positions]

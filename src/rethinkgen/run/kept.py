@@ -73,14 +73,6 @@ def last_step(run: Run) -> int:
     return max([0, *kept_steps(folder.weights), *(int(row[STEP]) for row in rows.cells())])
 
 
-def end_step(run: Run) -> int | None:
-    """Return the step that the result is about: with early stopping the best, else the last; none without a result."""
-    if run.result is None:
-        return None
-    best = run.metrics.get("early_stopping_step")
-    return last_step(run) if best is None else int(best)
-
-
 def step_of_run(run: Run, moment: Moment) -> int:
     """Return after how many steps of a run a moment is.
 
@@ -88,7 +80,7 @@ def step_of_run(run: Run, moment: Moment) -> int:
         ValueError: it is none, is beyond what the run has trained, or the run's files do not tell.
     """
     moment = check_moment("step", moment)
-    last, end = last_step(run), end_step(run)
+    last, end = last_step(run), run.end_step
     if moment == "end" and end is None:
         raise ValueError(f"step='end': {run.path.name} is not finished; its last known step is {last}, step='last'.")
     in_epochs = isinstance(moment, str) and moment.endswith("ep")
@@ -111,7 +103,8 @@ def missing_steps(run: Run, moments: Sequence[Moment]) -> list[int]:
         return []
     last, kept = last_step(run), kept_steps(RunFolder(run.path).weights)
     timetable = timetable_of(run) or Timetable(1, 1)
-    steps = {step_of(each, timetable, end=end_step(run) or last, last=last) for each in moments}
+    end = last if run.end_step is None else run.end_step
+    steps = {step_of(each, timetable, end=end, last=last) for each in moments}
     return sorted(step for step in steps - set(kept) if step <= last)
 
 

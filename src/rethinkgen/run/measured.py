@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.files import atomic_writer, write_atomically
-from rethinkgen.received import MOST_BYTES_OF_TABLE, open_regular, read_json
+from rethinkgen.received import MOST_BYTES_OF_TABLE, open_regular, read_json, telling_of_archive
 from rethinkgen.run.folder import checksum
 from rethinkgen.run.schema import MEASURED, fault
 
@@ -167,20 +166,17 @@ def _read_table(path: Path, table: str) -> dict[str, np.ndarray[Any, Any]]:
     import numpy as np
 
     columns: dict[str, np.ndarray[Any, Any]] = {}
-    try:
-        file = open_regular(path)
-        if file is None:
-            raise DamagedFileError(f"{path} is not there: of this measure only the numbers are left.")
-        with file, zipfile.ZipFile(file) as archive:
-            members = [each for each in archive.infolist() if each.filename.startswith(f"{table}/")]
-            if sum(each.file_size for each in members) > MOST_BYTES_OF_TABLE:
-                raise DamagedFileError(f"{path} cannot be read (more than {MOST_BYTES_OF_TABLE:,} bytes).")
-            for member in members:
-                with archive.open(member) as column:
-                    name = member.filename.removeprefix(f"{table}/").removesuffix(".npy")
-                    columns[name] = np.lib.format.read_array(column, allow_pickle=False)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        raise DamagedFileError(f"{path} is damaged ({' '.join(str(error).split())}).") from error
+    file = open_regular(path)
+    if file is None:
+        raise DamagedFileError(f"{path} is not there: of this measure only the numbers are left.")
+    with telling_of_archive(path), file, zipfile.ZipFile(file) as archive:
+        members = [each for each in archive.infolist() if each.filename.startswith(f"{table}/")]
+        if sum(each.file_size for each in members) > MOST_BYTES_OF_TABLE:
+            raise DamagedFileError(f"{path} cannot be read (more than {MOST_BYTES_OF_TABLE:,} bytes).")
+        for member in members:
+            with archive.open(member) as column:
+                name = member.filename.removeprefix(f"{table}/").removesuffix(".npy")
+                columns[name] = np.lib.format.read_array(column, allow_pickle=False)
     if len({column.shape for column in columns.values()}) != 1 or any(each.ndim != 1 for each in columns.values()):
         raise DamagedFileError(f"{path} is damaged (its columns are not of one length).")
     return columns

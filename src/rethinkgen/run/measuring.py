@@ -26,7 +26,7 @@ from rethinkgen.run.build import build_one_of
 from rethinkgen.run.description import LIBRARIES, digest_of_code
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import class_name
-from rethinkgen.run.kept import end_step, last_step, step_of_run, unreached
+from rethinkgen.run.kept import last_step, step_of_run, unreached
 from rethinkgen.run.measured import FOLDER, Measured, called, file_of, read_file, write_measured
 from rethinkgen.run.measures_asked import Measure, Request, asked_of_a_run, measures_in
 from rethinkgen.train.kept_files import kept_steps
@@ -92,7 +92,7 @@ def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
 def not_kept(run: Run, steps: Sequence[int]) -> list[int]:
     """Return those of the steps whose weights must be had by training up to there once more."""
     kept = kept_steps(RunFolder(run.path).weights)
-    return [step for step in steps if step not in kept and step != end_step(run)]
+    return [step for step in steps if step not in kept and step != run.end_step]
 
 
 def there_and_missing(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,15 +34,15 @@ from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.subject import At, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
-from rethinkgen.received import open_regular
+from rethinkgen.received import opened_arrays
 from rethinkgen.run import own_code
 from rethinkgen.run.build import build, target_class
 from rethinkgen.run.data_of_run import datamodule_of
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.kept import step_of_run
+from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.replay import states, weights_along, weights_at
-from rethinkgen.run.retraining import leaving_generators
 from rethinkgen.run.run import Run, open_one
 from rethinkgen.train.checkpoint import damage_of, load_checkpoint
 from rethinkgen.train.classifier import Classifier
@@ -514,14 +513,10 @@ class _WhenAsked(Mapping[SplitName, Split]):
 @contextlib.contextmanager
 def leaving_all_as_it_is() -> Iterator[None]:
     """Build something under torch's defaults, and put back the caller's generators and settings afterwards."""
-    dtype = torch.get_default_dtype()
     on_cpu = contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-    with leaving_generators(), on_cpu, torch.inference_mode(mode=False), torch.enable_grad():
+    with leaving_process_as_it_is(), on_cpu, torch.inference_mode(mode=False), torch.enable_grad():
         torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+        yield
 
 
 def _tensors(images: Any) -> Tensor | list[Tensor] | NDArray[Any]:
@@ -560,14 +555,10 @@ def _read_checkpoint(path: Path, run_id: str) -> dict[str, Any] | str:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]] | None:
     """Return the columns of an ``examples.npz``; nothing where there is no file."""
-    file = open_regular(path)
-    if file is None:
-        return None
-    try:
-        with file, np.load(file, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise DamagedFileError(f"{path} is damaged ({first_line(str(error))}).") from error
+    with opened_arrays(path) as stored:
+        if stored is None:
+            return None
+        columns = {name: stored[name] for name in stored.files}
     count = len(columns["index"]) if "index" in columns else -1
     if unfit := [name for name, values in columns.items() if values.shape != (count,)]:
         raise DamagedFileError(f"{path} is damaged ({unfit[0]} is not one value for each example).")

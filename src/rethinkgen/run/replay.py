@@ -24,7 +24,7 @@ from rethinkgen.measure.fit import state_digest
 from rethinkgen.measure.subject import TrainingStep
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import declaration, takes_steps
-from rethinkgen.run.kept import end_step, last_step
+from rethinkgen.run.kept import last_step
 from rethinkgen.run.replay_checks import DIGEST, Checks, Tell, own_rows
 from rethinkgen.run.retraining import Retraining
 from rethinkgen.run.run import Run
@@ -101,7 +101,7 @@ def weights_along(
         ValueError, ReplayDiffersError: as ``states``.
     """
     steps, folder = sorted(set(steps)), RunFolder(built.run.path)
-    there = set(kept_steps(folder.weights)) | ({end_step(built.run)} if folder.end_weights.is_file() else set())
+    there = set(kept_steps(folder.weights)) | ({built.run.end_step} if folder.end_weights.is_file() else set())
     missing = [step for step in steps if step not in there]
     with closing(_replayed(built, missing, inexact=inexact, tell=tell)) as replayed:
         for step in steps:
@@ -178,7 +178,7 @@ def _weights_there(run: Run, step: int, tell: Tell) -> dict[str, Tensor] | None:
             return read_weights(folder.weights, step, run.run_id)
         except DamagedFileError as error:
             tell(f"{error} It is passed over.")
-    if step != end_step(run) or not folder.end_weights.is_file():
+    if step != run.end_step or not folder.end_weights.is_file():
         return None
     row = own_rows(run).get(step, {})
     try:

@@ -21,14 +21,13 @@ DIGEST, LOSS = "weights_digest", "train/loss"
 TOLERANCE = 0.01
 """By how much a running loss may differ, as a share of it (of 0.1 where it is less), where bits cannot be asked for: of
 a run on a GPU, or on several devices."""
+ROUNDING = 1e-6
+"""The same, where they can: versions have added a window's losses up in another order; digests tell of bits."""
 
 NOTHING_DIFFERS = (
     "Of what the run's files tell nothing is another now: perhaps the libraries below torch are, or the run was "
     "resumed under another number of threads"
 )
-
-ROUNDING = 1e-6
-"""The same, where they can: versions have added a window's losses up in another order; digests tell of bits."""
 
 Tell = Callable[[str], object]
 

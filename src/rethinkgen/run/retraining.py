@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +23,7 @@ from rethinkgen.run.build import build
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.identity import declaration
 from rethinkgen.run.probe import check_parts_of_a_step
+from rethinkgen.run.process_state import set_state_of_process, state_of_process
 from rethinkgen.run.ranks import Ranks
 from rethinkgen.run.replay_checks import Checks
 from rethinkgen.run.run import Run
@@ -121,7 +121,7 @@ class Retraining:
 def initial_model(config: DictConfig, datamodule: CorruptedImages) -> Classifier:
     """Build the network of a run as its training did; the generators are left as training's first step finds them.
 
-    Whose own must stay as they are calls it within ``leaving_generators``. The config may be of plain types.
+    Whose own must stay as they are calls it within ``leaving_process_as_it_is``. The config may be of plain types.
     """
     config = config if isinstance(config, DictConfig) else OmegaConf.create(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -175,7 +175,7 @@ class Setting:
     """
 
     def __init__(self) -> None:
-        self._other = _of_process() | {"dtype": torch.float32}
+        self._other = state_of_process() | {"dtype": torch.float32}
 
     def __enter__(self) -> None:
         self._change_places()
@@ -189,43 +189,6 @@ class Setting:
         self._change_places()
 
     def _change_places(self) -> None:
-        ours = _of_process()
-        _set_of_process(self._other)
+        ours = state_of_process()
+        set_state_of_process(self._other)
         self._other = ours
-
-
-def _of_process() -> dict[str, Any]:
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "only_warns": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "benchmark": torch.backends.cudnn.benchmark,
-    }
-
-
-def _set_of_process(told: Mapping[str, Any]) -> None:
-    torch.set_rng_state(told["torch"])
-    if told["cuda"]:
-        torch.cuda.set_rng_state_all(told["cuda"])
-    np.random.set_state(told["numpy"])
-    random.setstate(told["python"])
-    if told["threads"] != torch.get_num_threads():
-        torch.set_num_threads(told["threads"])
-    torch.set_default_dtype(told["dtype"])
-    torch.use_deterministic_algorithms(told["deterministic"], warn_only=told["only_warns"])
-    torch.backends.cudnn.benchmark = told["benchmark"]
-
-
-@contextmanager
-def leaving_generators() -> Iterator[None]:
-    """Put back afterwards the generators of torch, NumPy and Python, and all else that ``Setting`` names."""
-    before = _of_process()
-    try:
-        yield
-    finally:
-        _set_of_process(before)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rethinkgen.console import first_line
 from rethinkgen.errors import DamagedFileError, RunFolderError
-from rethinkgen.received import open_regular
+from rethinkgen.received import open_regular, telling_of_archive
 from rethinkgen.run import catalogue
 from rethinkgen.run.catalogue import Entry, latest_entries, read_commands
 from rethinkgen.run.curves import read_curves
@@ -160,6 +159,11 @@ class Run:
         return self.facts.get("contents") or (self.result or {}).get("contents") or {}
 
     @property
+    def fingerprint(self) -> str | None:
+        """That of its data: as the folder tells, else the result, which may have come alone; not told by old ones."""
+        return self.facts.get("fingerprint") or (self.result or {}).get("fingerprint")
+
+    @property
     def end_weights(self) -> Path:
         """Where the weights lie, once the run is finished, that its metrics are about."""
         return RunFolder(self.path).end_weights
@@ -175,13 +179,23 @@ class Run:
 
         What measures found of its end is among them, as ``measure/...``.
         """
-        told = {} if self.result is None else self.result.get("metrics", {})
-        numbers = {name: None if _is_no_number(value) else value for name, value in told.items()}
-        # With early stopping, of the step that the others are about.
-        end = numbers.get("early_stopping_step") or numbers.get("steps")
-        for each in self.measured[0] if told else ():
-            numbers |= numbers_of(each) if each.step == end else {}
+        numbers = dict(self._own_metrics)
+        for each in self.measured[0] if numbers else ():
+            numbers |= numbers_of(each) if each.step == self.end_step else {}
         return numbers
+
+    @cached_property
+    def _own_metrics(self) -> dict[str, Any]:
+        told = {} if self.result is None else self.result.get("metrics", {})
+        return {name: None if _is_no_number(value) else value for name, value in told.items()}
+
+    @property
+    def end_step(self) -> int | None:
+        """The step that the result is about: with early stopping the best, else the last; none without a result."""
+        if self.result is None:
+            return None
+        best = self._own_metrics.get("early_stopping_step")
+        return int(self._own_metrics.get("steps") or 0) if best is None else int(best)
 
     @cached_property
     def measured(self) -> tuple[list[Measured], list[str]]:
@@ -252,16 +266,12 @@ class Run:
             node = node.get(name) if isinstance(node, dict) else None
         return node
 
-    @property
+    @cached_property
     def curves(self) -> pd.DataFrame:
         """The whole rows of ``metrics.csv``, also of a run at work; empty where there are none.
 
         What measures found at steps stands in columns ``measure/...``.
         """
-        return self._curves_with_measures
-
-    @cached_property
-    def _curves_with_measures(self) -> pd.DataFrame:
         return with_measures(self._read_curves[0], self.measured[0])
 
     @property
@@ -330,13 +340,11 @@ def count_examples(path: Path) -> tuple[int | None, str]:
         file = open_regular(path)
         if file is None:
             return None, ""
-        with file, zipfile.ZipFile(file) as archive, archive.open("index.npy") as column:
+        with telling_of_archive(path), file, zipfile.ZipFile(file) as archive, archive.open("index.npy") as column:
             np.lib.format.read_magic(column)
             (number,), _, _ = np.lib.format.read_array_header_1_0(column)
     except DamagedFileError as error:
         return None, str(error)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
-        return None, f"{path} is damaged ({' '.join(str(error).split())})."
     return int(number), ""
 
 

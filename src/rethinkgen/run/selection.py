@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.checks import check_between, check_switch, check_text
-from rethinkgen.console import first_line
 from rethinkgen.data.example_list import read_exclude
-from rethinkgen.errors import RunFolderError
+from rethinkgen.errors import DamagedFileError, RunFolderError
 from rethinkgen.files import write_atomically
-from rethinkgen.received import MOST_BYTES_OF_TABLE, open_regular, read_bytes
+from rethinkgen.received import MOST_BYTES_OF_TABLE, opened_arrays, read_bytes
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run, read_runs
 
@@ -90,7 +88,7 @@ def selected(node: Mapping[str, Any], fingerprint: str | None = None) -> Positio
             f"{KEY}.runs={node['runs']}: {len(unfinished)} of {len(runs)} runs are not finished, the first is "
             f"{unfinished[0]}. Finish them, or give the folders of those that are."
         )
-    others = [run.path.name for run in runs if fingerprint is not None and _fingerprint(run) not in (None, fingerprint)]
+    others = [run.path.name for run in runs if fingerprint is not None and run.fingerprint not in (None, fingerprint)]
     if others:
         raise ValueError(
             f"{KEY}.runs={node['runs']}: {len(others)} of {len(runs)} runs are of other data, the first is "
@@ -135,18 +133,22 @@ def _positions_in(content: bytes) -> Positions:
     return np.frombuffer(rest, "<i8").astype(np.int64)
 
 
-def excluded(node: Mapping[str, Any], folder: RunFolder, contents: Mapping[str, Any]) -> Positions:
+def excluded(
+    node: Mapping[str, Any], folder: RunFolder, contents: Mapping[str, Any], *, if_changed: str | None = None
+) -> Positions:
     """Return which examples the run in ``folder``, begun or about to be, leaves out by the selection ``node``.
 
     Raises:
-        ValueError: as of ``selected``, or they are not those that the run is described by in ``contents``.
+        ValueError: as of ``selected``; or they are not those that the run is described by in ``contents``, which is
+            told in the words of ``if_changed``, where the run is none of a command that has just begun.
     """
     if (known := read_excluded(folder, contents)) is not None:
         return known
     positions = selected(node)
     if digest(positions) != contents.get(KEY):
         raise ValueError(
-            f"{KEY}.runs={node['runs']}: these runs have changed since this command began, and would now have other "
+            if_changed
+            or f"{KEY}.runs={node['runs']}: these runs have changed since this command began, and would now have other "
             "examples be left out than those that the run is known by. Give the command again."
         )
     return positions
@@ -202,15 +204,14 @@ def _scores(runs: Sequence[Run], column: str) -> tuple[Positions, NDArray[np.flo
 
 def _column(run: Run, name: str) -> tuple[Positions, NDArray[np.float64]]:
     path = RunFolder(run.path).examples
-    file = open_regular(path)
-    if file is None:
-        raise ValueError(f"{KEY}: {path} is not there.")
     try:
-        with file, np.load(file, allow_pickle=False) as stored:
+        with opened_arrays(path) as stored:
+            if stored is None:
+                raise ValueError(f"{KEY}: {path} is not there.")
             there = stored.files
             index, values = (stored[each] if each in there else None for each in ("index", name))
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"{KEY}: {path} is damaged ({first_line(str(error))}).") from error
+    except DamagedFileError as error:
+        raise ValueError(f"{KEY}: {error}") from error
     if values is None:
         raise ValueError(f"{KEY}.column={name!r}: {path} has {', '.join(there)}.")
     fits = index is not None and index.dtype.kind == "i" and values.shape == index.shape == (len(index),)
@@ -227,7 +228,3 @@ def _column(run: Run, name: str) -> tuple[Positions, NDArray[np.float64]]:
 def _folders(node: Mapping[str, Any]) -> list[Any]:
     runs = node["runs"]
     return [runs] if isinstance(runs, str) or not isinstance(runs, Sequence) else list(runs)
-
-
-def _fingerprint(run: Run) -> Any:
-    return run.facts.get("fingerprint") or (run.result or {}).get("fingerprint")

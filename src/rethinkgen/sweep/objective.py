@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
+from rethinkgen.words import meant
 
 Direction = Literal["minimize", "maximize"]
 
@@ -68,9 +68,9 @@ def check_objective(name: Any, direction: Any) -> Objective:
             "data.validation=0.1"
         )
     if not _can_be_tuned(name):
-        near = difflib.get_close_matches(name, DIRECTIONS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{KEY}={name}: there is no such metric.{hint} There are {', '.join(DIRECTIONS)}.")
+        raise ValueError(
+            f"{KEY}={name}: there is no such metric.{meant(name, DIRECTIONS)} There are {', '.join(DIRECTIONS)}."
+        )
     chosen = DIRECTIONS.get(name) if direction is None else getattr(direction, "name", direction)
     if chosen not in ("minimize", "maximize"):
         raise ValueError(f"hydra.sweeper.direction={chosen}: with {KEY}={name}, minimize or maximize is needed.")

@@ -17,12 +17,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import Paper, load_papers
-from rethinkgen.report.declared import Checked, Selector, checked, meant, several
+from rethinkgen.report.declared import Checked, Selector, checked, several
 from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
 from rethinkgen.report.style import REPORT
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
+from rethinkgen.words import meant
 
 NEEDED = {
     "lines": ("x", "y"),
