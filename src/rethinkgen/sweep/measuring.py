@@ -226,8 +226,10 @@ def look(
         if left:
             tasks.append(Task(run, other, left))
     # Those on the same data one after another, else in the order that they have.
-    place = {data: number for number, data in enumerate(dict.fromkeys(_data_of(task.run) for task in tasks))}
-    return told, sorted(tasks, key=lambda task: place[_data_of(task.run)])
+    by_data: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_data.setdefault(_data_of(task.run), []).append(task)
+    return told, [task for of_it in by_data.values() for task in of_it]
 
 
 def _data_of(run: Run) -> str:

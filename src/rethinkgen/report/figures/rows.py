@@ -50,7 +50,10 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
     measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
     found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
     if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
-        found = [(run, each) for run, each in found if each.step == max(one.step for own, one in found if own is run)]
+        last: dict[Run, int] = {}
+        for run, each in found:
+            last[run] = max(each.step, last.get(run, 0))
+        found = [(run, each) for run, each in found if each.step == last[run]]
     groups = settings(dict.fromkeys(run for run, _ in found))
     labels = {run: label for group, label in zip(groups, names(groups), strict=True) for run in group}
     tables = [pd.DataFrame()]
