@@ -134,7 +134,7 @@ def fit(subject: Subject, *, batch_size: int = 100) -> Findings:
         metrics["fit/accuracy_recalibrated"] = fit_metrics(predictions, train)["fit/accuracy"]
     if "test" in subject.splits:
         metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
-    return Findings(metrics | without_test_part(subject.splits))
+    return Findings({**metrics, **without_test_part(subject.splits)})
 
 
 METRICS: dict[str, Callable[[Predictions, Split], Metrics]] = {

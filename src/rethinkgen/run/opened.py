@@ -324,6 +324,7 @@ class OpenedRun:
             raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
         if isinstance(part, Examples):
             return part.images[which].copy()  # others look at them too
+        assert isinstance(loaded, ImageFiles)
         names = part.names[np.atleast_1d(which)]
         decoded = [decode_colour(os.path.join(loaded.root, os.fsdecode(name))).transpose(2, 0, 1) for name in names]
         return decoded if which.ndim else decoded[0]
