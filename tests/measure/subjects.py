@@ -110,12 +110,10 @@ def subject_of(
         inputs: Tensor = splits[name].inputs  # type: ignore[assignment]
         return (inputs + 1) / 4
 
-    def trainings(draws: Sequence[Draw], epochs: float) -> dict[str, Tensor]:
-        generators = [torch.Generator().manual_seed(draw.seed + round(100 * epochs)) for draw in draws]
-        said = {
-            name: [torch.randint(NUM_CLASSES, (len(split),), generator=g) for g in generators]
-            for name, split in splits.items()
-        }
+    def trainings(draws: Sequence[Draw], epochs: float, names: Sequence[str]) -> dict[str, Tensor]:
+        sources = [torch.Generator().manual_seed(draw.seed + round(100 * epochs)) for draw in draws]
+        sizes = {name: (len(splits[name]),) for name in names}
+        said = {n: [torch.randint(NUM_CLASSES, size, generator=g) for g in sources] for n, size in sizes.items()}
         return {name: torch.stack(classes) for name, classes in said.items()}
 
     makers = {

@@ -26,7 +26,7 @@ def test_probabilities_are_counted() -> None:
     said = torch.stack([(train.labels + torch.arange(len(train)) * r) % 3 for r in range(R)])
     said[:, 0], said[:, 1] = train.labels[0], (train.labels[1] + 1) % 3  # always right, never right
 
-    def trainings(draws: Sequence[Draw], epochs: float) -> dict[str, Tensor]:
+    def trainings(draws: Sequence[Draw], epochs: float, _: Sequence[str]) -> dict[str, Tensor]:
         asked.append((draws, epochs))
         return {"train": said}
 
@@ -72,7 +72,7 @@ def test_draws_are_of_the_runs_seed_and_of_no_step_and_fewer_are_the_first_of_mo
     def seeds(seed: int, step: int, num_draws: int) -> list[int]:
         asked: list[int] = []
 
-        def trainings(draws: Sequence[Draw], _: float) -> dict[str, Tensor]:
+        def trainings(draws: Sequence[Draw], *_: object) -> dict[str, Tensor]:
             asked.extend(draw.seed for draw in draws)
             return {"train": torch.zeros(num_draws, len(subject.split("train")), dtype=torch.int64)}
 

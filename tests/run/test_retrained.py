@@ -18,6 +18,7 @@ from rethinkgen.run.run import read_runs
 from rethinkgen.train.stacked import Stack
 
 DRAWS = [Draw(11), Draw(1), Draw(12)]
+SPLITS: list[Any] = ["train", "test"]
 EPOCHS = 20
 """Of 2 steps: all 40 of a run of the small sweep."""
 
@@ -36,7 +37,7 @@ def classes_of(run: OpenedRun, split: Any) -> torch.Tensor:
 
 def test_a_draw_with_the_runs_own_seed_is_the_run_itself(run: OpenedRun) -> None:
     before = torch.get_rng_state()
-    found = run.trainings(DRAWS, EPOCHS)
+    found = run.trainings(DRAWS, EPOCHS, SPLITS)
     assert torch.equal(torch.get_rng_state(), before)
     assert list(found) == list(run.splits)
     for name, classes in found.items():
@@ -51,10 +52,10 @@ def test_one_by_one_or_stacked_it_is_the_same(
 ) -> None:
     monkeypatch.setattr(retrained, "pays_to_stack", lambda *_: is_stacked)
     subset = torch.arange(20, 180)
-    found = run.trainings([Draw(seed, subset) for seed in (1, 2, 3)], 2)["test"]
+    found = run.trainings([Draw(seed, subset) for seed in (1, 2, 3)], 2, SPLITS)["test"]
     monkeypatch.setattr(retrained, "pays_to_stack", lambda *_: not is_stacked)
     shutil.rmtree(run.path / "retrained")
-    assert torch.equal(run.trainings([Draw(seed, subset) for seed in (1, 2, 3)], 2)["test"], found)
+    assert torch.equal(run.trainings([Draw(seed, subset) for seed in (1, 2, 3)], 2, SPLITS)["test"], found)
 
 
 class Killed(BaseException):
@@ -63,7 +64,7 @@ class Killed(BaseException):
 
 def test_what_was_killed_goes_on_where_it_was(run: OpenedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrained, "stack_size", lambda *_: 2)
-    whole = run.trainings(DRAWS, EPOCHS)
+    whole = run.trainings(DRAWS, EPOCHS, SPLITS)
     shutil.rmtree(run.path / "retrained")
     steps: list[int] = []
     train_to = Stack.train_to
@@ -79,14 +80,14 @@ def test_what_was_killed_goes_on_where_it_was(run: OpenedRun, monkeypatch: pytes
 
     monkeypatch.setattr(Stack, "train_to", killed)
     with pytest.raises(Killed):
-        retrained.retrained(run, DRAWS, EPOCHS, 1024, seconds=0)
+        retrained.retrained(run, DRAWS, EPOCHS, SPLITS, 1024, seconds=0)
     (folder,) = (run.path / "retrained").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["0-1.npz", "0-1.pt", "2-2.pt"]
-    again = retrained.retrained(run, DRAWS, EPOCHS, 1024)
+    again = retrained.retrained(run, DRAWS, EPOCHS, SPLITS, 1024)
     assert steps[55:] == list(range(16, 41))
     assert all(torch.equal(classes, whole[name]) for name, classes in again.items())
     assert sorted(path.name for path in folder.iterdir()) == ["0-1.npz", "2-2.npz"]
-    run.trainings(DRAWS, EPOCHS)
+    run.trainings(DRAWS, EPOCHS, SPLITS)
     assert len(steps) == 80  # nothing is trained again
 
 
@@ -94,16 +95,17 @@ def test_a_damaged_file_is_made_again(run: OpenedRun) -> None:
     found = run.trainings(DRAWS, 1)
     (path,) = (run.path / "retrained").rglob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(run.trainings(DRAWS, 1)["test"], found["test"])
+    assert torch.equal(run.trainings(DRAWS, 1)["train"], found["train"])
     path.with_suffix(".pt").write_bytes(b"nothing")
     path.unlink()
-    assert torch.equal(run.trainings(DRAWS, 1)["test"], found["test"])
+    assert torch.equal(run.trainings(DRAWS, 1)["train"], found["train"])
 
 
 def test_other_trainings_are_kept_apart(run: OpenedRun) -> None:
     every = torch.arange(200)
     others = [(DRAWS, 1.0), (DRAWS, 2.0), (DRAWS[:2], 1.0), ([Draw(1, every)], 1.0), ([Draw(1, every[1:])], 1.0)]
-    assert len({retrained.known_by(run.run_id, *each) for each in others}) == len(others)
+    known = {retrained.known_by(run.run_id, *each, names) for each in others for names in (SPLITS, ["train"])}
+    assert len(known) == 2 * len(others)
 
 
 REFUSED = {

@@ -73,7 +73,7 @@ def _first_weights(network: nn.Module, image: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return layer.weight
     if isinstance(layer, nn.Linear) and given.shape == (1, image.numel()):
-        return layer.weight.unflatten(1, image.shape[1:])
+        return layer.weight.reshape(-1, *image.shape[1:])
     raise ValueError(
         "the network does not begin with a convolution, or with a linear layer on the whole image: it has no filters "
         "that are pictures. Leave this run out."

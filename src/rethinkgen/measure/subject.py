@@ -74,7 +74,7 @@ class Subject:
         at: step -> the subject at another step.
         fresh: number of a draw -> a network of the same architecture, newly initialised.
         training: (first, last) -> the training once more, step by step.
-        trainings: (draws, epochs) -> the classes that networks trained so give to each split.
+        trainings: (draws, epochs, splits) -> the classes that networks trained so give to each split.
         other: the subject of a second run.
     """
 
@@ -93,7 +93,7 @@ class Subject:
         at: Callable[[At], Subject] | None = None,
         fresh: Callable[[int], nn.Module] | None = None,
         training: Callable[[int, int], Iterator[TrainingStep]] | None = None,
-        trainings: Callable[[Sequence[Draw], float], Mapping[SplitName, Tensor]] | None = None,
+        trainings: Callable[[Sequence[Draw], float, Sequence[SplitName]], Mapping[SplitName, Tensor]] | None = None,
         other: Callable[[], Subject] | None = None,
     ) -> None:
         self.network = network
@@ -163,7 +163,9 @@ class Subject:
         steps: Iterator[TrainingStep] = self._ask("training")(first, last)
         return steps
 
-    def trainings(self, draws: Sequence[Draw], epochs: float) -> Mapping[SplitName, Tensor]:
+    def trainings(
+        self, draws: Sequence[Draw], epochs: float, splits: Sequence[SplitName] = ("train",)
+    ) -> Mapping[SplitName, Tensor]:
         """Train a network like the run's for each draw, by many at once where that is faster.
 
         Each has the run's architecture, optimizer and schedule, data and labels. What is finished is kept: a measure
@@ -172,6 +174,7 @@ class Subject:
         Args:
             draws: a network each; those that are trained on subsets, on equally many examples.
             epochs: passes through the examples that a network is trained on.
+            splits: of which the networks are asked for classes.
 
         Returns:
             Split -> the classes ``(R, N)`` int64 that the trained networks give to its examples.
@@ -179,7 +182,7 @@ class Subject:
         Raises:
             ValueError: the run was not trained by plain steps on cross-entropy.
         """
-        classes: Mapping[SplitName, Tensor] = self._ask("trainings")(draws, epochs)
+        classes: Mapping[SplitName, Tensor] = self._ask("trainings")(draws, epochs, splits)
         return classes
 
     @property

@@ -160,6 +160,37 @@ FOLLOWING: dict[str, Callable[[Run], float]] = {
 """What follows from the numbers of a run."""
 
 
+def _rise(run: Run, quantity: str) -> float:
+    values = _logged(run, quantity)[quantity]
+    return float(values.max() - values.iloc[0]) if len(values) > 1 else math.nan
+
+
+def _fall(run: Run, quantity: str) -> float:
+    values = _logged(run, quantity)[quantity]
+    return float(values.max() - values.iloc[-1]) if len(values) > 1 else math.nan
+
+
+def _overfitting(run: Run, quantity: str) -> float:
+    values, losses = _logged(run, quantity), _logged(run, "validation/loss")
+    if len(values) < 2 or not len(losses):
+        return math.nan
+    turn = losses["step"].loc[losses["validation/loss"].idxmin()]
+    nearest = values[quantity].loc[(values["step"] - turn).abs().idxmin()]
+    return float(values[quantity].iloc[-1] - nearest)
+
+
+def _logged(run: Run, quantity: str) -> Any:
+    """Return the rows ``step, quantity`` of a run's curves that have it."""
+    curves = run.curves
+    return (curves if quantity in curves else curves.assign(step=0, **{quantity: 0.0})[:0])[["step", quantity]].dropna()
+
+
+ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {"rise": _rise, "fall": _fall, "overfitting": _overfitting}
+"""What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
+its last; ``overfitting/Q``, its last value less that at the step, of those that have it, nearest to the smallest
+``validation/loss``."""
+
+
 def is_measured(quantity: str) -> bool:
     """Whether it is a number of the results, not a part of the config."""
     return "/" in quantity or quantity.startswith(MEASURED_PREFIXES)

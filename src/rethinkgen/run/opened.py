@@ -285,7 +285,13 @@ class OpenedRun:
         with own_code.opening(self._code):
             yield from states(self, self.step(first), self.step(last), inexact=self._inexact, tell=self._tell)
 
-    def trainings(self, draws: Sequence[Draw], epochs: float, memory_mb: float = 1024.0) -> Mapping[SplitName, Tensor]:
+    def trainings(
+        self,
+        draws: Sequence[Draw],
+        epochs: float,
+        splits: Sequence[SplitName] = ("train",),
+        memory_mb: float = 1024.0,
+    ) -> Mapping[SplitName, Tensor]:
         """Train a network like its own for each draw: ``rethinkgen.measure.subject.Subject.trainings``.
 
         What is finished is kept in its folder. Up to ``memory_mb`` of networks and batches are held at once.
@@ -295,7 +301,7 @@ class OpenedRun:
         """
         self._refuse_closed_form("trainings")
         with own_code.opening(self._code):
-            return retrained(self, draws, epochs, memory_mb)
+            return retrained(self, draws, epochs, splits, memory_mb)
 
     # Its data.
 
@@ -449,7 +455,7 @@ class OpenedRun:
             at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
             fresh=self.fresh,
             training=self.training,
-            trainings=lambda draws, epochs: self.trainings(draws, epochs, memory_mb),
+            trainings=lambda draws, epochs, splits: self.trainings(draws, epochs, splits, memory_mb),
             other=other,
         )
 

@@ -56,9 +56,15 @@ SECONDS = 10.0
 
 
 def retrained(
-    opened: OpenedRun, draws: Sequence[Draw], epochs: float, memory_mb: float, *, seconds: float = SECONDS
+    opened: OpenedRun,
+    draws: Sequence[Draw],
+    epochs: float,
+    names: Sequence[SplitName],
+    memory_mb: float,
+    *,
+    seconds: float = SECONDS,
 ) -> dict[SplitName, Tensor]:
-    """Return the classes ``(R, N)`` int64 that networks trained like a run's give to the examples of each split.
+    """Return the classes ``(R, N)`` int64 that networks trained like a run's give to the examples of some splits.
 
     See ``rethinkgen.measure.subject.Subject.trainings``. Those that were trained before are read.
 
@@ -67,14 +73,14 @@ def retrained(
     """
     model, problem = problem_of(opened, epochs)
     problem.orders(draws)  # of equally many examples
-    folder = opened.path / FOLDER / known_by(opened.run_id, draws, epochs)
+    folder = opened.path / FOLDER / known_by(opened.run_id, draws, epochs, names)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    splits = opened.splits
-    found = dict(_kept(folder, len(draws), sum(map(len, splits.values()))))
+    inputs: list[Any] = [opened.splits[name].inputs for name in names]
+    found = dict(_kept(folder, len(draws), sum(map(len, inputs))))
     missing = [number for number in range(len(draws)) if number not in found]
     with leaving_process_as_it_is():
-        for numbers, classes in _trained(model, problem, draws, missing, _Keeping(folder, seconds), opened, memory_mb):
+        for numbers, classes in _trained(model, problem, draws, missing, _Keeping(folder, seconds), inputs, memory_mb):
             found |= dict(zip(numbers, classes, strict=True))
             name = f"{numbers[0]}-{numbers[-1]}.npz"
             with atomic_writer(folder / name, durable=False) as file:
@@ -82,13 +88,13 @@ def retrained(
     for path in folder.glob("*.pt"):
         path.unlink(missing_ok=True)
     whole = torch.from_numpy(np.stack([found[number] for number in range(len(draws))])).long().to(opened.device)
-    parts = whole.split([len(split) for split in splits.values()], dim=1)
-    return dict(zip(splits, parts, strict=True))
+    parts = torch.split(whole, [len(each) for each in inputs], dim=1)
+    return dict(zip(names, parts, strict=True))
 
 
-def known_by(run_id: str, draws: Sequence[Draw], epochs: float) -> str:
-    """Return the hash of what is trained: like which run, by which draws, how long."""
-    told: list[Any] = [PROTOCOL, run_id, float(epochs)]
+def known_by(run_id: str, draws: Sequence[Draw], epochs: float, names: Sequence[SplitName]) -> str:
+    """Return the hash of what is trained and asked: like which run, by which draws, how long; of which splits."""
+    told: list[Any] = [PROTOCOL, run_id, float(epochs), list(names)]
     for seed, positions in draws:
         which = None if positions is None else hashlib.sha256(positions.cpu().numpy().tobytes()).hexdigest()
         told.append([int(seed), which])
@@ -124,7 +130,8 @@ def problem_of(opened: OpenedRun, epochs: float) -> tuple[Classifier, Problem]:
 
     def build(seed: int) -> nn.Module:
         # As ``fit`` of a run of this seed finds it; torch's generator too, from which dropout draws.
-        network: nn.Module = initial_model(OmegaConf.merge(config, {"seed": seed}), datamodule).network
+        own: Any = OmegaConf.merge(config, {"seed": seed})
+        network: nn.Module = initial_model(own, datamodule).network
         return network.float().to(train.labels.device)
 
     problem = Problem(
@@ -154,15 +161,14 @@ def _trained(
     model: Classifier,
     problem: Problem,
     draws: Sequence[Draw],
-    missing: Sequence[int],
+    missing: list[int],
     keeping: _Keeping,
-    opened: OpenedRun,
+    inputs: Sequence[Any],
     memory_mb: float,
 ) -> Iterator[tuple[list[int], Any]]:
-    """Yield some of the draws by their numbers, and what their networks say of all splits: ``(r, N)`` int16."""
+    """Yield some of the draws by their numbers, and what their networks say of ``inputs``: ``(r, N)`` int16."""
     if not missing:
         return
-    inputs = [split.inputs for split in opened.splits.values()]
     some = [draws[number] for number in missing]
     size = problem.orders(some).batch(0).shape[1]
     weights = dict(model.network.named_parameters())

@@ -13,7 +13,7 @@ run of this seed on these examples trains.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -96,7 +96,7 @@ class Orders:
         epoch, position = self.timetable.place(step)
         if epoch != self._epoch:
             rows = [self._order(draw, epoch) for draw in self._draws]
-            self._batches = torch.stack(rows).to(self._device).split(self.timetable.sizes(epoch), dim=1)
+            self._batches = torch.split(torch.stack(rows).to(self._device), self.timetable.sizes(epoch), dim=1)
             self._epoch = epoch
         return self._batches[position]
 
@@ -200,7 +200,7 @@ def train_alone(problem: Problem, draw: Draw) -> nn.Module:
     return network.eval()
 
 
-def groups_of(dimensions: dict[str, int], weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+def groups_of(dimensions: Mapping[str, int], weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Return the parameter groups of ``Classifier.configure_optimizers``: weight decay acts on weights alone."""
     trained = {name: value for name, value in weights.items() if value.requires_grad}
     return [
