@@ -51,8 +51,8 @@ def stiffness(
     outside of the distances that occur; the *crossing* is the same line's wherever that is, also beyond them.
 
     Numbers, of ``train_train``, ``train_heldout`` and ``heldout_heldout``: ``<pairs>/sign_within``, ``sign_between``,
-    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``, ``sign_crossing``, ``cosine_crossing``; and
-    ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
+    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``, ``sign_crossing``, ``cosine_crossing``;
+    and ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
     gradient is zero has no stiffness.
 
     Tables: ``classes`` with ``pairs, class_a, class_b, sign, cosine, num_pairs``; ``distances`` with ``pairs, distance,
@@ -170,7 +170,9 @@ def zero_crossing(distance: Tensor, value: Tensor) -> float | None:
         return None
     centred = distance - distance.mean()
     slope = float((centred * value).sum() / centred.square().sum())
-    return float(distance.mean()) - float(value.mean()) / slope if slope < 0 else None
+    # Of equal values what rounding leaves is no slope.
+    fall = -slope * float(distance.max() - distance.min())
+    return float(distance.mean()) - float(value.mean()) / slope if fall > 1e-9 * float(value.abs().max()) else None
 
 
 def _distance_rows(pairs: Pairs, num_bins: int) -> list[tuple[float, float, float, int]]:

@@ -116,9 +116,14 @@ def observe(run: Run, metric: str) -> float | None:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
     examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
+    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``overfitting/...``: ``ALONG_TRAINING``.
     """
     if run.state != "done":
         return None
+    kind, _, logged = metric.partition("/")
+    if kind in ALONG_TRAINING:
+        along = ALONG_TRAINING[kind](run, logged)
+        return along if math.isfinite(along) else None
     if "*" in metric:
         metric = next(reversed([name for name in run.metrics if fnmatchcase(name, metric)]), metric)
     if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
