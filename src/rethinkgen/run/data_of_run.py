@@ -163,12 +163,22 @@ def _is_of(run: Run, found: str | None, source: Source) -> bool | None:
 
 
 def _point_to_files(data: dict[str, Any], run: Run) -> None:
-    """Have each file that the config names be found from here.
+    """Have each file and each run that the config of the data names be found from here.
 
     Raises:
         ValueError: one is gone, or is not what it was.
     """
-    config = {"data": data}
+    point_to_files({"data": data}, run)
+    if isinstance(exclude := data.get("exclude"), dict):
+        data["exclude"] = _selected(exclude, run)
+
+
+def point_to_files(config: dict[str, Any], run: Run) -> None:
+    """Have each file that a node of a run's config names be found from here, wherever the run's command was given.
+
+    Raises:
+        ValueError: one is gone, or is not what it was.
+    """
     for key, path in named_files(config).items():
         node, name = place(config, key)
         digest = run.contents.get(key)
@@ -180,8 +190,6 @@ def _point_to_files(data: dict[str, Any], run: Run) -> None:
                 f"{digest}). Put it back."
             )
         node[name] = str(found)
-    if isinstance(exclude := data.get("exclude"), dict):
-        data["exclude"] = _selected(exclude, run)
 
 
 def _selected(node: dict[str, Any], run: Run) -> list[int]:

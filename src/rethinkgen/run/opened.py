@@ -40,6 +40,7 @@ from rethinkgen.run.build import build, target_class
 from rethinkgen.run.data_of_run import datamodule_of
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import named_files
 from rethinkgen.run.kept import step_of_run
 from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.replay import states, weights_along, weights_at
@@ -481,9 +482,12 @@ class OpenedRun:
         return acting(self.run.config)
 
     def _built(self) -> Classifier:
-        shapes = self._shapes
+        """Build its network with initial weights of its own: a file of others that it began with is not asked for."""
+        shapes, node = self._shapes, dict(self._acting["model"])
+        for key in named_files({"model": node}):
+            del node[key.removeprefix("model.")]
         return build(  # type: ignore[no-any-return]
-            self._acting["model"],
+            node,
             "model",
             image_shape=tuple(shapes["image_shape"]),
             num_classes=shapes["num_classes"],
