@@ -374,7 +374,8 @@ def _made(table: Declared, rows: Sequence[Row]) -> Table:
         pattern = str(spec.get("ours", ""))
         metrics = sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
         several = {name.partition("/")[2]: {**spec, "ours": name} for name in metrics}
-        columns |= several if "*" in pattern else {head: spec}
+        # A star at the end is of all numbers below; elsewhere, of whatever parameters a measure had.
+        columns |= several if pattern.endswith("*") else {head: spec}
     cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
     raw = [line for row in rows for line in _lines(row, columns)]
     note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note

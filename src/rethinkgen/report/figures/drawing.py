@@ -35,6 +35,8 @@ NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
 MOST_NUMBERS = 150
 """In a heat map; in more fields they stand only where there are few columns, side by side in high maps."""
+SMALL = 0.1
+"""In a heat map, numbers below it have two digits, for room."""
 FIELD, ROUND_FIELDS = (0.36, 0.19), 1.2
 """Inches that a field of a heat map is wide and high at least, for a number in it; and what stands around all."""
 CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2)), "label": "chance"}
@@ -386,7 +388,8 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     for (at_y, at_x), number in np.ndenumerate(means) if has_numbers else ():
         if not math.isnan(number):
             colour = "white" if not bound[at_y, at_x] and number < middle else "black"
-            text = f"{'≥ ' if bound[at_y, at_x] else ''}{shown_number(number)}"
+            digits = f"{number:.2g}" if 0 < abs(number) < SMALL else shown_number(number)
+            text = f"{'≥ ' if bound[at_y, at_x] else ''}{digits}"
             axes.text(at_x, at_y, text, ha="center", va="center", color=colour, fontsize=7)
 
 
