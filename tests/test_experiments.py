@@ -30,13 +30,11 @@ RUNS_ON_DIGITS = {
     "zhang2017/table_4": (14, []),
     "zhang2017/theorem_1": (1, []),
     "zhang2019/corruption": (4, AT_ONCE),
-    "zhang2019/distance": (2, AT_ONCE),
     "zhang2019/fcn_3x256": (1, AT_ONCE),
-    "zhang2019/fcn_5x256": (1, AT_ONCE),
-    "zhang2019/imagenet": (1, [*AT_ONCE, "model=mlp_1x512", "measure.layer_robustness.groups=[from_input]"]),
-    "zhang2019/joint_fcn": (1, AT_ONCE),
+    "zhang2019/resnet": (1, [*AT_ONCE, "model=cifar_resnet18", "model.width=4", "model.channels_last=false"]),
     "zhang2019/stages": (1, [*AT_ONCE, "at=end"]),
     "zhang2019/task": (1, AT_ONCE),
+    "zhang2019/vgg": (2, [*AT_ONCE, "model=fcn_3x256,mlp_1x512"]),
     "zhang2019/width": (2, [*AT_ONCE, "model.width=16,32"]),
 }
 """Experiment: how many runs a seed, and what shortens it."""
