@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
@@ -35,6 +36,8 @@ NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
 MOST_NUMBERS = 150
 """In a heat map; in more fields they stand only where there are few columns, side by side in high maps."""
+NUM_COLOURS = 64
+"""Of a heat map, each of which is a shape beside every map: four times as many are told apart by nobody."""
 SMALL = 0.1
 """In a heat map, numbers below it have two digits, for room."""
 FIELD, ROUND_FIELDS = (0.36, 0.19), 1.2
@@ -372,7 +375,8 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     # As shapes, not as an image: sharp at any size.
     low, high = figure.limits.get("value", (None, None))
     places = np.arange(len(columns)), np.arange(len(rows))
-    mesh = axes.pcolormesh(*places, shown, cmap="viridis", shading="nearest", vmin=low, vmax=high)
+    colours = colormaps["viridis"].resampled(NUM_COLOURS)
+    mesh = axes.pcolormesh(*places, shown, cmap=colours, shading="nearest", vmin=low, vmax=high)
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
