@@ -117,6 +117,15 @@ def test_many_layers_are_as_high_as_they_need(runs: list[Run]) -> None:
     assert len(made.figure.axes[0].texts) == 240
 
 
+def test_maps_beside_curves_are_as_wide_as_their_numbers_need(runs: list[Run]) -> None:
+    curves = {"of": "runs", "kind": "curves", "only": {}, "x": None, "value": None, "y": "test/accuracy"}
+    made = drawn({**MAPS, "rows": None, "panels": [curves, {}, {}]}, runs)
+    _, second, third = made.figure.axes[:3]
+    assert made.figure.get_size_inches()[0] == pytest.approx(3.4 + 2 * (1.2 + 0.36 * 4))
+    # Layers are named once, beside the first map.
+    assert (second.get_ylabel(), third.get_ylabel()) == ("layer", "")
+
+
 def test_of_what_was_measured_otherwise_nothing_is_drawn(runs: list[Run]) -> None:
     """An earlier protocol has other columns: it must not take the page with it."""
     for run in runs[:2]:
