@@ -242,8 +242,8 @@ def test_a_file_has_several_figures(tmp_path: Path) -> None:
 
 def test_declarations_of_ours_are_complete() -> None:
     names = [figure.name for figure in packaged()]
-    assert len(names) == len(set(names)) == 12
-    assert [figure.name for figure in packaged() if figure.leads] == ["learnt_then_memorised"]
+    assert len(names) == len(set(names)) >= 20
+    assert {"learnt_then_memorised", "layer_maps"} <= {figure.name for figure in packaged() if figure.leads}
     assert all(isinstance(figure, Figure) and figure.title for figure in packaged())
 
 

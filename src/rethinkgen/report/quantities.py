@@ -215,11 +215,13 @@ def known_quantities(runs: Iterable[Run]) -> list[str]:
 
 
 def property_of(run: Run, key: str) -> Any:
-    """Return a choice, a key of the config, or what else is known of a run: see ``OF_RUN``."""
+    """Return a choice, a key of the config, what a measure found, or what else is known of a run: see ``OF_RUN``."""
     if key in OF_RUN:
         return OF_RUN[key](run)
     if key in NODE_OF:
         return run.choices.get(key)
+    if key.startswith("measure/"):
+        return observe(run, key)
     # What an older config lacks is what was neutral then.
     return run.identity.get(key) if (value := run.key(key)) is None else value
 

@@ -142,7 +142,7 @@ class Row:
         """Return mean and spread over the finished runs of a cell, in its unit; with ``worst`` the worst value."""
         metric, unit = self.measured(spec)
         found = [value for run in self.group(spec) if (value := observe(run, metric)) is not None]
-        values = [100.0 * value if unit == "%" else value for value in found]
+        values = [100.0 * value if unit in ("%", "points") else value for value in found]
         if not values or not spec.get("worst"):
             return summarise(values) if values else None
         return Summary((min if "smallest" in metric else max)(values), None, len(values))
@@ -179,7 +179,8 @@ def _ours_cell(row: Row, spec: Spec) -> Cell:
         return DASH
     if summary is None:
         states = {run.state for run in group}
-        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
+        absent = DASH if states == {"done"} else "missing"
+        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), absent)
     if math.isfinite(summary.mean) and metric == "steps_to_fit" and not takes_steps(group[0].config):
         return SOLVED
     text = shown(summary.mean, unit) if spec.get("plain") else shown_with_interval(summary, unit)
@@ -374,7 +375,8 @@ def _made(table: Declared, rows: Sequence[Row]) -> Table:
         pattern = str(spec.get("ours", ""))
         metrics = sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
         several = {name.partition("/")[2]: {**spec, "ours": name} for name in metrics}
-        columns |= several if "*" in pattern else {head: spec}
+        # A star at the end is of all numbers below; elsewhere, of whatever parameters a measure had.
+        columns |= several if pattern.endswith("*") else {head: spec}
     cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
     raw = [line for row in rows for line in _lines(row, columns)]
     note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note

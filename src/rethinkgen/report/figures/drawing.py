@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
@@ -35,8 +36,14 @@ NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
 MOST_NUMBERS = 150
 """In a heat map; in more fields they stand only where there are few columns, side by side in high maps."""
+NUM_COLOURS = 64
+"""Of a heat map, each of which is a shape beside every map: four times as many are told apart by nobody."""
+SMALL = 0.1
+"""In a heat map, numbers below it have two digits, for room."""
 FIELD, ROUND_FIELDS = (0.36, 0.19), 1.2
 """Inches that a field of a heat map is wide and high at least, for a number in it; and what stands around all."""
+BESIDE_MAPS = 3.4
+"""Inches that a panel of another kind is wide beside them."""
 CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2)), "label": "chance"}
 HOLLOW: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "white"}
 UPWARDS: dict[str, Any] = {
@@ -76,9 +83,10 @@ def draw(grid: Grid) -> Drawing:
                 place.set_ylabel(f"{panel.row}\n{place.get_ylabel()}")
             if panel.figure.kind == "curves" and has_one_axis and row is not grid[-1]:
                 place.set_xlabel("")
-            if panel.figure.kind == "heatmap" and panel is not row[0] and _ticks(place) == _ticks(places[0]):
-                place.tick_params(labelleft=False)
-                place.set_ylabel("")
+        maps = [place for panel, place in zip(row, places, strict=False) if panel.figure.kind == "heatmap"]
+        for place in [place for place in maps[1:] if _ticks(place) == _ticks(maps[0])]:
+            place.tick_params(labelleft=False)
+            place.set_ylabel("")
         for place in places[len(row) :]:
             place.remove()
         _share(places[: len(row)])
@@ -89,17 +97,15 @@ def draw(grid: Grid) -> Drawing:
 
 
 def _sizes(grid: Grid) -> tuple[list[float], list[float]]:
-    """Return how many inches each row is high and, of heat maps alone, each column is wide."""
+    """Return how many inches each row is high and, where there are heat maps, each column is wide."""
     lowest = SINGLE if len(grid) == max(map(len, grid)) == 1 else SEVERAL if len(grid) == 1 else IN_ROWS
-    heights = [
-        max(lowest, *(ROUND_FIELDS + FIELD[1] * _num_fields(panel, panel.y[0]) for panel in row)) for row in grid
-    ]
-    if any(panel.figure.kind != "heatmap" for row in grid for panel in row):
+    fields = [max(_num_fields(panel, panel.y[0]) for panel in row) for row in grid]
+    heights = [max(lowest, ROUND_FIELDS + FIELD[1] * number) for number in fields]
+    if not any(fields):
         return heights, []
     columns = [[row[place] for row in grid if place < len(row)] for place in range(max(map(len, grid)))]
-    return heights, [
-        max(ROUND_FIELDS + FIELD[0] * _num_fields(panel, panel.x) for panel in column) for column in columns
-    ]
+    wide = [max(_num_fields(panel, panel.x) for panel in column) for column in columns]
+    return heights, [ROUND_FIELDS + FIELD[0] * number if number else BESIDE_MAPS for number in wide]
 
 
 def _num_fields(panel: Panel, quantity: str) -> int:
@@ -370,7 +376,8 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     # As shapes, not as an image: sharp at any size.
     low, high = figure.limits.get("value", (None, None))
     places = np.arange(len(columns)), np.arange(len(rows))
-    mesh = axes.pcolormesh(*places, shown, cmap="viridis", shading="nearest", vmin=low, vmax=high)
+    colours = colormaps["viridis"].resampled(NUM_COLOURS)
+    mesh = axes.pcolormesh(*places, shown, cmap=colours, shading="nearest", vmin=low, vmax=high)
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
@@ -386,7 +393,8 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     for (at_y, at_x), number in np.ndenumerate(means) if has_numbers else ():
         if not math.isnan(number):
             colour = "white" if not bound[at_y, at_x] and number < middle else "black"
-            text = f"{'≥ ' if bound[at_y, at_x] else ''}{shown_number(number)}"
+            digits = f"{number:.2g}" if 0 < abs(number) < SMALL else shown_number(number)
+            text = f"{'≥ ' if bound[at_y, at_x] else ''}{digits}"
             axes.text(at_x, at_y, text, ha="center", va="center", color=colour, fontsize=7)
 
 
