@@ -120,6 +120,25 @@ def test_numbers_are_columns_of_the_sweep_and_quantities_of_the_report(
     assert set(drawn.series) == {"measure/fit/test/accuracy"}
 
 
+def test_what_is_replayed_is_said_before_it_begins_with_what_it_costs(
+    sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in sweep.glob("*/weights/*.state.pt"):
+        state.unlink()
+    asked = (sweep, "measure=[distance,interpolation,loss_sensitivity]", "at=[end]", "where=data.corruption=none")
+    few = ("measure.interpolation.num_alphas=4", "measure.interpolation.num_examples=20", "measure.interpolation.to=8")
+    assert measure(*asked, *few, "measure.loss_sensitivity.num_times=1") in (0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    begun = next(number for number, line in enumerate(lines) if line.startswith("Replaying"))
+    said = " ".join(" ".join(lines[:begun]).split())
+    assert "2 runs are trained once more, as far as steps that are asked for were not kept: in all about" in said
+    assert "2 rows go through trainings once more: in all about" in said
+    replays = [line for line in lines if line.startswith("Replaying 8 steps of")]
+    assert len(replays) == 2, "of steps 0 and 8 together, one a run"
+    found = table(sweep)
+    assert set(found[found.measure == "interpolation"].weights) <= {"replayed", "replayed unchecked"}
+
+
 def test_a_second_run_is_the_one_that_is_alike_but_for_what_chooses_it(sweep: Path, measure: Measure) -> None:
     few = ("measure.interpolation.num_alphas=4", "measure.interpolation.num_examples=20")
     assert measure(sweep, "measure=[interpolation]", "other=seed=1", *few) == 0

@@ -28,17 +28,16 @@ from rethinkgen.console import duration, say, shown
 from rethinkgen.errors import SlurmError, StoppedError
 from rethinkgen.files import is_locked, lock, write_atomically
 from rethinkgen.received import each_line
-from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.kept import unreached
-from rethinkgen.run.measures_asked import Request, measures_in, moments_in
-from rethinkgen.run.measuring import Row, function_of, not_kept, steps_of, there_and_missing
+from rethinkgen.run.measured import least_sure
+from rethinkgen.run.measures_asked import Measure, Request, measures_in, moments_in
+from rethinkgen.run.measuring import Row, function_of, steps_of, there_and_missing, work_of
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
 from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, measure_stint
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.measured_table import FILE_NAME, conclude
 from rethinkgen.sweep.slurm import FOLDER, Submissions
-from rethinkgen.train.kept_files import kept_steps
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
 """(runs, what is told, the key that tells it) -> those chosen, and the keys that choose them."""
@@ -103,7 +102,13 @@ class Task:
 
     run: Run
     other: Run | None
-    steps: list[int]
+    lacking: dict[int, list[Measure]]
+    """Step -> the measures that it lacks."""
+
+    @property
+    def steps(self) -> list[int]:
+        """Those at which something is missing, ascending."""
+        return list(self.lacking)
 
 
 @dataclass
@@ -170,9 +175,8 @@ def _measured(
         return told, None
     if hasattr(launcher, "warm_up"):
         launcher.warm_up()
-    for measure in request.measures:
-        function_of(measure)  # what is wrong with it is said once
-    _tell_replays(tasks)
+    functions = {measure.name: function_of(measure) for measure in request.measures}  # what is wrong is said once
+    tell_work(tasks, functions)
     stints = Stints(config, request, tasks)
     stopped_by: int | None = None
     try:
@@ -185,21 +189,25 @@ def _measured(
     return told, stopped_by
 
 
-def _tell_replays(tasks: Sequence[Task]) -> None:
-    """Say what it costs to have the weights of steps that were not kept."""
-    from rethinkgen.run.replay import cost
+def tell_work(tasks: Sequence[Task], functions: Mapping[str, Callable[..., Any]]) -> None:
+    """Say what it costs to have the weights of steps that were not kept, and to go through trainings once more."""
+    from rethinkgen.run.replay import cost, cost_of_steps
 
-    num_rows, seconds = 0, 0.0
+    num_runs, num_rows, of_replays, of_trainings = 0, 0, 0.0, 0.0
     for task in tasks:
-        if steps := not_kept(task.run, task.steps):
-            kept = [step for step in kept_steps(RunFolder(task.run.path).weights) if step <= steps[0]]
-            num_rows += len(steps)
-            seconds += cost(task.run, max(kept, default=0), steps[-1]) or 0.0
-    if num_rows:
+        work = work_of(task.run, task.lacking, functions, has_other=task.other is not None)
+        if work.steps:
+            num_runs += 1
+            of_replays += cost_of_steps(task.run, work.steps)
+        num_rows += len(work.trainings)
+        of_trainings += sum(times * (cost(task.run, 0, step) or 0.0) for step, times in work.trainings.items())
+    if num_runs:
         say(
-            f"{num_rows:,} rows are of steps that were not kept: their runs are trained up to there once more, which "
-            f"takes one process at most about {duration(seconds)}. keep=... keeps steps along training."
+            f"{num_runs:,} runs are trained once more, as far as steps that are asked for were not kept: in all about "
+            f"{duration(of_replays)} of one process at most. keep=... keeps steps along training."
         )
+    if num_rows:
+        say(f"{num_rows:,} rows go through trainings once more: in all about {duration(of_trainings)} of one process.")
 
 
 def look(
@@ -216,13 +224,14 @@ def look(
         steps, failed = steps_of(run, [each for each in request.at if each not in late] or request.at)
         told += [Told(run, row) for row in failed]
         other = others.get(run.run_id)
-        left = []
+        left = {}
         for step in steps:
-            numbers, lacking = there_and_missing(run.path, request, step, other.run_id if other else None)
-            if lacking:
-                left.append(step)
+            there = there_and_missing(run.path, request, step, other.run_id if other else None)
+            if there.lacking:
+                left[step] = there.lacking
             elif other is not None or any(each.other is None for each in request.measures):
-                told.append(Told(run, Row(step, "before", numbers=numbers)))  # else it is itself the other one
+                row = Row(step, "before", numbers=there.numbers, weights=least_sure(there.weights))
+                told.append(Told(run, row))  # else it is itself the other one
         if left:
             tasks.append(Task(run, other, left))
     # Those on the same data one after another, else in the order that they have.
