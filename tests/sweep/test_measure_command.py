@@ -21,14 +21,14 @@ import rethinkgen
 from conftest import ROOT, Measure, read_result
 from rethinkgen.commands.report import main as report
 from rethinkgen.errors import SlurmError, StoppedError
-from rethinkgen.files import lock
+from rethinkgen.files import append_line, lock
 from rethinkgen.report.selection import select
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.measuring import Measuring, Row
 from rethinkgen.run.run import read_runs
 from rethinkgen.run.stint import CLAIMS, ROWS, _what_is_due, measure_stint
 from rethinkgen.sweep import slurm
-from rethinkgen.sweep.measuring import Stint, as_overrides, is_in_use, measure_finished, others_of
+from rethinkgen.sweep.measuring import Seen, Stint, as_overrides, is_in_use, measure_finished, others_of
 from rethinkgen.sweep.view import Progress
 
 
@@ -351,10 +351,32 @@ def test_of_the_run_that_a_stint_was_at_only_the_steps_that_it_has_not_told_are_
     steps = [[0, 8, 40]] * 3
     for number, due in zip((0, 1), _what_is_due(path, steps), strict=False):
         assert due == (number, [0, 8, 40])
-    lines = [{"run": 0}, *({"run": 0, "step": step} for step in steps[0]), {"run": 1}, {"run": 1, "step": 0}]
+    lines = [*({"run": 0, "step": step} for step in steps[0]), {"run": 1, "step": 0}]
     (path / ROWS).write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"run": 1, "st')
     assert list(_what_is_due(path, steps)) == [(1, [8, 40]), (2, [0, 8, 40])]
-    assert list(_what_is_due(path, [[0], [0], [0]])) == []  # all of it was told
+    # Killed between its claim of the last run and its first line, it has that run to do.
+    assert list(_what_is_due(path, [[0], [0], [0]])) == [(2, [0])]
+    other = tmp_path / "stint-1"
+    other.mkdir()
+    assert list(_what_is_due(other, steps)) == []
+
+
+def test_rows_are_read_on_from_where_they_ended_and_a_torn_one_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "stint-0" / ROWS
+    path.parent.mkdir()
+    seen = Seen(tmp_path, 3)
+    seen.read()
+    whole = [json.dumps({"run": run, **Row(0, "done", numbers={"x": run}).__dict__}) for run in range(3)]
+    path.write_text(f"{whole[0]}\n{whole[1][:20]}")
+    seen.read()
+    seen.read()
+    assert [run for run, _ in seen.latest] == [0]
+    append_line(path, whole[2])  # on a line of its own
+    seen.read()
+    assert [(run, row.numbers) for run, row in seen.latest] == [(0, {"x": 0}), (2, {"x": 2})]
+    path.write_bytes(b"#" * path.stat().st_size + b"\n")  # what was read once is not read again
+    seen.read()
+    assert len(seen.latest) == 2
 
 
 def test_what_is_alive_of_a_command_before_keeps_its_folder(

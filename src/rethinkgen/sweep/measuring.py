@@ -6,6 +6,7 @@ off one list, those on the same data one after another. One that dies costs the 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -27,14 +28,14 @@ from rethinkgen.checks import check_one_of, check_positive, check_switch, check_
 from rethinkgen.console import duration, say, shown
 from rethinkgen.errors import SlurmError, StoppedError
 from rethinkgen.files import is_locked, lock, write_atomically
-from rethinkgen.received import each_line
+from rethinkgen.received import open_regular
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.kept import unreached
 from rethinkgen.run.measured import least_sure
 from rethinkgen.run.measures_asked import Measure, Request, measures_in, moments_in
 from rethinkgen.run.measuring import Row, function_of, steps_of, there_and_missing, work_of
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
-from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, measure_stint
+from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, claims, claims_of, measure_stint
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.measured_table import FILE_NAME, conclude
 from rethinkgen.sweep.slurm import FOLDER, Submissions
@@ -309,6 +310,8 @@ class StintCell:
 
 def _in_folder(config: DictConfig, folder: Path) -> DictConfig:
     copied: DictConfig = copy.deepcopy(config)
+    # Hydra has made it read-only for this command's own job; a launcher says where those of the stints lie.
+    OmegaConf.set_readonly(copied.hydra, None)
     with open_dict(copied), read_write(copied.hydra):
         copied.hydra.sweep.dir = str(folder)
     return copied
@@ -331,8 +334,7 @@ class Stint(Job):
     @property
     def has_taken(self) -> bool:
         """Whether it came as far as to take a run."""
-        rows = self.path / ROWS
-        return rows.exists() and rows.stat().st_size > 0
+        return bool(claims_of(self.path))
 
     def find_folder(self) -> None:
         """It stays where it is."""
@@ -456,8 +458,8 @@ class Stints:
 
     def _in_charge(self, number: int) -> Stint | None:
         """Return the stint that took a run; where none came as far as that, the last that died of it."""
-        if number in self.seen.claimed:
-            return self.stints[self.seen.claimed[number]]
+        if (taken_by := claims(self.root).get(number)) is not None:
+            return self.stints[int(taken_by.removeprefix("stint-"))]
         dead = (each for each in reversed(self.stints) if each.outcome().state == "failed")
         return next(dead, self.stints[-1]) if self._has_given_up else None
 
@@ -491,8 +493,6 @@ class Seen:
     def __init__(self, root: Path, num_runs: int) -> None:
         self.root = root
         self.num_runs = num_runs
-        self.claimed: dict[int, int] = {}
-        """Run -> stint."""
         self.rows: dict[int, list[Row]] = {}
         self.latest: list[tuple[int, Row]] = []
         """All rows, in the order in which they came."""
@@ -503,19 +503,23 @@ class Seen:
         return self.num_runs - sum(1 for _ in (self.root / CLAIMS).iterdir())
 
     def read(self) -> None:
-        """Read what is new."""
+        """Read what is new: whole lines from where the last ones ended."""
         for path in sorted(self.root.glob(f"stint-*/{ROWS}")):
-            number = int(path.parent.name.removeprefix("stint-"))
-            lines = list(each_line(path))
-            for line in lines[self._offsets.get(path, 0) :]:
-                told = json.loads(line)
-                run = told.pop("run")
-                self.claimed[run] = number
-                if told:
-                    row = Row(**told)
-                    self.rows.setdefault(run, []).append(row)
-                    self.latest.append((run, row))
-            self._offsets[path] = len(lines)
+            file = open_regular(path)
+            if file is None:
+                continue
+            with file:
+                file.seek(self._offsets.get(path, 0))
+                lines, newline, _ = file.read().rpartition(b"\n")
+            self._offsets[path] = self._offsets.get(path, 0) + len(lines) + len(newline)
+            for line in lines.splitlines():
+                with contextlib.suppress(ValueError):  # cut short as the process was killed, or as the disk was full
+                    self._add(json.loads(line))
+
+    def _add(self, told: dict[str, Any]) -> None:
+        run, row = told.pop("run"), Row(**told)
+        self.rows.setdefault(run, []).append(row)
+        self.latest.append((run, row))
 
 
 # The command line.
