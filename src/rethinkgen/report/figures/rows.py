@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.thresholds import NEARLY_FITTED
+from rethinkgen.report.declared import several
 from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import Line, names, settings, told, x_of
 from rethinkgen.report.numbers import CONFIDENCE
@@ -44,11 +46,20 @@ def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFra
 def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> pd.DataFrame:
     """Return what a measure left of runs, ``of: measure/NAME/TABLE``: its columns, ``step``, ``run`` and ``line``.
 
+    Of several that the name stands for, by ``*``, each run's last.
+
     ``line`` is the run's setting, where there are several, and what ``series`` is of it or of the row. Of several steps
     there is the last, unless the figure shows the step. What is damaged is added to ``left_out``.
     """
     measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
-    found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
+    found = [
+        (run, each)
+        for run in runs
+        for each in run.measured[0]
+        if fnmatchcase(each.called, measure) and name in each.tables
+    ]
+    lasts = {run: each.key for run, each in found}
+    found = [(run, each) for run, each in found if each.key == lasts[run]]
     if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
         last: dict[Run, int] = {}
         for run, each in found:
@@ -64,11 +75,40 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
             left_out.append(str(error))
             continue
         table = pd.DataFrame({"step": each.step, **columns}).assign(run=run.path.name, line=labels[run])
+        if "*" in figure.of and (absent := _absent(figure, table)):
+            # A measure's earlier protocol: nobody asked for its table by name.
+            left_out.append(f"{labels[run]} ({each.called} has no {absent})")
+            continue
+        table = _in_percent(_rows_of(table, figure), figure)
         if figure.series is not None:
             own = table[figure.series].astype(str) if figure.series in table else told(run, figure.series)
             table["line"] = f"{labels[run]}, " + own if len(groups) > 1 else own
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _absent(figure: Figure, table: pd.DataFrame) -> str:
+    named = [*figure.only, figure.x, figure.value, *(name for column in figure.columns() for name in column)]
+    return next((name for name in named if name is not None and name not in table), "")
+
+
+def _rows_of(table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    """Return the rows that a figure is about.
+
+    Raises:
+        ValueError: it names a column that the table does not have.
+    """
+    for column, wanted in figure.only.items():
+        if column not in table:
+            raise ValueError(
+                f"{figure.name}: only: {column}: no column of {figure.of}. There are {', '.join(table.columns)}."
+            )
+        table = table[table[column].isin(several(wanted))]
+    return table
+
+
+def _in_percent(table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    return table.assign(**{column: 100 * table[column] for column in figure.percent if column in table})
 
 
 def means(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:

@@ -133,8 +133,10 @@ def fields_of(panels: Sequence[Panel]) -> str:
     """Say of a heat map what a field is, and whether it is a mean over more than seeds."""
     fields: dict[Any, list[Run]] = {}
     for number, panel in enumerate(panels):
-        for run in panel.runs if panel.figure.kind == "heatmap" and panel.figure.of == "runs" else ():
-            fields.setdefault((number, x_of(run, panel.x), x_of(run, panel.y[0])), []).append(run)
+        for run in panel.runs if panel.figure.kind == "heatmap" else ():
+            # Of a measure's table each of its runs has a part in every field.
+            place = (x_of(run, panel.x), x_of(run, panel.y[0])) if panel.figure.of == "runs" else ()
+            fields.setdefault((number, *place), []).append(run)
     if not fields:
         return ""
     counts = sorted({len(group) for group in fields.values()})
