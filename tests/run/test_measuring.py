@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from conftest import TINY, Command, read_result
+from conftest import ROOT, TINY, Command, read_result
 from rethinkgen.errors import ReplayDiffersError
 from rethinkgen.measure.subject import Findings, asks
 from rethinkgen.run.measured import called, file_of, measure_id, numbers_of, read_measured, row_of, write_measured
@@ -23,19 +24,8 @@ from rethinkgen.run.wandb_mirror import WandbMirror
 RUN = [*TINY, "data.num_train=200", "max_steps=20"]
 CONFUSION = {"confusion": {"_target_": "rethinkgen.measure.confusion.confusion", "protocol": 1}}
 DISTANCE = {"distance": {"_target_": "rethinkgen.measure.distance.distance", "protocol": 1, "origin": 3}}
-LAYERS = {
-    "layer_robustness": {
-        "_target_": "rethinkgen.measure.layer_robustness.layer_robustness",
-        "protocol": 1,
-        "steps": [5, "1ep"],
-        "num_draws": 0,
-        "groups": [],
-        "split": "test",
-        "num_examples": 10,
-        "num_for_statistics": 0,
-        "batch_size": 10,
-    }
-}
+LAYERS = yaml.safe_load((ROOT / "conf" / "measure" / "layer_robustness.yaml").read_text())
+LAYERS["layer_robustness"] |= {"steps": [5, "1ep"], "num_draws": 0, "num_examples": 10}
 
 
 def files(folder: Path) -> dict[str, int]:
