@@ -85,7 +85,7 @@ def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
         try:
             if run.state != "done":
                 why = f": {run.reason}" if run.reason else ""
-                raise ValueError(f"the run is {run.state}{why}. Only a finished run is measured.")
+                raise ValueError(f"the run is {run.state}{why.removesuffix('.')}. Only a finished run is measured.")
             steps.add(step_of_run(run, moment))
         except (ValueError, RunFolderError) as error:
             failed.append(Row(moment, "failed", first_line(reason_of(error))))
@@ -178,6 +178,7 @@ class Measuring:
         self._functions: dict[str, Callable[[Subject], Findings]] = {}
         self._latest: OpenedRun | None = None
         self._latest_other: OpenedRun | None = None
+        self._data: object = None
 
     @functools.cached_property
     def _device(self) -> str:
@@ -309,8 +310,9 @@ class Measuring:
 
     def _opened(self, run: Run) -> OpenedRun:
         if self._latest is None or self._latest.path != run.path:
-            # The one before is let go of only then: its data may be the same.
-            self._latest = self._open(run.path)
+            before, self._latest = self._latest, self._open(run.path)
+            # Held until then, as they are set up anew otherwise; others would be in memory twice.
+            self._data = before.made_data if before is not None and data_of(before.run) == data_of(run) else None
         return self._latest
 
     def _subject(self, run: Run, measure: Measure, step: int, other: Path | None, seen: Seen) -> Subject:
@@ -330,6 +332,11 @@ class Measuring:
         subject = latest.subject("end", name=measure.name, memory_mb=self.request.memory_mb, seen=of_other)
         seen |= {f"other {step}": had for step, had in of_other.items()}
         return subject
+
+
+def data_of(run: Run) -> str:
+    """Return what tells the data of runs apart, as their files have it."""
+    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
 
 
 def epoch_of(run: Run, step: int) -> float | None:

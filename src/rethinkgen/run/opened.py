@@ -352,6 +352,12 @@ class OpenedRun:
             return datamodule_of(self.run, self._acting["data"], self._data_root, self.device)
 
     @property
+    def made_data(self) -> CorruptedImages | None:
+        """Its data, if they have been asked for."""
+        made: CorruptedImages | None = self.__dict__.get("datamodule")
+        return made
+
+    @property
     def splits(self) -> Mapping[SplitName, Split]:
         """``train``, ``test`` and, where some were held out, ``validation``, as the network sees them."""
         return self.datamodule.splits

@@ -33,7 +33,7 @@ from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.kept import unreached
 from rethinkgen.run.measured import least_sure
 from rethinkgen.run.measures_asked import Measure, Request, measures_in, moments_in
-from rethinkgen.run.measuring import Row, function_of, steps_of, there_and_missing, work_of
+from rethinkgen.run.measuring import Row, data_of, function_of, steps_of, there_and_missing, work_of
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
 from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, claims, claims_of, measure_stint
 from rethinkgen.sweep.jobs import Job
@@ -42,6 +42,10 @@ from rethinkgen.sweep.slurm import FOLDER, Submissions
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
 """(runs, what is told, the key that tells it) -> those chosen, and the keys that choose them."""
+
+
+MEASURING = ".measuring"
+"""The folder in a sweep's in which the processes of a command tell how far they are, while they live."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ def _measured(
     launcher: Launcher, config: DictConfig, request: Request, told: list[Told], tasks: list[Task]
 ) -> tuple[list[Told], int | None]:
     """Measure what is missing; return what came of each run at each step, and the signal that ended it."""
+    for sweep in {each.run.sweep for each in [*told, *tasks]}:
+        remove_dead(sweep)
     if before := sum(each.row.state == "before" for each in told):
         say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
     if not tasks:
@@ -238,12 +244,8 @@ def look(
     # Those on the same data one after another, else in the order that they have.
     by_data: dict[str, list[Task]] = {}
     for task in tasks:
-        by_data.setdefault(_data_of(task.run), []).append(task)
+        by_data.setdefault(data_of(task.run), []).append(task)
     return told, [task for of_it in by_data.values() for task in of_it]
-
-
-def _data_of(run: Run) -> str:
-    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
 
 
 def others_of(chosen: Sequence[Run], candidates: Sequence[Run], keys: Sequence[str]) -> dict[str, Run]:
@@ -346,10 +348,7 @@ class Stints:
     def __init__(self, config: DictConfig, request: Request, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
         sweep = tasks[0].run.sweep
-        self.root = sweep / ".measuring" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        for before in sweep.glob(".measuring/*"):
-            if not is_in_use(before):
-                shutil.rmtree(before, ignore_errors=True)  # of a command that has ended
+        self.root = sweep / MEASURING / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._held = ExitStack()
         self._held.enter_context(lock(self.root / LOCK))
         (self.root / CLAIMS).mkdir()
@@ -468,8 +467,16 @@ class Stints:
         self._held.close()
         if not self._is_kept and not self._goes_on:
             shutil.rmtree(self.root, ignore_errors=True)
-            if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
-                self.root.parent.rmdir()
+            remove_dead(self.root.parents[1])
+
+
+def remove_dead(sweep: Path) -> None:
+    """Remove what the processes of commands that have ended left in a sweep's folder."""
+    for root in sweep.glob(f"{MEASURING}/*"):
+        if not is_in_use(root):
+            shutil.rmtree(root, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not empty, or not there
+        (sweep / MEASURING).rmdir()
 
 
 def is_in_use(root: Path) -> bool:
