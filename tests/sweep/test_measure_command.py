@@ -344,6 +344,18 @@ def test_a_stint_that_slurm_requeues_goes_on_with_the_run_that_it_was_at(
     assert len(table(sweep)) == 4
 
 
+def test_beside_what_is_no_run_of_ours_nothing_is_written(
+    measure: Measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "somebodys" / "thing"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"a": 1}')
+    (folder / "config.yaml").write_text("hello")
+    assert measure(folder.parent, "measure=[fit]") == 1
+    assert "Only a finished run is measured." in " ".join(capsys.readouterr().out.split())
+    assert sorted(path.name for path in folder.parent.rglob("*")) == ["config.yaml", "result.json", "thing"]
+
+
 def test_of_the_run_that_a_stint_was_at_only_the_steps_that_it_has_not_told_are_due(tmp_path: Path) -> None:
     path = tmp_path / "stint-0"
     path.mkdir()

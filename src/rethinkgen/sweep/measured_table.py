@@ -36,7 +36,7 @@ def conclude(told: Sequence[Told], folders: Sequence[Path] = ()) -> int:
         return 0
     _tell_table(told)
     for sweep in dict.fromkeys(each.run.sweep for each in told):
-        if not any(each.run.measured[0] for each in told if each.run.sweep == sweep):
+        if not any(each.row.numbers for each in told if each.run.sweep == sweep):
             continue  # nothing was measured, and the folder may be anybody's
         try:
             say(f"Every number of every measure: {shown(write_measures(sweep))}")

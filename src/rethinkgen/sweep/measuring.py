@@ -174,7 +174,7 @@ def _measured(
     launcher: Launcher, config: DictConfig, request: Request, told: list[Told], tasks: list[Task]
 ) -> tuple[list[Told], int | None]:
     """Measure what is missing; return what came of each run at each step, and the signal that ended it."""
-    for sweep in {each.run.sweep for each in [*told, *tasks]}:
+    for sweep in {each.run.sweep for each in told} | {task.run.sweep for task in tasks}:
         remove_dead(sweep)
     if before := sum(each.row.state == "before" for each in told):
         say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
