@@ -20,7 +20,7 @@ from rethinkgen.measure.fit import judged_by
 from rethinkgen.measure.outputs import prediction_parts
 from rethinkgen.measure.predict import evaluation_mode, has_batch_norm, predict, recalibrated_batch_norm
 from rethinkgen.measure.prefix import Chain
-from rethinkgen.measure.subject import At, Findings, Number, Table
+from rethinkgen.measure.subject import At, Findings, Number, Table, asks
 from rethinkgen.measure.weights import (
     State,
     block_layers,
@@ -119,6 +119,7 @@ class Judged(NamedTuple):
         return [unit for unit in self.layers if (rise := rises.get(unit.name)) is not None and rise <= critical_from]
 
 
+@asks("steps", also=(0,))
 def layer_robustness(
     subject: Subject,
     *,

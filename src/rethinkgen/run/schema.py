@@ -100,7 +100,7 @@ CELL: Schema = OF_A_RUN | {
 MEASURED: Schema = {
     "measure": NAME, "called": NAME, "function": NAME, "protocol": POSITIVE, "parameters": NODE, "other": NAME,
     "step": COUNT, "epoch": COUNT, "numbers": METRICS, "tables": TEXTS, "seconds": COUNT, "finished": NAME,
-    "code": NAMES, "checksum": NAME,
+    "code": NAMES, "checksum": NAME, "weights": NAMES,
 }  # fmt: skip
 """What a measure found of a run at a step."""
 
