@@ -45,7 +45,15 @@ from rethinkgen.run import identity, own_code, precision, selection, trial
 from rethinkgen.run.command import command_line as typed_command
 from rethinkgen.run.command import config_folder, first_cell_shown, is_sweep, noted_program, typed, wandb
 from rethinkgen.run.config_files import words_on_a_file
-from rethinkgen.run.description import Description, changed_code, describe, folders_of, run_before, typed_overrides
+from rethinkgen.run.description import (
+    Description,
+    changed_code,
+    describe,
+    folders_of,
+    run_before,
+    typed_overrides,
+    words_on_former_selection,
+)
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
@@ -101,7 +109,7 @@ def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] |
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))
         except Exception as error:
-            cause = _origin(error)
+            cause = origin(error)
             better = better_words(error, groups) or words_on_a_file(cause, config_folder())
             if str(cause).startswith("Config group override must") or not is_users_mistake(cause):
                 better = better or _wrong_choice(arguments[1:], groups)
@@ -153,7 +161,7 @@ def as_the_user_set_it() -> Iterator[None]:
         os.environ.update(ours)
 
 
-def _origin(error: BaseException) -> BaseException:
+def origin(error: BaseException) -> BaseException:
     """Return what a resolver raised, which OmegaConf wraps twice, or the system, which ``logging`` hides."""
     while isinstance(error, InterpolationResolutionError) and error.__context__ is not None:
         error = error.__context__
@@ -387,6 +395,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         from rethinkgen.run.measuring import check_measures, measure_own
         from rethinkgen.run.training import Training
     check_measures(description.config)
+    if is_single:  # of a sweep its launcher says it
+        for line in words_on_former_selection(description, folder.path.parent):
+            say(line, style="yellow")
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
@@ -412,6 +423,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         wandb_id=description.run_id,
         code=description.code,
         begun_in=os.getcwd(),
+        **({selection.READ: training.excluded_by} if training.excluded_by else {}),
         **training.shapes,
     )
     folder.write_status("running", started=now())
