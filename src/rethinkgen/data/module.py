@@ -168,9 +168,9 @@ class CorruptedImages(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source
-        self._batch_size: BatchSize | None = None
+        self.batch_size: BatchSize | None = None  # all
         if batch_size != "all":
-            self._batch_size = batch_size if callable(batch_size) else check_whole("data.batch_size", batch_size, 1)
+            self.batch_size = batch_size if callable(batch_size) else check_whole("data.batch_size", batch_size, 1)
         self.micro_batch_size = (
             None if micro_batch_size is None else check_whole("data.micro_batch_size", micro_batch_size, 1)
         )
@@ -486,7 +486,7 @@ class CorruptedImages(pl.LightningDataModule):
         images = self._replaced(images)
         train, test, self.class_names = images.train, images.test, images.class_names
         # An error is better now than when training begins.
-        self.timetable = Timetable(len(training), self._batch_size or len(training))
+        self.timetable = Timetable(len(training), self.batch_size or len(training))
         given = self._given_labels(train)
         splits: dict[SplitName, Split] = {"train": self._split("train", train, given, training)}
         if self.validation:

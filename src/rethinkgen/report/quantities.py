@@ -116,9 +116,14 @@ def observe(run: Run, metric: str) -> float | None:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
     examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
+    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``overfitting/...``: ``ALONG_TRAINING``.
     """
     if run.state != "done":
         return None
+    kind, _, logged = metric.partition("/")
+    if kind in ALONG_TRAINING:
+        along = ALONG_TRAINING[kind](run, logged)
+        return along if math.isfinite(along) else None
     if "*" in metric:
         metric = next(reversed([name for name in run.metrics if fnmatchcase(name, metric)]), metric)
     if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
@@ -158,6 +163,37 @@ FOLLOWING: dict[str, Callable[[Run], float]] = {
     "2n+d": _weights_of_theorem_1,
 }
 """What follows from the numbers of a run."""
+
+
+def _rise(run: Run, quantity: str) -> float:
+    values = _logged(run, quantity)[quantity]
+    return float(values.max() - values.iloc[0]) if len(values) > 1 else math.nan
+
+
+def _fall(run: Run, quantity: str) -> float:
+    values = _logged(run, quantity)[quantity]
+    return float(values.max() - values.iloc[-1]) if len(values) > 1 else math.nan
+
+
+def _overfitting(run: Run, quantity: str) -> float:
+    values, losses = _logged(run, quantity), _logged(run, "validation/loss")
+    if len(values) < 2 or not len(losses):
+        return math.nan
+    turn = losses["step"].loc[losses["validation/loss"].idxmin()]
+    nearest = values[quantity].loc[(values["step"] - turn).abs().idxmin()]
+    return float(values[quantity].iloc[-1] - nearest)
+
+
+def _logged(run: Run, quantity: str) -> Any:
+    """Return the rows ``step, quantity`` of a run's curves that have it."""
+    curves = run.curves
+    return (curves if quantity in curves else curves.assign(step=0, **{quantity: 0.0})[:0])[["step", quantity]].dropna()
+
+
+ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {"rise": _rise, "fall": _fall, "overfitting": _overfitting}
+"""What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
+its last; ``overfitting/Q``, its last value less that at the step, of those that have it, nearest to the smallest
+``validation/loss``."""
 
 
 def is_measured(quantity: str) -> bool:

@@ -32,7 +32,7 @@ from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
-from rethinkgen.measure.subject import At, Subject, TrainingStep
+from rethinkgen.measure.subject import At, Draw, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.received import opened_arrays
 from rethinkgen.run import own_code
@@ -43,6 +43,7 @@ from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.kept import step_of_run
 from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.replay import states, weights_along, weights_at
+from rethinkgen.run.retrained import retrained
 from rethinkgen.run.run import Run, open_one
 from rethinkgen.train.checkpoint import damage_of, load_checkpoint
 from rethinkgen.train.classifier import Classifier
@@ -284,6 +285,24 @@ class OpenedRun:
         with own_code.opening(self._code):
             yield from states(self, self.step(first), self.step(last), inexact=self._inexact, tell=self._tell)
 
+    def trainings(
+        self,
+        draws: Sequence[Draw],
+        epochs: float,
+        splits: Sequence[SplitName] = ("train",),
+        memory_mb: float = 1024.0,
+    ) -> Mapping[SplitName, Tensor]:
+        """Train a network like its own for each draw: ``rethinkgen.measure.subject.Subject.trainings``.
+
+        What is finished is kept in its folder. Up to ``memory_mb`` of networks and batches are held at once.
+
+        Raises:
+            ValueError: it was not trained by plain steps on cross-entropy, or is solved in closed form.
+        """
+        self._refuse_closed_form("trainings")
+        with own_code.opening(self._code):
+            return retrained(self, draws, epochs, splits, memory_mb)
+
     # Its data.
 
     @cached_property
@@ -440,6 +459,7 @@ class OpenedRun:
             at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
             fresh=self.fresh,
             training=self.training,
+            trainings=lambda draws, epochs, splits: self.trainings(draws, epochs, splits, memory_mb),
             other=other,
         )
 

@@ -74,7 +74,9 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
         except DamagedFileError as error:
             left_out.append(str(error))
             continue
-        table = pd.DataFrame({"step": each.step, **columns}).assign(run=run.path.name, line=labels[run])
+        whole = pd.DataFrame(columns)
+        whole = as_pictures(whole, figure.columns()[0][0]) if figure.kind == "pictures" else whole
+        table = pd.DataFrame({"step": each.step, **whole}).assign(run=run.path.name, line=labels[run])
         if "*" in figure.of and (absent := _absent(figure, table)):
             # A measure's earlier protocol: nobody asked for its table by name.
             left_out.append(f"{labels[run]} ({each.called} has no {absent})")
@@ -85,6 +87,26 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
             table["line"] = f"{labels[run]}, " + own if len(groups) > 1 else own
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def as_pictures(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return a row for each picture of a table that has one for each pixel: ``row, column``, perhaps ``channel``.
+
+    In ``value`` stands an image ``(H, W)``, or of three channels ``(H, W, 3)`` stretched to ``[0, 1]``; of another
+    number of channels each is a picture. Columns that are not of a pixel tell pictures apart, in the table's order.
+    """
+    if not {"row", "column"} <= set(table):
+        return table
+    is_colour = "channel" in table and table["channel"].nunique() == 3
+    of_pixel = ["row", "column", *(["channel"] if is_colour else [])]
+    of_picture = [name for name in table if name not in (*of_pixel, value)]
+    rows = []
+    for known, pixels in table.groupby(of_picture, sort=False):
+        image = pixels.sort_values(of_pixel)[value].to_numpy(float)
+        image = image.reshape([pixels[name].nunique() for name in of_pixel])
+        image = (image - image.min()) / (np.ptp(image) or 1.0) if is_colour else image
+        rows.append({**dict(zip(of_picture, known, strict=True)), value: image})
+    return pd.DataFrame(rows)
 
 
 def _absent(figure: Figure, table: pd.DataFrame) -> str:
