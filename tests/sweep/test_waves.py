@@ -57,7 +57,7 @@ def test_runs_wait_for_those_that_they_go_by_and_a_wider_sweep_says_why_they_are
     folder = tmp_path / "multirun" / "waves"
     train(*grid("seed=0,1"))
     said = printed()
-    assert "2 runs leave out examples by what others of this sweep find, and begin when these have finished." in said
+    assert "2 runs leave out examples by what others of this sweep find, and begin when these have finished: " in said
     assert len(results(folder)) == 4
     first = leaving_out(folder)
     assert len(first) == 2

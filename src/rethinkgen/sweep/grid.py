@@ -309,7 +309,8 @@ def _words_on_waiting(number: int) -> str:
     what = f"{how_many(number, 'run')} {'leaves' if one else 'leave'} out examples by what others of this sweep find"
     if trial.is_on():
         return f"{what}, of which a trial keeps nothing: {'it is' if one else 'they are'} not tried."
-    return f"{what}, and {'begins' if one else 'begin'} when these have finished."
+    begin = "begins" if one else "begin"
+    return f"{what}, and {begin} when these have finished: while this command waits, or with the same one later."
 
 
 def _asked_to_keep(config: DictConfig, overrides: Sequence[str]) -> list[Any]:
