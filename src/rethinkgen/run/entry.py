@@ -396,8 +396,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         from rethinkgen.run.training import Training
     check_measures(description.config)
     if is_single:  # of a sweep its launcher says it
-        for line in words_on_former_selection(description, folder.path.parent):
-            say(line, style="yellow")
+        for words in words_on_former_selection(description, folder.path.parent):
+            say(words, style="yellow")
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
