@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
-from rethinkgen.console import note, say, say_command, say_error, stderr, stdout, take_any_encoding
+from rethinkgen.console import note, say, say_command, say_error, shown, stderr, stdout, take_any_encoding
 from rethinkgen.errors import (
     DamagedFileError,
     Interrupted,
@@ -43,7 +43,15 @@ from rethinkgen.errors import (
 )
 from rethinkgen.run import identity, own_code, precision, selection, trial
 from rethinkgen.run.command import command_line as typed_command
-from rethinkgen.run.command import config_folder, first_cell_shown, is_sweep, noted_program, typed, wandb
+from rethinkgen.run.command import (
+    config_folder,
+    first_cell_shown,
+    is_sweep,
+    noted_program,
+    other_command,
+    typed,
+    wandb,
+)
 from rethinkgen.run.config_files import words_on_a_file
 from rethinkgen.run.description import (
     Description,
@@ -66,6 +74,7 @@ from rethinkgen.run.known_keys import (
     refused_by_hydra,
 )
 from rethinkgen.run.last_words import say_last
+from rethinkgen.run.measured import FOLDER as MEASURES
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.run import read_run
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
@@ -435,6 +444,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
             # What was asked for only when it was passed already, or has been damaged since.
             keep_missing(folder, description, training.datamodule if ranks.size == 1 else None)
         is_measured = measure_own(folder, description.config)
+        if is_single and not is_trial:
+            tell_where_measured(folder, description)
         for mirror in training.mirrors:
             mirror.show_measured(folder.path)
     for mirror in () if is_trial else training.mirrors:
@@ -486,8 +497,24 @@ def measure_what_is_asked(folder: RunFolder, description: Description, *, is_sin
     """
     from rethinkgen.run.measuring import measure_own
 
-    if not measure_own(folder, description.config) and is_single:
+    is_measured = measure_own(folder, description.config)
+    if is_single:
+        tell_where_measured(folder, description)
+    if not is_measured and is_single:
         sys.exit(1)
+
+
+def tell_where_measured(folder: RunFolder, description: Description) -> None:
+    """Say where the numbers are that measures found, and what makes a table of them: nothing is measured again."""
+    measures = folder.path / MEASURES
+    if not description.config.get("measure") or not measures.is_dir():
+        return
+    say(f"Every number of every measure: {shown(measures)}")
+    given = [item for item in description.overrides if item.lstrip("+").startswith(("measure", "at="))]
+    asked = given or [f"measure=[{','.join(description.config['measure'])}]"]
+    if (command := other_command("measure", [shown(folder.path), *asked])) is not None:
+        table = shown(folder.path.with_name("measures.csv"))
+        say_command(f"As a table, with those of the runs beside it ({table}):", command)
 
 
 def wait_politely() -> None:
