@@ -16,6 +16,8 @@ from conftest import TINY, Command
 from rethinkgen.errors import StoppedError
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.selection import COLUMNS, check_column, places_of, reads, words_on, words_on_change
+from rethinkgen.sweep.grid import _replace
+from rethinkgen.sweep.jobs import Job
 
 COLUMN = "presented_times_forgotten"
 
@@ -195,3 +197,14 @@ def test_words_name_three_runs_at_most() -> None:
     assert "which leaves out other examples, by 2 runs: s/c came since and s/a went since. This" in changed
     for then in ([], ["s/a"]):
         assert "they are others now, or were trained again" in words_on_change("r", then, ["s/a"])
+
+
+def test_cells_that_leave_out_the_same_are_one_run_where_the_first_of_them_stands() -> None:
+    whole, waits, other = ((Path("sweep"), name) for name in ("whole", "3", "other"))
+    jobs = {key: Job([], Path(key[1])) for key in (whole, waits, other)}
+    planned, same = Job([], Path("planned")), jobs[other]
+    _replace(jobs, waits, other, planned)
+    assert list(jobs.values()) == [jobs[whole], same]
+    jobs = {whole: same, waits: Job([], Path("waits")), other: Job([], Path("last"))}
+    _replace(jobs, waits, (Path("sweep"), "new"), planned)
+    assert [job.path.name for job in jobs.values()] == ["other", "planned", "last"]
