@@ -204,7 +204,8 @@ def _selected(node: dict[str, Any], run: Run) -> list[int]:
         node | {"runs": [str(place) for place in places]},
         RunFolder(run.path),
         run.contents,
-        if_changed=f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today. "
-        "They have been trained again, or there are more of them now.",
+        if_changed=f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today, "
+        "and has no list of its own (excluded.npy): that is lost or damaged, or was not kept when the run began. Put "
+        "these runs back as they were (take out those that came since), or train it once more.",
     )
     return [int(position) for position in positions]
