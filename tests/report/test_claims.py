@@ -11,7 +11,7 @@ import pytest
 
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import Verdict, count, departures, headline, judge, main_table
-from rethinkgen.report.quantities import MEASURED, deviations
+from rethinkgen.report.comparisons import MEASURED, deviations
 from rethinkgen.run.run import Run, read_runs
 from run_folders import write_run
 

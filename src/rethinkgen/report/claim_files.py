@@ -30,6 +30,7 @@ from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
+from rethinkgen.run.quantities import FOLLOWING
 from rethinkgen.words import meant
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
@@ -39,11 +40,6 @@ CERTAINTIES: dict[str, str] = {
     "inferred": "concluded from what the paper says, not said by it",
     "memory": "recalled without any source: never counted",
 }
-DERIVED = (
-    "test/error", "test/gain_from_stopping", "test/unsteadiness", "rademacher", "steps_to_fall",
-    "parameters_beyond_2n+d",
-)  # fmt: skip
-"""Quantities that are computed from a run's numbers; see ``rethinkgen.report.quantities.observe``."""
 SELECTABLE = (
     "data.corruption", "level", "num_classes", "num_examples", "image_shape", "steps", "until_fit", "evaluate_every",
     "fit_threshold", "log_every",
@@ -205,8 +201,8 @@ class Claim(Checked):
     def model_post_init(self, context: Paper, /) -> None:
         """Check what only all keys together tell."""
         self._paper = context
-        if "/" not in self.metric and self.metric not in DERIVED and not self.metric.startswith(("steps", "num_")):
-            raise ValueError(f"metric={self.metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
+        if "/" not in self.metric and self.metric not in FOLLOWING and not self.metric.startswith(("steps", "num_")):
+            raise ValueError(f"metric={self.metric!r}: a metric of a run, or one of {', '.join(FOLLOWING)}.")
         if not self.experiment and not self.of_no_experiment:
             raise ValueError("experiment: the experiment that makes its runs is needed, or a command.")
         if unknown := [mark for mark in self.cited if mark not in context.sources]:
@@ -227,6 +223,11 @@ class Claim(Checked):
             raise ValueError(f"groups and settings name different things: {', '.join(sorted(unknown))}.")
         if rule.kind in ("within", "at_chance", "lead_over_chance") and (self.settings or self.across):
             raise ValueError(f"{rule.kind} judges a single setting; settings and across have no place here.")
+
+
+def is_kindred(data: str, wanted: str) -> bool:
+    """Whether this is the data set that is wanted, or its images as JPEG."""
+    return data in (wanted, f"{wanted}_jpeg")
 
 
 class Protocol(BaseModel):

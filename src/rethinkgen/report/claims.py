@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rethinkgen.report.claim_files import CERTAINTIES, Claim, load_claims
-from rethinkgen.report.comparisons import Comparison, Pools, comparisons_of, named, pools_of
+from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
+from rethinkgen.report.claim_files import CERTAINTIES, Claim, is_kindred, load_claims
+from rethinkgen.report.comparisons import NOT_NAMED, Comparison, Pools, comparisons_of, named, pools_of
 from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
-from rethinkgen.report.quantities import MILESTONES, NOT_NAMED, is_kindred, matches, property_of
 from rethinkgen.report.rules import Finding, Judgement
 from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import untuned
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import FALLEN, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.where import matches
 
 Answer = Literal[
     "reproduced", "same trend", "not reproduced", "cannot tell", "not enough steps", "not enough runs", "not comparable"
@@ -44,6 +46,14 @@ CIRCUMSTANCES = {
     "trainer.precision": "{}",
 }
 """Deviations that are told wherever a number is; all others only in the reasons."""
+MILESTONES = {
+    "steps_to_fit": "the run's own threshold",
+    STEPS_TO_NEARLY_FIT: "99 % fitted",
+    "steps_to_loss_0.1": "a loss of 0.1",
+    "steps_to_loss_0.01": "a loss of 0.01",
+    "steps_to_fall": f"a loss of {FALLEN:g} ln K",
+}
+"""What each kind of steps is counted to."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
 MOST_WORDS = 12

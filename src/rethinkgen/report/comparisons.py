@@ -13,11 +13,13 @@ from typing import Literal
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.claim_files import Claim, Rule, load_papers
 from rethinkgen.report.numbers import Spread, shown_summary, summarise
-from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
 from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
 from rethinkgen.report.tuning import chosen_strengths, is_tuned
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import QUANTITY_KEYS, as_text, chance, observe, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import tell_apart
+from rethinkgen.run.where import is_allowed, is_below, matches
 
 Outlook = Literal["complete", "awaited", "failed", "short"]
 UNFINISHED = ("running", "waiting", "missing", "interrupted")
@@ -28,6 +30,15 @@ COUNTED: dict[Outlook, tuple[str, ...]] = {
     "failed": (*UNFINISHED, "failed"),
 }
 """Outlook -> states which a verdict had all that it needs with, if runs of these had finished as well."""
+MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
+"""Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""
+NAMED_WITH = QUANTITY_KEYS | {
+    "data": ("data.source",),
+    **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
+}
+"""What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
 Mean = Callable[[Iterable[float]], float]
 Pools = Mapping[tuple[str, tuple[str, ...]], Sequence[Sequence[float]]]
 """Name of a pool and what deviates from the protocol -> the values of each setting of its claims."""
@@ -98,7 +109,7 @@ class Comparison:
             value=self.claim.value,
             unit=self.claim.unit,
             chance=None if guessed is None else self._scale * guessed,
-            num_test=num_test(done),
+            num_test=done.num_test,
             is_exact=self.claim.is_exact,
             pooled=self._pooled(pools),
             budgets={name: self._by_seed(cell, "steps", min) for name, cell in self.cells.items()},
@@ -240,3 +251,28 @@ def _cells(runs: Iterable[Run]) -> list[list[Run]]:
         of_end = (run.setting(*SEEDS, "data.corruption"), f"{run.level:g}") if is_end else (run.setting(*SEEDS),)
         groups[of_end].append(run)
     return list(groups.values())
+
+
+def deviations(run: Run, claim: Claim) -> list[str]:
+    """Return what of a run is not the paper's, a text each; of an unfinished one, as far as its config tells.
+
+    That is what the claim's protocol says otherwise, and what no part of the claim names and is not neutral.
+    """
+    found = []
+    for key, allowed in claim.protocol.items():
+        if key in MEASURED and run.state != "done":
+            continue
+        if isinstance(allowed, dict) and "by_model" in allowed:
+            if run.model not in allowed["by_model"]:
+                continue
+            allowed = allowed["by_model"][run.model]
+        value = property_of(run, key)
+        if not is_allowed(value, allowed, key):
+            found.append(f"{key}={as_text(value)}, not {as_text(allowed)}")
+    named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
+    named |= {*SEEDS, *claim.vary, *claim.leaves_open}
+    return found + [
+        f"{key}={as_text(value)}, not {NOT_NAMED}"
+        for key, value in run.not_neutral.items()
+        if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
+    ]

@@ -14,11 +14,11 @@ from rethinkgen.report.claim_files import Paper
 from rethinkgen.report.claims import Verdict, headline, judge, main_table
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import is_graded
 from rethinkgen.report.found import doubts, sentence
 from rethinkgen.report.tables import Table, tables
 from rethinkgen.run.origin import command_of
 from rethinkgen.run.run import Run, damage_of
+from rethinkgen.run.settings import is_graded
 
 MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
 """Lines shown: runs that no sweep started have one each."""

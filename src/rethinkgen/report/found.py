@@ -7,11 +7,9 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.numbers import binomial_error, shown
-from rethinkgen.report.quantities import num_test
-from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import by_setting, corruption_name
 
 MOST_GROUPS = 3
 """Of more, the best and the worst are told."""
@@ -99,9 +97,8 @@ def _failures(runs: Sequence[Run]) -> str:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-    counts = Counter((run.setting(*SEEDS), run.facts.get("fingerprint")) for run in runs)
-    fewest, most = min(counts.values()), max(counts.values())
-    single = sum(number == 1 for number in counts.values())
+    counts = list(map(len, by_setting(runs)))
+    fewest, most, single = min(counts), max(counts), counts.count(1)
     if most == 1:
         return "One run a setting: how far another seed would differ is not known."
     if fewest == most:
@@ -111,7 +108,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _test_set(runs: Sequence[Run]) -> str:
-    sizes = {num_test(run) for run in runs}
+    sizes = {run.num_test for run in runs}
     accuracies = [run.number("test/accuracy") for run in runs]
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None or not all(0 <= accuracy <= 1 for accuracy in accuracies):

@@ -10,16 +10,6 @@ from functools import cache
 
 DASH = "–"
 """Where there is no number."""
-NUM_TEST = {
-    "digits": 360,
-    "mnist": 10_000,
-    "fashion_mnist": 10_000,
-    "cifar10": 10_000,
-    "cifar10_jpeg": 10_000,
-    "cifar100": 10_000,
-    "svhn": 26_032,
-}
-"""Test examples of data sets of which everybody has the same."""
 
 
 @dataclass(frozen=True)

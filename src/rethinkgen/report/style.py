@@ -10,7 +10,7 @@ import importlib.resources
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -49,11 +49,43 @@ PALETTE = (
 """In this order for what has no look of its own."""
 
 
+class Facts(NamedTuple):
+    """How a quantity is shown."""
+
+    label: str
+    scale: float = 1.0
+    limits: Sequence[float | None] = (None, None)
+    is_log: bool = False
+    """Where values reach over more than a few times the smallest."""
+
+
+@cache
+def any_sweep() -> dict[str, Any]:
+    """Return what is declared of any sweep: ``looks``, ``facts`` and ``figures``."""
+    told: dict[str, Any] = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
+    return told
+
+
+def facts(quantity: str) -> Facts:
+    """Return how a quantity is shown; of shares in percent, of one that nothing is known of its name and no more."""
+    if (told := any_sweep()["facts"].get(quantity)) is not None:
+        return Facts(**told)
+    what, _, kind = quantity.rpartition("/")
+    if kind == "error":
+        return Facts(f"{what} error (%)", 100.0, (0, 100))
+    if kind.startswith("accuracy"):
+        return Facts(f"{what} {kind.replace('_', ' ')} (%)".strip(), 100.0, (None, 103))
+    if kind.startswith("loss"):
+        return Facts(f"{what} loss (nats)", limits=(0, None))
+    if quantity.startswith("steps_to"):
+        return Facts(quantity.replace("_", " "), is_log=True)
+    return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
+
+
 @cache
 def known_looks() -> dict[str, Look]:
     """Return name of a corruption or model -> its look, the same in every figure; in the order to list them in."""
-    told = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
-    return {name: PALETTE[number] for name, number in told["looks"].items()}
+    return {name: PALETTE[number] for name, number in any_sweep()["looks"].items()}
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:

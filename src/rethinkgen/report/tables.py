@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from rethinkgen.report.claim_files import Claim, Paper, load_claims, load_papers
+from rethinkgen.report.claim_files import Claim, Paper, is_kindred, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
-from rethinkgen.report.figures.settings import corruption_name
 from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
-from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, property_of, tell_apart
 from rethinkgen.report.table import SOLVED, Cell, Table
-from rethinkgen.run.identity import SEEDS, takes_steps
+from rethinkgen.run.identity import takes_steps
+from rethinkgen.run.quantities import observe, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import by_setting, corruption_name, tell_apart
+from rethinkgen.run.where import matches
 
 __all__ = ["Table", "tables"]
 
@@ -220,7 +221,7 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
     """Return what is behind a cell, as a CSV has it: shares in [0, 1], and no number for what was not reached."""
     (metric, unit), claim, summary, group = row.measured(spec), row.claim_of(spec), row.summary(spec), row.group(spec)
     scale = 100.0 if unit == "%" else 1.0
-    size = next((num_test(run) for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
+    size = next((run.num_test for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
     ends = (summary and interval(summary)) or (None, None)
     values = (summary.mean, summary.deviation, *ends) if summary and math.isfinite(summary.mean) else 4 * (None,)
     mean, deviation, low, high = (None if value is None else value / scale for value in values)
@@ -296,7 +297,7 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
     to_come: list[Group] = [()] if table.rows_to_come == "always" or is_whole else []
     found = []
     for claim in claims:
-        groups = _by_setting([run for run in runs if matches(run, claim.runs)])
+        groups = by_setting([run for run in runs if matches(run, claim.runs)])
         groups.sort(key=lambda group: [group[0].key(key) or 0 for key in table.always])
         for group, apart in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
             keys = [key for key in table.always if group and group[0].key(key)]
@@ -322,7 +323,7 @@ def _is_of_its_data(claim: Claim, group: Group) -> bool:
 
 def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
     """Return a row for each setting of the runs that a table is about, by the number of examples."""
-    groups = _by_setting([run for run in runs if matches(run, table.where)])
+    groups = by_setting([run for run in runs if matches(run, table.where)])
     groups.sort(key=lambda group: group[0].key("data.num_train") or math.inf)
     keys = [key for key in table.told() if key != "model"]
     apart = _apart([group[0] for group in groups], keys, by_model="model" in table.told())
@@ -335,8 +336,8 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
     What tells a setting from those in other tables is named, too.
     """
     models = list(dict.fromkeys(run.model for run in runs))
-    groups = _by_setting(runs)
-    others = _by_setting([run for run in elsewhere if run.data == runs[0].data])
+    groups = by_setting(runs)
+    others = by_setting([run for run in elsewhere if run.data == runs[0].data])
     rests = _rests([group[0] for group in (*groups, *others)])
     rows: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for group in groups:
@@ -387,7 +388,7 @@ def _spread_of(runs: Sequence[Run]) -> str:
         "Mean ± sample standard deviation over n runs that differ in their seeds alone (the number "
         "itself where n is 1), in brackets the 95 % interval of the mean (Student's t)."
     )
-    groups = _by_setting([run for run in runs if run.state == "done"])
+    groups = by_setting([run for run in runs if run.state == "done"])
     if any(len({run.seed for run in group}) < len(group) for group in groups):
         told += " Some runs share their seed and differ in data.seed or data.order_seed alone: no repetitions."
     return told
@@ -427,14 +428,6 @@ def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run
         varies_size = any(matches(run, where) for where in of_sizes)
         parts[run.data, None if varies_size else run.key("data.num_train")].append(run)
     return list(parts.values())
-
-
-def _by_setting(runs: Sequence[Run]) -> list[Group]:
-    """Group repetitions of a run; what lay elsewhere under the same name of data is another setting."""
-    groups: dict[tuple[str, Any], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.setting(*SEEDS), run.facts.get("fingerprint")].append(run)
-    return list(groups.values())
 
 
 def _what(runs: Sequence[Run]) -> str:

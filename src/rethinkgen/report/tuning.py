@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from rethinkgen.report.claim_files import Claim
-from rethinkgen.report.quantities import matches, observe
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import observe
 from rethinkgen.run.run import Run
+from rethinkgen.run.where import matches
 
 ACTS = 0.01
 """Share by which a strength changes the solution at least, where it acts."""

@@ -18,10 +18,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import Paper, load_papers
 from rethinkgen.report.declared import Checked, Selector, checked, several
-from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
-from rethinkgen.report.style import REPORT
+from rethinkgen.report.style import any_sweep
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
 from rethinkgen.run.run import Run
 from rethinkgen.words import meant
 
@@ -236,10 +236,7 @@ def packaged() -> tuple[Figure, ...]:
 
 @cache
 def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
-    declared = [(paper.name, paper.figures) for paper in papers]
-    declared += [
-        ("any_sweep", yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))["figures"])
-    ]
+    declared = [*((paper.name, paper.figures) for paper in papers), ("any_sweep", any_sweep()["figures"])]
     return tuple(
         read_figure(name, node, f"{paper}, figure {name}") for paper, told in declared for name, node in told.items()
     )

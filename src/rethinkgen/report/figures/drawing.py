@@ -17,11 +17,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from rethinkgen.report.figures.declaration import MOST_LINES
 from rethinkgen.report.figures.panels import Grid, Panel, published_points, spaced
 from rethinkgen.report.figures.settings import place as place_of
-from rethinkgen.report.figures.settings import x_of
 from rethinkgen.report.figures.words import filled
 from rethinkgen.report.numbers import shown as shown_number
-from rethinkgen.report.quantities import chance
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
+from rethinkgen.run.quantities import chance
+from rethinkgen.run.settings import x_of
 
 THOUSANDS_FROM = 5000
 """Budget from which steps are counted in thousands, as in the paper."""

@@ -15,10 +15,12 @@ import pandas as pd
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import Line, names, settings, told, x_of
+from rethinkgen.report.figures.settings import Line, settings
 from rethinkgen.report.numbers import CONFIDENCE
-from rethinkgen.report.quantities import facts, keys_of, property_of
+from rethinkgen.report.style import facts
+from rethinkgen.run.quantities import keys_of, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import names, told, x_of
 
 HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
 """Keys that change nothing about the network in the end, where training ends with its budget."""

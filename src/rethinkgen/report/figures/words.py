@@ -12,9 +12,11 @@ from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_papers
 from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
 from rethinkgen.report.figures.panels import Panel
-from rethinkgen.report.figures.settings import settings, x_of
-from rethinkgen.report.quantities import facts, value_of
+from rethinkgen.report.figures.settings import settings
+from rethinkgen.report.style import facts
+from rethinkgen.run.quantities import value_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import x_of
 
 FITTED_WHAT = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
 MARKS = {
