@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.stats import bartlett
 
-from rethinkgen.report.numbers import Spread, Summary, half_width, interval, shown, shown_summary, shown_with_interval
+from rethinkgen.report.numbers import shown, shown_summary, shown_with_interval
 from rethinkgen.report.rules import RULES, Context, Finding, Seed, alike, pool
+from rethinkgen.run.spread import Spread, Summary, half_width, interval
 
 PERCENT = Context(value=50.5, unit="%", chance=10.0, num_test=10_000)
 STEPS = Context(value=None, unit="steps", chance=None, num_test=None)

@@ -12,10 +12,11 @@ from wandb_workspaces import expr
 
 from rethinkgen.publish.upload import Place, wandb_id
 from rethinkgen.report.claims import published
-from rethinkgen.report.contents import Report, without_machine_paths
+from rethinkgen.report.contents import Report
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.table import Cell, Table
 from rethinkgen.run.identity import LEVELS
+from rethinkgen.run.origin import without_machine_paths
 from rethinkgen.run.run import Run
 from rethinkgen.run.wandb_mirror import X_AXIS
 

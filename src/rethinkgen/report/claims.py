@@ -10,13 +10,14 @@ from typing import Literal, get_args
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, is_kindred, load_claims
 from rethinkgen.report.comparisons import NOT_NAMED, Comparison, Pools, comparisons_of, named, pools_of
-from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
+from rethinkgen.report.numbers import DASH, shown_published, shown_summary
 from rethinkgen.report.rules import Finding, Judgement
 from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import untuned
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.quantities import FALLEN, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.spread import summarise
 from rethinkgen.run.where import matches
 
 Answer = Literal[

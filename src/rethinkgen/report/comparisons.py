@@ -12,13 +12,14 @@ from typing import Literal
 
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.claim_files import Claim, Rule, load_papers
-from rethinkgen.report.numbers import Spread, shown_summary, summarise
+from rethinkgen.report.numbers import shown_summary
 from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
 from rethinkgen.report.tuning import chosen_strengths, is_tuned
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.quantities import QUANTITY_KEYS, as_text, chance, observe, property_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import tell_apart
+from rethinkgen.run.spread import Spread, summarise
 from rethinkgen.run.where import is_allowed, is_below, matches
 
 Outlook = Literal["complete", "awaited", "failed", "short"]

@@ -7,9 +7,10 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from rethinkgen.report.numbers import binomial_error, shown
+from rethinkgen.report.numbers import shown
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import by_setting, corruption_name
+from rethinkgen.run.spread import binomial_error
 
 MOST_GROUPS = 3
 """Of more, the best and the worst are told."""

@@ -18,15 +18,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.files import write_atomically
+from rethinkgen.names import stem, to_csv
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import MARK, Claim
 from rethinkgen.report.claims import certainty_marks, count, departures, published
-from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, WHAT, Report, shown_commands, without_machine_paths
+from rethinkgen.report.contents import Report
 from rethinkgen.report.figures import Picture
-from rethinkgen.report.names import stem, to_csv
 from rethinkgen.report.own_page import FOLDERS, check_is_own
 from rethinkgen.run.folder import now
+from rethinkgen.run.origin import shown_commands, without_machine_paths
+from rethinkgen.run.overview import WHAT
 
+MOST_COMMANDS_OF_A_FIGURE = 12
 MOST_ROWS_SHOWN = 200
 """Rows of a figure's data that the page shows; what one downloads has all."""
 MOST_ROWS_OF_A_TABLE = 40

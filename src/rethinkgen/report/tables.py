@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from rethinkgen.names import distinct, stem
 from rethinkgen.report.claim_files import Claim, Paper, is_kindred, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
-from rethinkgen.report.names import distinct, stem
-from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
+from rethinkgen.report.numbers import DASH, shown, shown_with_interval
 from rethinkgen.report.table import SOLVED, Cell, Table
 from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.quantities import observe, property_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import by_setting, corruption_name, tell_apart
+from rethinkgen.run.spread import Summary, binomial_error, interval, summarise
 from rethinkgen.run.where import matches
 
 __all__ = ["Table", "tables"]

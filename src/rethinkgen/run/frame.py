@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
+from rethinkgen.run.spread import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +51,10 @@ read_runs = open_sweep
 
 
 def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return ``mean``, ``std`` and ``n`` of a metric for each setting of ``open_sweep``, over its finished runs.
+    """Return ``mean``, ``std``, ``n`` of a metric for each setting of ``open_sweep``, over its finished runs.
 
-    ``std`` is the sample standard deviation, not a number for a single run. Where a finished run did not reach what the
+    ``low`` and ``high`` are the ends of the mean's 95 % interval, by Student's t. ``std`` is the sample standard
+    deviation; these three are not a number for a single run. Where a finished run did not reach what the
     metric counts to (``steps_to_fit``), neither is the mean: without that run it would be of the fast ones alone.
 
     Raises:
@@ -65,7 +67,7 @@ def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     groups = done.groupby(level=settings, sort=False, dropna=False)
     told = groups.agg(["mean", "std", "size"]).rename(columns={"size": "n"})
     told.loc[groups.count() < told["n"], ["mean", "std"]] = float("nan")
-    return told
+    return with_interval(told)
 
 
 def _facts(run: Run) -> dict[str, Any]:

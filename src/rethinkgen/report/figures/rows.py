@@ -1,7 +1,4 @@
-"""The numbers that a declaration is over: a row a run, a row a run and step, or a measure's own table.
-
-Here alone it is known where these lie; everything else only filters, groups and draws.
-"""
+"""The numbers that a declaration is over: a row a run, a row a run and step, or a measure's own table."""
 
 from __future__ import annotations
 
@@ -12,18 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import Line, settings
-from rethinkgen.report.numbers import CONFIDENCE
 from rethinkgen.report.style import facts
-from rethinkgen.run.quantities import keys_of, property_of
+from rethinkgen.run.quantities import property_of
+from rethinkgen.run.rows import at_x, curves, means, measured_tables, number
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import names, told, x_of
-
-HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
-"""Keys that change nothing about the network in the end, where training ends with its budget."""
 
 
 def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -39,7 +32,8 @@ def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFra
         rows = table.groupby(["run", x], sort=False)[y].mean().reset_index() if "run" in table else table
         return means(rows, x, y).assign(is_bound=False, is_open=False, kind="mean")
     if figure.kind == "curves":
-        return curves(line, y)
+        quantity = y.removeprefix("best ")
+        return curves(line.runs, quantity, scale=facts(quantity).scale, is_best=quantity != y)
     return points(figure, line, y) if is_mean else each_run(figure, line, y)
 
 
@@ -50,40 +44,19 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
     there is the last, unless the figure shows the step. What is damaged is added to ``left_out``.
     """
     measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
-    found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
-    if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
-        last: dict[Run, int] = {}
-        for run, each in found:
-            last[run] = max(each.step, last.get(run, 0))
-        found = [(run, each) for run, each in found if each.step == last[run]]
+    every_step = figure.kind == "curves" or "step" in (quantity for _, quantity in figure.named())
+    found, damage = measured_tables(runs, measure, name, every_step=every_step)
+    left_out += damage
     groups = settings(dict.fromkeys(run for run, _ in found))
     labels = {run: label for group, label in zip(groups, names(groups), strict=True) for run in group}
     tables = [pd.DataFrame()]
-    for run, each in found:
-        try:
-            columns = {column: list(values) for column, values in each.table(name).items()}
-        except DamagedFileError as error:
-            left_out.append(str(error))
-            continue
-        table = pd.DataFrame({"step": each.step, **columns}).assign(run=run.path.name, line=labels[run])
+    for run, columns in found:
+        table = columns.assign(run=run.path.name, line=labels[run])
         if figure.series is not None:
             own = table[figure.series].astype(str) if figure.series in table else told(run, figure.series)
             table["line"] = f"{labels[run]}, " + own if len(groups) > 1 else own
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def means(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Return mean, sample standard deviation, the ends of the mean's 95 % interval (Student's t) and n at each ``x``.
-
-    Not a number where there are too few values.
-    """
-    from scipy.special import stdtrit
-
-    grouped = rows.groupby(x, sort=pd.api.types.is_numeric_dtype(rows[x]))[y]
-    table = grouped.agg(mean="mean", std="std", low="mean", high="mean", n="count").reset_index()
-    half = stdtrit(table["n"] - 1, (1 + CONFIDENCE) / 2) * table["std"] / np.sqrt(table["n"])
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 
 def points(figure: Figure, line: Line, y: str) -> pd.DataFrame:
@@ -113,24 +86,6 @@ def points(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     return (table.assign(fit=fit) if is_about_unfitted else table).rename(columns={"at": x})
 
 
-def at_x(runs: Sequence[Run], x: str) -> pd.DataFrame:
-    """Return ``at, run, seed`` of finished runs, each seed once: true labels and probability 0 are one run twice.
-
-    So are two that differ in how often they were looked at. A value that was asked for and has no finished run yet is
-    there with a run that is not.
-    """
-    keys = keys_of(x)
-    found = [
-        (at, run, run.setting(*keys), run.setting(*keys, *HOW_OFTEN_LOOKED_AT), run.state == "done")
-        for run in runs
-        if (at := x_of(run, x)) is not None
-    ]
-    rows = pd.DataFrame(found, columns=["at", "run", "seed", "same", "is_done"])
-    done = rows[rows["is_done"]].drop_duplicates(["at", "same"])
-    rows = pd.concat([done, rows[~rows["at"].isin(done["at"])]]).sort_index()
-    return rows.sort_values("at", kind="stable") if pd.api.types.is_numeric_dtype(rows["at"]) else rows
-
-
 def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     """Return a row for each finished run: its name, seed, and where it stands; also what has no number."""
     named = dict.fromkeys(["model", "data.corruption", "regularizer", *filter(None, (figure.series, figure.shape))])
@@ -148,50 +103,3 @@ def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
             row[name] = facts(name).scale * value if isinstance(value, int | float) else value
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def number(run: Run, quantity: str) -> float:
-    """Return what was measured, infinite where it was not reached; else not a number."""
-    value = x_of(run, quantity)
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def logged(run: Run, quantity: str) -> pd.DataFrame:
-    """Return ``step`` and ``value`` where a run has a quantity along training."""
-    if quantity not in run.curves:
-        return pd.DataFrame({"step": [], "value": []})
-    # By numpy, as there may be a thousand runs.
-    steps, values = run.curves["step"].to_numpy(), run.curves[quantity].to_numpy(float)
-    is_logged = ~np.isnan(values)
-    return pd.DataFrame({"step": steps[is_logged], "value": values[is_logged]})
-
-
-def curves(line: Line, y: str) -> pd.DataFrame:
-    """Return ``means`` at each step over the finished runs of a line, and the other runs one by one (``kind``).
-
-    Runs that ended at different steps are told one by one. ``best ...``: of each, the best so far.
-    """
-    quantity = y.removeprefix("best ")
-    found = [(run, logged(run, quantity)) for run in line.runs]
-    found = [(run, table.assign(value=facts(quantity).scale * table["value"])) for run, table in found if len(table)]
-    if quantity != y:
-        found = [(run, table.assign(value=table["value"].cummax())) for run, table in found]
-    mean = mean_curve([table for run, table in found if run.state == "done"])
-    tables = [] if mean is None else [mean.assign(kind="mean")]
-    tables += [
-        table.rename(columns={"value": "mean"}).assign(n=1, kind=f"seed {run.seed}, {run.state}")
-        for run, table in found
-        if run.state != "done" or mean is None
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def mean_curve(found: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
-    """Return ``means`` over curves at the steps that all have; nothing where they end apart.
-
-    A mean over fewer and fewer runs would jump wherever one of them ends.
-    """
-    if not found or len({table["step"].iloc[-1] for table in found}) > 1:
-        return None
-    table = means(pd.concat(found), "step", "value")
-    return table[table["n"] == len(found)].reset_index(drop=True)

@@ -1,13 +1,15 @@
-"""Names of the report's files, and texts in its CSV files: whatever the runs call their data, models and settings."""
+"""Names of files, and texts in CSV files: whatever runs call their data, models and settings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from rethinkgen.files import csv_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST_STEM = 80
 
