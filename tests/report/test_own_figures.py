@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from made_up import made_up_run
 
+from rethinkgen.commands.report import declared_in
 from rethinkgen.report.figures import Picture, picture
-from rethinkgen.report.figures.declaration import Figure, check_quantities, declared_in, packaged, read_figure
+from rethinkgen.report.figures.declaration import Figure, check_quantities, packaged, read_figure
 from rethinkgen.report.figures.guess import completed
 from rethinkgen.run.measured import file_of, measure_id, write_measured
 from rethinkgen.run.own_code import opening

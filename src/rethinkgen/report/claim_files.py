@@ -20,13 +20,11 @@ from functools import cache, cached_property, reduce
 from inspect import Parameter, signature
 from itertools import chain
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, create_model
 
-from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
@@ -318,22 +316,6 @@ def load_papers() -> tuple[Paper, ...]:
 def load_claims() -> list[Claim]:
     """Return the claims of all papers, in the order of the files."""
     return [claim for paper in load_papers() for claim in paper.claims]
-
-
-def read_own(path: Path) -> Paper:
-    """Read a paper of the user's own.
-
-    Raises:
-        ValueError: there is no such file, or it says something that cannot be.
-    """
-    content, name = read_bytes(path, MOST_BYTES_OF_TABLE), f"claims={path}"
-    if content is None:
-        raise ValueError(f"{name}: there is no such file.")
-    own = read_paper(name, content.decode("utf-8", errors="replace"))
-    # It may not take the place of ours.
-    if taken := {claim.id for claim in own.claims} & {claim.id for claim in load_claims()}:
-        raise ValueError(f"{name}, claim {min(taken)}: there is one of this id already. Give it another.")
-    return own
 
 
 @contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import Paper
 from rethinkgen.report.claims import Verdict, headline, judge, main_table
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.found import doubts, sentence
 from rethinkgen.report.tables import Table, tables
 from rethinkgen.run.origin import without_machine_paths
 from rethinkgen.run.overview import Overview
@@ -33,21 +32,9 @@ class Report(Overview):
     """A line on each figure that was asked for and is not there."""
 
     @cached_property
-    def found(self) -> str:
-        """What was found, in a sentence."""
-        return sentence(self.runs)
-
-    @cached_property
-    def doubts(self) -> list[str]:
-        """What the numbers rest on, a sentence each."""
-        return doubts(self.runs)
-
-    @cached_property
     def sources(self) -> dict[Paper, list[str]]:
         """Of each paper whose claims were judged, the marks of the sources that these cite."""
-        cited: dict[Paper, list[str]] = defaultdict(list)
-        for verdict in self.verdicts:
-            cited[verdict.claim.paper] += verdict.claim.cited
+        cited = collected((verdict.claim.paper, mark) for verdict in self.verdicts for mark in verdict.claim.cited)
         return {paper: [mark for mark in paper.sources if mark in marks] for paper, marks in cited.items()}
 
     @property

@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.files import write_atomically
@@ -23,8 +22,8 @@ from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import MARK, Claim
 from rethinkgen.report.claims import certainty_marks, count, departures, published
 from rethinkgen.report.contents import Report
-from rethinkgen.report.figures import Picture
 from rethinkgen.report.own_page import FOLDERS, check_is_own
+from rethinkgen.report.table import ENVIRONMENT
 from rethinkgen.run.folder import now
 from rethinkgen.run.origin import shown_commands, without_machine_paths
 from rethinkgen.run.overview import WHAT
@@ -81,35 +80,10 @@ def _files_of(page: str) -> set[str]:
 
 def render(report: Report, drawings: dict[str, str]) -> str:
     """Return the page; ``drawings`` has the SVG file of each picture by its name."""
-    environment = Environment(
-        loader=PackageLoader("rethinkgen.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
-        "published": published,
-        "cited": cited,
-        "download": download,
-        "to_csv": to_csv,
-        "data_text": data_text,
-        "what": WHAT,
-        "wide": WIDE,
-        "most_rows_of_a_table": MOST_ROWS_OF_A_TABLE,
-        "stem": stem,
-        "shown_commands": partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
-        "without_machine_paths": without_machine_paths,
-    }
-    style = environment.get_template("page.css").render()
-    shown = [
-        (picture, drawings[picture.name], Markup(named(drawings[picture.name], picture))) for picture in report.pictures
-    ]
-    shown.sort(key=lambda one: not one[0].leads)
+    shown = [(picture, drawings[picture.name]) for picture in sorted(report.pictures, key=lambda one: not one.leads)]
     num_leading = min(max(sum(picture.leads for picture in report.pictures), LEAST_LEADING), MOST_LEADING)
-    return environment.get_template("page.html").render(
+    return ENVIRONMENT.get_template("page.html").render(
         report=report,
-        style=Markup(style),
         items=[(item, list(of_it)) for item, of_it in groupby(report.verdicts, key=lambda verdict: verdict.claim.item)],
         marks=certainty_marks(report.verdicts),
         counts=count(report.verdicts),
@@ -118,6 +92,17 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         leading=shown[:num_leading],
         others=shown[num_leading:],
         written=now().replace("T", " ").replace("+00:00", " UTC"),
+        published=published,
+        cited=cited,
+        download=download,
+        to_csv=to_csv,
+        data_text=data_text,
+        what=WHAT,
+        wide=WIDE,
+        most_rows_of_a_table=MOST_ROWS_OF_A_TABLE,
+        stem=stem,
+        shown_commands=partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
+        without_machine_paths=without_machine_paths,
     )
 
 
@@ -134,15 +119,6 @@ def cited(claim: Claim) -> Markup:
     """Return a claim's source, each mark in it a link to what it stands for."""
     address = rf'<a href="#source-{stem(claim.paper.name)}-\g<0>">\g<0></a>'
     return Markup(MARK.sub(address, str(escape(claim.source))))
-
-
-def named(svg: str, picture: Picture) -> str:
-    """Return an ``<svg>`` element that tells those who cannot see it what it is."""
-    title, description = f"{picture.name}-title", f"{picture.name}-description"
-    texts = f'<title id="{title}">{escape(picture.title)}</title>'
-    texts += f'<desc id="{description}">{escape(picture.caption)}</desc>'
-    head, _, rest = svg.removeprefix("<svg").partition(">")
-    return f'<svg role="img" aria-labelledby="{title} {description}"{head}>{texts}{rest}'
 
 
 def data_text(data: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rethinkgen.report.numbers import shown, shown_published, shown_summary
+from rethinkgen.numbers import shown, shown_published, shown_summary
 from rethinkgen.run.spread import CONFIDENCE, Spread, binomial_error, half_width, own_spread, summarise
 
 Seed = tuple[Any, ...]

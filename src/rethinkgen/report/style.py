@@ -18,9 +18,6 @@ Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
 
 SOLID: Dashes = "-"
 DASHED: Dashes = (0, (5, 1.6))
-DOTTED: Dashes = (0, (1.2, 1.4))
-DASH_DOT: Dashes = (0, (6, 1.6, 1.2, 1.6))
-LONG: Dashes = (0, (9, 2))
 GREY = "#6E6E6E"
 """Of what is no result: chance, axes, notes."""
 REPORT = importlib.resources.files("rethinkgen.report")
@@ -32,21 +29,6 @@ class Look(NamedTuple):
     colour: str
     marker: str
     dashes: Dashes
-
-
-PALETTE = (
-    Look("#0072B2", "o", SOLID),
-    Look("#D55E00", "s", DASHED),
-    Look("#009E73", "^", DASH_DOT),
-    Look("#CC79A7", "v", LONG),
-    Look("#000000", "D", DOTTED),
-    Look("#E69F00", "P", (0, (6, 1.4, 1.2, 1.4, 1.2, 1.4))),
-    Look("#56B4E9", "X", SOLID),
-    Look("#882255", "<", DASHED),
-    Look("#808000", ">", DASH_DOT),
-    Look("#117766", "h", LONG),
-)
-"""In this order for what has no look of its own."""
 
 
 class Facts(NamedTuple):
@@ -61,7 +43,7 @@ class Facts(NamedTuple):
 
 @cache
 def any_sweep() -> dict[str, Any]:
-    """Return what is declared of any sweep: ``looks``, ``facts`` and ``figures``."""
+    """Return what is declared of any sweep: ``palette``, ``looks``, ``facts`` and ``figures``."""
     told: dict[str, Any] = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
     return told
 
@@ -80,6 +62,12 @@ def facts(quantity: str) -> Facts:
     if quantity.startswith("steps_to"):
         return Facts(quantity.replace("_", " "), is_log=True)
     return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
+
+
+PALETTE = tuple(
+    Look(colour, marker, (0, tuple(dashes)) if dashes else SOLID) for colour, marker, dashes in any_sweep()["palette"]
+)
+"""In this order for what has no look of its own."""
 
 
 @cache

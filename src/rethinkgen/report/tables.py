@@ -7,22 +7,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from rethinkgen.grouping import collected
 from rethinkgen.names import distinct, stem
-from rethinkgen.report.claim_files import Claim, Paper, is_kindred, load_claims, load_papers
+from rethinkgen.numbers import DASH, shown, shown_with_interval
+from rethinkgen.report.claim_files import Claim, is_kindred, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
-from rethinkgen.report.numbers import DASH, shown, shown_with_interval
 from rethinkgen.report.table import SOLVED, Cell, Table
 from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.quantities import observe, property_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import by_setting, corruption_name, tell_apart
-from rethinkgen.run.spread import Summary, binomial_error, interval, summarise
+from rethinkgen.run.spread import Summary, binomial_error, summarise
 from rethinkgen.run.where import matches
 
 __all__ = ["Table", "tables"]
@@ -92,14 +92,9 @@ def declared() -> tuple[Declared, ...]:
     Raises:
         ValueError: a declaration has a key that no table has, or a column of no kind.
     """
-    return _tables_of(load_papers())
-
-
-@cache
-def _tables_of(papers: tuple[Paper, ...]) -> tuple[Declared, ...]:
     return tuple(
         checked(Declared, {"name": name, **node} if isinstance(node, dict) else node, f"{paper.name}, table {name}")
-        for paper in papers
+        for paper in load_papers()
         for name, node in paper.tables.items()
     )
 
@@ -223,7 +218,7 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
     (metric, unit), claim, summary, group = row.measured(spec), row.claim_of(spec), row.summary(spec), row.group(spec)
     scale = 100.0 if unit == "%" else 1.0
     size = next((run.num_test for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
-    ends = (summary and interval(summary)) or (None, None)
+    ends = (summary and summary.interval) or (None, None)
     values = (summary.mean, summary.deviation, *ends) if summary and math.isfinite(summary.mean) else 4 * (None,)
     mean, deviation, low, high = (None if value is None else value / scale for value in values)
     published = claim.value / scale if claim is not None and claim.value is not None else None
@@ -404,10 +399,7 @@ def _rests(firsts: Sequence[Run]) -> dict[Run, str]:
     """Name each setting by what neither corruption nor regularizers tell of it, no two of one model alike."""
     rests = _apart(firsts, TOLD_IN_GRIDS)
     # Two strengths of a regularizer, say: what is told elsewhere is the same, and what is left as well.
-    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for run in firsts:
-        alike[run.model, *_told(run), rests[run]].append(run)
-    for same in alike.values():
+    for same in collected(((run.model, *_told(run), rests[run]), run) for run in firsts).values():
         rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in _apart(same).items()}
     return rests
 
@@ -423,12 +415,12 @@ def _apart(firsts: Sequence[Run], leaving_out: Sequence[str] = (), *, by_model: 
 
 def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
     """Part runs by data set and by how many examples are trained on, unless that is what a table's rows differ in."""
-    parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
     of_sizes = [] if sizes_apart else [table.where for table in declared() if "data.num_train" in table.told()]
-    for run in runs:
-        varies_size = any(matches(run, where) for where in of_sizes)
-        parts[run.data, None if varies_size else run.key("data.num_train")].append(run)
-    return list(parts.values())
+
+    def size(run: Run) -> Any:
+        return None if any(matches(run, where) for where in of_sizes) else run.key("data.num_train")
+
+    return list(collected(((run.data, size(run)), run) for run in runs).values())
 
 
 def _what(runs: Sequence[Run]) -> str:

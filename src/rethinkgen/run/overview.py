@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from rethinkgen.run.found import doubts, sentence
 from rethinkgen.run.origin import command_of, shown_commands
 from rethinkgen.run.run import Run, damage_of
 from rethinkgen.run.settings import is_graded
@@ -44,6 +45,16 @@ class Overview:
         counts: Counter[str] = Counter(run.state for run in self.runs)
         others = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
         return ", ".join([f"{counts['done']:,} of {len(self.runs):,} runs finished", *others])
+
+    @cached_property
+    def found(self) -> str:
+        """What was found, in a sentence."""
+        return sentence(self.runs)
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """What the numbers rest on, a sentence each."""
+        return doubts(self.runs)
 
     @cached_property
     def unfinished(self) -> list[Run]:

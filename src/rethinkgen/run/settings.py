@@ -5,10 +5,11 @@ Nothing here knows a name of any model or corruption. Light: no torch.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rethinkgen.grouping import collected
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.quantities import CHOICES, NODE_OF, as_text, property_of, value_of
 from rethinkgen.run.run import Run
@@ -24,18 +25,12 @@ MOST_TOLD = 3
 
 def by_setting(runs: Iterable[Run]) -> list[list[Run]]:
     """Group repetitions of a run; what lay elsewhere under the same name of data is another setting."""
-    groups: dict[tuple[str, Any], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.setting(*SEEDS), run.facts.get("fingerprint")].append(run)
-    return list(groups.values())
+    return list(collected(((run.setting(*SEEDS), run.facts.get("fingerprint")), run) for run in runs).values())
 
 
 def by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Return source of images -> its runs, in the order in which they come: numbers on two sources share no axis."""
-    parts: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        parts[run.data].append(run)
-    return dict(parts)
+    return collected((run.data, run) for run in runs)
 
 
 def is_graded(run: Run) -> bool:

@@ -25,6 +25,14 @@ class Summary:
     """Sample standard deviation (divided by n - 1); nothing for a single run."""
     n: int
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The ends of the mean's 95 % interval, by Student's t with n - 1; nothing of a single run."""
+        if self.deviation is None:
+            return None
+        half = half_width(Spread(self.deviation, self.n - 1), self.n)
+        return self.mean - half, self.mean + half
+
 
 def summarise(values: Sequence[float]) -> Summary:
     """Return mean and sample standard deviation of at least one value; infinite where one is."""
@@ -70,14 +78,6 @@ def _quantile(df: float) -> float:
 def binomial_error(accuracy: float, num_examples: int) -> float:
     """Return the standard error of an accuracy in [0, 1] measured on so many independent examples."""
     return math.sqrt(accuracy * (1 - accuracy) / num_examples)
-
-
-def interval(summary: Summary) -> tuple[float, float] | None:
-    """Return the ends of the mean's 95 % interval, by Student's t with n - 1; nothing of a single run."""
-    if summary.deviation is None:
-        return None
-    half = half_width(Spread(summary.deviation, summary.n - 1), summary.n)
-    return summary.mean - half, summary.mean + half
 
 
 def with_interval(table: pd.DataFrame) -> pd.DataFrame:

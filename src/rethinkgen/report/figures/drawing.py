@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from rethinkgen.numbers import shown as shown_number
 from rethinkgen.report.figures.declaration import MOST_LINES
 from rethinkgen.report.figures.panels import Grid, Panel, published_points, spaced
 from rethinkgen.report.figures.settings import place as place_of
 from rethinkgen.report.figures.words import filled
-from rethinkgen.report.numbers import shown as shown_number
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
 from rethinkgen.run.quantities import chance
 from rethinkgen.run.settings import x_of
@@ -171,24 +171,19 @@ def looks_in(panel: Panel) -> list[Look]:
     return [line.look._replace(dashes=DASHED if quantities.index(y) else SOLID) for line, y, _ in panel.tables]
 
 
-def _key(axes: Axes, label: str, **style: Any) -> None:
-    """Have an entry in the legend that nothing is drawn of by itself."""
-    axes.plot([], [], label=label, **style)
-
-
 def _key_of_lines(axes: Axes, panel: Panel, *, is_joined: bool = True) -> None:
     """Have an entry in the legend for each line and, where there are several of each, for what dashes tell."""
     figure, has_one_line = panel.figure, len(panel.lines) == 1 and len(panel.y) > 1
     for (line, y, _), look in zip(panel.tables, looks_in(panel), strict=True):
         if y == panel.tables[0][1] or has_one_line:
             style = {"color": look.colour, "marker": look.marker, "linestyle": look.dashes if is_joined else "none"}
-            _key(axes, figure.labels.get(y, y) if has_one_line else line.label, **style)
+            axes.plot([], [], label=figure.labels.get(y, y) if has_one_line else line.label, **style)
     if len(panel.y) > 1 and not has_one_line:
         for y, dashes in zip(panel.y, (SOLID, DASHED), strict=False):
-            _key(axes, panel.facts(y).label, color=GREY, linestyle=dashes)
+            axes.plot([], [], label=panel.facts(y).label, color=GREY, linestyle=dashes)
     if figure.best:
         label = f"oracle: best {panel.facts(figure.best).label.partition(' (')[0]} so far"
-        _key(axes, label, color="#444444", linestyle=DASHED)
+        axes.plot([], [], label=label, color="#444444", linestyle=DASHED)
 
 
 def draw_curves(axes: Axes, panel: Panel) -> None:
@@ -291,13 +286,13 @@ def draw_scatter(axes: Axes, panel: Panel) -> None:
     style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
     if not figure.shape or figure.shape == figure.series:
         for line in panel.lines:
-            _key(axes, line.label, marker=line.look.marker, color=line.look.colour, **style)
+            axes.plot([], [], label=line.label, marker=line.look.marker, color=line.look.colour, **style)
         return
     colours = {line.label.partition(", ")[0]: line.look.colour for line in panel.lines}
     for name in spaced(list(colours), MOST_LINES) if panel.x != figure.series else []:
-        _key(axes, name, color=colours[name], linewidth=5)
+        axes.plot([], [], label=name, color=colours[name], linewidth=5)
     for name, marker in markers.items():
-        _key(axes, name, marker=marker, color=GREY, **style)
+        axes.plot([], [], label=name, marker=marker, color=GREY, **style)
 
 
 def _names(panel: Panel, quantity: str) -> list[str]:
@@ -319,7 +314,7 @@ def draw_histogram(axes: Axes, panel: Panel) -> None:
     bins = np.histogram_bin_edges(np.concatenate(values), bins="auto").tolist()
     axes.hist(values, bins=bins, color=[line.look.colour for line, _, _ in panel.tables])
     for line in panel.lines:
-        _key(axes, line.label, color=line.look.colour, linewidth=5)
+        axes.plot([], [], label=line.label, color=line.look.colour, linewidth=5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("runs" if panel.figure.of == "runs" else "count")
 
@@ -329,11 +324,12 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     figure, x, y, value = panel.figure, panel.x, panel.y[0], str(panel.figure.value)
     table = pd.concat([part for _, _, part in panel.tables])
     table["is_bound"] = _is_bound(table)
-    pivot = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
-    rows, columns = _names(panel, y) or pivot.index, _names(panel, x) or pivot.columns
-    means = pivot.reindex(index=rows, columns=columns).to_numpy(float)
-    pivot = table.pivot_table(index=y, columns=x, values="is_bound", aggfunc="max")
-    bound = pivot.reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
+    pivot = table.pivot_table(
+        index=y, columns=x, values=[value, "is_bound"], aggfunc={value: "mean", "is_bound": "max"}
+    )
+    rows, columns = _names(panel, y) or pivot.index, _names(panel, x) or pivot[value].columns
+    means = pivot[value].reindex(index=rows, columns=columns).to_numpy(float)
+    bound = pivot["is_bound"].reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
     shown = np.where(bound, np.nan, means)
     # As shapes, not as an image: sharp at any size.
     mesh = axes.pcolormesh(np.arange(len(columns)), np.arange(len(rows)), shown, cmap="viridis", shading="nearest")
@@ -424,7 +420,10 @@ def _keys(axes: Axes) -> dict[str, Line2D]:
 
 def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], axes: Any) -> None:
     """Put one legend below all panels where they have the same lines, else one beside each row or below each panel."""
-    first, *others = [{name: _look(handle) for name, handle in of_it.items()} for row in keys for of_it in row]
+    looks = {
+        handle: (handle.get_color(), handle.get_marker()) for row in keys for of_it in row for handle in of_it.values()
+    }
+    first, *others = [{name: looks[handle] for name, handle in of_it.items()} for row in keys for of_it in row]
     width, height = drawing.get_size_inches()
     if all(first.get(name) == look or name in MARKS for other in others for name, look in other.items()):
         merged = {name: handle for row in keys for of_it in row for name, handle in of_it.items()}
@@ -441,10 +440,6 @@ def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], a
         for of_it, place in zip(keys[0], axes[0], strict=True):
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "borderaxespad": 0.0}
             _legend(place, of_it, width / len(keys[0]), **below)
-
-
-def _look(handle: Line2D) -> tuple[Any, Any]:
-    return handle.get_color(), handle.get_marker()
 
 
 def _legend(owner: Any, keys: Mapping[str, Line2D], inches: float, **where: Any) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import is_kindred, load_claims
 from rethinkgen.report.declared import Selector, several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
@@ -134,21 +135,19 @@ def _split(
         groups = [group for group in settings(runs, *keys_of(str(figure.series))) if _has(group, figure.needs)]
         labels = names(groups, *keys_of(str(figure.series)))
         return [(figure, group, {one: label}) for group, label in zip(groups, labels, strict=True)]
+
+    def grouped(groups: Sequence[list[Run]], key: str) -> list[list[list[Run]]]:
+        return list(collected((value_of(group[0], key), group) for group in groups).values())
+
     first, *more = several(by)
     found = []
-    for group in _grouped(settings(runs), first):
-        parts_of_it = _grouped(group, more[0]) if more and len(group) > MOST_LINES else [group]
+    for group in grouped(settings(runs), first):
+        parts_of_it = grouped(group, more[0]) if more and len(group) > MOST_LINES else [group]
         for part in parts_of_it:
             keys = [first, *(key for key in more[: len(parts_of_it) - 1] if value_of(part[0][0], key))]
             called = {key: told(part[0][0], key) for key in keys}
             found.append((figure, [run for setting in part for run in setting], called))
     return found
-
-
-def _grouped(groups: Sequence[list[Run]], key: str) -> list[list[list[Run]]]:
-    values = [value_of(group[0], key) for group in groups]
-    pairs = list(zip(groups, values, strict=True))
-    return [[group for group, own in pairs if own == value] for value in dict.fromkeys(values)]
 
 
 def _lines(figure: Figure, runs: Sequence[Run], earlier: set[Run]) -> list[Line]:

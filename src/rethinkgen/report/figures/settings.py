@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.style import PALETTE, SOLID, Look, known_looks, looks_of
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
@@ -27,11 +27,12 @@ def settings(runs: Iterable[Run], *but_for: str, merge: Sequence[str] = ()) -> l
 
     ``merge``: keys that are no difference either, of runs that end with their budget.
     """
-    groups: dict[tuple[bool, str], list[Run]] = defaultdict(list)
-    for run in runs:
+
+    def setting(run: Run) -> tuple[bool, str]:
         is_of_budget = bool(merge) and not run.key("until_fit") and "early_stopping" not in run.regularizers
-        groups[is_of_budget, run.setting(*SEEDS, *(merge if is_of_budget else ()), *but_for)].append(run)
-    return sorted(groups.values(), key=lambda group: place(group[0]))
+        return is_of_budget, run.setting(*SEEDS, *(merge if is_of_budget else ()), *but_for)
+
+    return sorted(collected((setting(run), run) for run in runs).values(), key=lambda group: place(group[0]))
 
 
 def place(run: Run) -> tuple[Any, ...]:
@@ -60,9 +61,11 @@ def clouds(runs: Sequence[Run], series: str, shape: str) -> list[Line]:
     """Return the runs of each series and shape under one name, with the colour of the one, the marker of the other."""
     # Degrees of several corruptions would need as many colours as there are.
     is_coarse = series == "data.corruption" and not is_by_degrees(runs)
-    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in [run for group in settings(runs) for run in group]:
-        found[run.corruption if is_coarse else told(run, series), told(run, shape)].append(run)
+    found = collected(
+        ((run.corruption if is_coarse else told(run, series), told(run, shape)), run)
+        for group in settings(runs)
+        for run in group
+    )
     of_corruptions = series == "data.corruption" and not is_coarse
     colours = corruption_looks(runs) if of_corruptions else looks_of(list(dict.fromkeys(name for name, _ in found)))
     markers = looks_of(list(dict.fromkeys(name for _, name in found)))

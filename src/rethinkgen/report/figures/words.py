@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pandas as pd
 
+from rethinkgen.grouping import collected
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_papers
 from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
@@ -133,10 +133,12 @@ def _means(counts: Sequence[int], kinds: Sequence[str]) -> str:
 
 def fields_of(panels: Sequence[Panel]) -> str:
     """Say of a heat map what a field is, and whether it is a mean over more than seeds."""
-    fields: dict[Any, list[Run]] = {}
-    for number, panel in enumerate(panels):
-        for run in panel.runs if panel.figure.kind == "heatmap" and panel.figure.of == "runs" else ():
-            fields.setdefault((number, x_of(run, panel.x), x_of(run, panel.y[0])), []).append(run)
+    heatmaps = [panel for panel in panels if panel.figure.kind == "heatmap" and panel.figure.of == "runs"]
+    fields = collected(
+        ((number, x_of(run, panel.x), x_of(run, panel.y[0])), run)
+        for number, panel in enumerate(heatmaps)
+        for run in panel.runs
+    )
     if not fields:
         return ""
     counts = sorted({len(group) for group in fields.values()})
@@ -148,11 +150,9 @@ def fields_of(panels: Sequence[Panel]) -> str:
 
 def lacking(panels: Sequence[Panel]) -> list[str]:
     """Say how many finished runs are not in a plot of single runs, as they have no such number."""
-    found: dict[str, set[str]] = {}
-    for panel in panels:
-        for quantity, runs in panel.lacking.items():
-            found[quantity] = found.get(quantity, set()) | runs
-    counts = {quantity: f"{len(runs)} run{'s' if len(runs) > 1 else ''}" for quantity, runs in found.items()}
+    found = collected(each for panel in panels for each in panel.lacking.items())
+    numbers = {quantity: len(set().union(*runs)) for quantity, runs in found.items()}
+    counts = {quantity: f"{number} run{'s' if number > 1 else ''}" for quantity, number in numbers.items()}
     return [f"Not drawn: {count} without {quantity}." for quantity, count in counts.items()]
 
 

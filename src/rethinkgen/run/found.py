@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rethinkgen.report.numbers import shown
+from rethinkgen.grouping import collected
+from rethinkgen.numbers import shown
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import by_setting, corruption_name
 from rethinkgen.run.spread import binomial_error
@@ -64,9 +65,7 @@ def _test_accuracies(runs: Sequence[Run]) -> str:
 
 def _along(runs: Sequence[Run], before: str, name_of: Callable[[Run], str]) -> tuple[float, str]:
     """Return how far apart the test accuracies of an axis' names are on the mean, and these accuracies in words."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        groups[name_of(run)].append(100 * run.number("test/accuracy"))
+    groups = collected((name_of(run), 100 * run.number("test/accuracy")) for run in runs)
     ordered = sorted(groups, key=lambda name: -statistics.fmean(groups[name]))
     if len(ordered) == 1:
         return 0.0, _range(groups[ordered[0]])

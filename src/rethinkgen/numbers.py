@@ -1,10 +1,12 @@
-"""Numbers as a report prints them, with what stands beside them."""
+"""Numbers as people read them: no more digits than one looks at, the spread and the interval beside a mean."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from rethinkgen.run.spread import Summary, interval
+if TYPE_CHECKING:
+    from rethinkgen.run.spread import Summary
 
 DASH = "–"
 """Where there is no number."""
@@ -44,9 +46,9 @@ def shown_summary(summary: Summary, unit: str = "") -> str:
 
 
 def shown_with_interval(summary: Summary, unit: str = "") -> str:
-    """Return ``85.4 ± 0.3 [84.7, 86.1] %``, the interval as ``interval`` has it; of percent what can be."""
+    """Return ``85.4 ± 0.3 [84.7, 86.1] %``, the interval as the summary has it; of percent what can be."""
     text = shown_summary(summary, unit)
-    ends = interval(summary)
+    ends = summary.interval
     if ends is None or not summary.deviation or " ± " not in text:
         return text
     low, high = (min(max(end, 0.0), 100.0) for end in ends) if unit == "%" else ends
