@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rethinkgen.run.identity import LEVELS, flatten, takes_steps
@@ -55,10 +56,12 @@ def observe(run: Run, metric: str) -> float | None:
     ``test/unsteadiness``: mean absolute change of test/accuracy from an evaluation to the next. ``rademacher``:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
-    examples of d pixels.
+    examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
     """
     if run.state != "done":
         return None
+    if "*" in metric:
+        metric = next(reversed([name for name in run.metrics if fnmatchcase(name, metric)]), metric)
     if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
         return math.inf
     found = FOLLOWING[metric](run) if metric in FOLLOWING else run.number(metric)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
 
 from rethinkgen.errors import DamagedFileError
+from rethinkgen.grouping import collected
+from rethinkgen.run.measured import Measured
 from rethinkgen.run.quantities import keys_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import x_of
@@ -93,23 +96,29 @@ def mean_curve(found: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
 
 def measured_tables(
     runs: Sequence[Run], measure: str, name: str, *, every_step: bool
-) -> tuple[list[tuple[Run, pd.DataFrame]], list[str]]:
+) -> tuple[list[tuple[Run, Measured, pd.DataFrame]], list[str]]:
     """Return what a measure left of runs in a table, its columns and ``step``; and what is damaged, a line each.
 
-    Of several steps of a run there is the last, unless ``every_step``.
+    Of several that the measure's name stands for, by ``*``, there is each run's last; of several steps the last one,
+    unless ``every_step``.
     """
-    found = [(run, each) for run in runs for each in run.measured[0] if each.called == measure and name in each.tables]
-    last: dict[Run, int] = {}
-    for run, each in found:
-        last[run] = max(each.step, last.get(run, 0))
+    found = [
+        (run, each)
+        for run in runs
+        for each in run.measured[0]
+        if fnmatchcase(each.called, measure) and name in each.tables
+    ]
+    lasts = {run: each.key for run, each in found}
+    found = [(run, each) for run, each in found if each.key == lasts[run]]
+    steps = {run: max(each.step for each in of_run) for run, of_run in collected(found).items()}
     tables, damage = [], []
     for run, each in found:
-        if not every_step and each.step != last[run]:
+        if not every_step and each.step != steps[run]:
             continue
         try:
             columns = {column: list(values) for column, values in each.table(name).items()}
         except DamagedFileError as error:
             damage.append(str(error))
             continue
-        tables.append((run, pd.DataFrame({"step": each.step, **columns})))
+        tables.append((run, each, pd.DataFrame({"step": each.step, **columns})))
     return tables, damage

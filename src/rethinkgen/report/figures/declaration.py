@@ -5,6 +5,7 @@ What can be said is one class; docs/figures.md shows it with examples. All is ch
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ FITTED = "fitted"
 """In braces: which share of the training set the steps of the figure count to."""
 
 ONE_OR_SEVERAL = BeforeValidator(several)
-Axis = Literal["x", "y"]
+Axis = Literal["x", "y", "value"]
 
 
 def _are_two(ends: list[float | None]) -> list[float | None]:
@@ -56,7 +57,7 @@ class Figure(Checked):
     title: str = ""
     kind: Literal["lines", "curves", "scatter", "histogram", "heatmap", "pictures"] = "lines"
     of: str = "runs"
-    """``runs``, or a measure's table by its name."""
+    """``runs``, or a measure's table by its name; ``*`` for any text of it."""
     x: str | None = None
     y: str | Annotated[list[str | list[str]], Field(min_length=1)] | None = None
     """A quantity; a list of them: a panel each; a list in that list: several in one panel."""
@@ -72,6 +73,8 @@ class Figure(Checked):
     """A key, ``settings`` (of all but the series), or a list of what each panel has instead."""
     where: Selector = Field(default={})
     """Which runs: as in a claim, a key and its value or values, ``*`` for any text; of a list, any."""
+    only: dict[str, Any] = Field(default={})
+    """Which rows of a measure's table: column -> its value or values."""
     without: Selector = Field(default=[])
     besides: Selector = Field(default=[])
     """Runs that stand in an earlier panel, and need not stand here again; nor is there a panel of these alone."""
@@ -92,8 +95,10 @@ class Figure(Checked):
     marks: Annotated[list[Literal["chance", "unfitted"]], ONE_OR_SEVERAL] = Field(default=[])
     published: str = ""
     """Ids of claims, with ``*``, whose published numbers are shown beside ours."""
-    log: Annotated[list[Axis], ONE_OR_SEVERAL] = Field(default=[])
+    log: Annotated[list[Literal["x", "y"]], ONE_OR_SEVERAL] = Field(default=[])
     limits: dict[Axis, Annotated[list[float | None], AfterValidator(_are_two)]] = Field(default={})
+    percent: Annotated[list[str], ONE_OR_SEVERAL] = Field(default=[])
+    """Columns of a measure's table that are shares, shown in percent."""
     labels: dict[str, str] = Field(default={})
     """Quantity -> what it is called here."""
     panel_title: str = ""
@@ -165,11 +170,11 @@ def check_quantities(figure: Figure, runs: Sequence[Run], where: str) -> None:
         ValueError: a key, choice or number is named that no run has; the message says what there is. Or names stand
             where numbers are needed, or runs of one setting would have to stand apart.
     """
-    if figure.of != "runs":
-        _check_table(figure, runs, where)
-        return
-    known = known_quantities(runs)
     for part in figure.parts(where):
+        if part.of != "runs":
+            _check_table(part, runs, where)
+    known = known_quantities(runs)
+    for part in (part for part in figure.parts(where) if part.of == "runs"):
         for key, name in part.named():
             if name not in known:
                 told = ", ".join(one for one in known if "." not in one or "/" in one)
@@ -189,7 +194,7 @@ def _check_table(figure: Figure, runs: Sequence[Run], where: str) -> None:
     """Refuse a table that no measure has left of these runs."""
     measured = [each for run in runs for each in run.measured[0]]
     known = list(dict.fromkeys(f"measure/{each.called}/{name}" for each in measured for name in each.tables))
-    if figure.of not in known:
+    if not fnmatch.filter(known, figure.of):
         there = f"There are {', '.join(known)}." if known else "No measure has left any of these runs."
         raise ValueError(f"{where}: of={figure.of}: no such table.{meant(figure.of, known)} {there}")
 

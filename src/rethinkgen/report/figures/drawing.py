@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,10 @@ SINGLE, SEVERAL, IN_ROWS = 3.2, 2.6, 2.2
 """Inches that a panel is high: a single one, one of several side by side, one of several rows."""
 NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
+MOST_NUMBERS = 150
+"""In a heat map; in more fields they stand only where there are few columns, side by side in high maps."""
+FIELD, ROUND_FIELDS = (0.36, 0.19), 1.2
+"""Inches that a field of a heat map is wide and high at least, for a number in it; and what stands around all."""
 CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2)), "label": "chance"}
 HOLLOW: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "white"}
 UPWARDS: dict[str, Any] = {
@@ -58,7 +63,9 @@ def draw(grid: Grid) -> Drawing:
     """Draw panels, a list for each row."""
     columns = max(map(len, grid))
     drawing = Drawing(layout="constrained")
-    axes = drawing.subplots(len(grid), columns, squeeze=False)
+    heights, widths = _sizes(grid)
+    ratios: dict[str, Any] = {"height_ratios": heights} | ({"width_ratios": widths} if widths else {})
+    axes = drawing.subplots(len(grid), columns, squeeze=False, **ratios)
     ends = [max(map(_last_step, row)) for row in grid]
     has_one_axis = max(ends) <= MOST_STRETCHED * min(ends)
     for row, places, end in zip(grid, axes, ends, strict=True):
@@ -70,14 +77,32 @@ def draw(grid: Grid) -> Drawing:
                 place.set_ylabel(f"{panel.row}\n{place.get_ylabel()}")
             if panel.figure.kind == "curves" and has_one_axis and row is not grid[-1]:
                 place.set_xlabel("")
+            names = [[label.get_text() for label in each.get_yticklabels()] for each in (places[0], place)]
+            if panel.figure.kind == "heatmap" and panel is not row[0] and names[0] == names[1]:
+                place.tick_params(labelleft=False)
+                place.set_ylabel("")
         for place in places[len(row) :]:
             place.remove()
         _share(places[: len(row)])
     keys = [[_keys(place) for place in places[: len(row)]] for row, places in zip(grid, axes, strict=True)]
-    height = SINGLE if len(grid) == columns == 1 else SEVERAL if len(grid) == 1 else IN_ROWS * len(grid)
-    drawing.set_size_inches(NARROWEST if columns == 1 else PAGE, height)
+    drawing.set_size_inches(max(NARROWEST if columns == 1 else PAGE, sum(widths)), sum(heights))
     _legends(drawing, keys, axes)
     return drawing
+
+
+def _sizes(grid: Grid) -> tuple[list[float], list[float]]:
+    """Return how many inches each row is high and, of heat maps alone, each column is wide."""
+
+    def inches(panel: Panel, one: float, quantity: str) -> float:
+        return ROUND_FIELDS + one * len({value for _, _, table in panel.tables for value in table[quantity]})
+
+    maps = [[panel if panel.figure.kind == "heatmap" else None for panel in row] for row in grid]
+    lowest = SINGLE if len(grid) == max(map(len, grid)) == 1 else SEVERAL if len(grid) == 1 else IN_ROWS
+    heights = [max([lowest, *(inches(panel, FIELD[1], panel.y[0]) for panel in row if panel)]) for row in maps]
+    if not all(map(all, maps)):
+        return heights, []
+    columns = itertools.zip_longest(*maps)
+    return heights, [max(inches(panel, FIELD[0], panel.x) for panel in column if panel) for column in columns]
 
 
 def _mark(axes: Axes, panel: Panel) -> None:
@@ -176,7 +201,11 @@ def _key_of_lines(axes: Axes, panel: Panel, *, is_joined: bool = True) -> None:
     figure, has_one_line = panel.figure, len(panel.lines) == 1 and len(panel.y) > 1
     for (line, y, _), look in zip(panel.tables, looks_in(panel), strict=True):
         if y == panel.tables[0][1] or has_one_line:
-            style = {"color": look.colour, "marker": look.marker, "linestyle": look.dashes if is_joined else "none"}
+            style: Any = {
+                "color": look.colour,
+                "marker": look.marker,
+                "linestyle": look.dashes if is_joined else "none",
+            }
             axes.plot([], [], label=figure.labels.get(y, y) if has_one_line else line.label, **style)
     if len(panel.y) > 1 and not has_one_line:
         for y, dashes in zip(panel.y, (SOLID, DASHED), strict=False):
@@ -324,25 +353,29 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     figure, x, y, value = panel.figure, panel.x, panel.y[0], str(panel.figure.value)
     table = pd.concat([part for _, _, part in panel.tables])
     table["is_bound"] = _is_bound(table)
-    pivot = table.pivot_table(
-        index=y, columns=x, values=[value, "is_bound"], aggfunc={value: "mean", "is_bound": "max"}
-    )
-    rows, columns = _names(panel, y) or pivot.index, _names(panel, x) or pivot[value].columns
-    means = pivot[value].reindex(index=rows, columns=columns).to_numpy(float)
-    bound = pivot["is_bound"].reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
+    fields = table.groupby([y, x])
+    mean = fields[value].mean().unstack()
+    rows, columns = _names(panel, y) or mean.index, _names(panel, x) or mean.columns
+    means = mean.reindex(index=rows, columns=columns).to_numpy(float)
+    bound = fields["is_bound"].any().unstack().reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
     shown = np.where(bound, np.nan, means)
     # As shapes, not as an image: sharp at any size.
-    mesh = axes.pcolormesh(np.arange(len(columns)), np.arange(len(rows)), shown, cmap="viridis", shading="nearest")
+    low, high = figure.limits.get("value", (None, None))
+    places = np.arange(len(columns)), np.arange(len(rows))
+    mesh = axes.pcolormesh(*places, shown, cmap="viridis", shading="nearest", vmin=low, vmax=high)
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
+    if _names(panel, y):
+        axes.invert_yaxis()  # names are read from above
     axes.set_xlabel(figure.labels.get(x, panel.facts(x).label))
     axes.set_ylabel(figure.labels.get(y, panel.facts(y).label))
     bar = axes.figure.colorbar(mesh, ax=axes, label=figure.labels.get(value, panel.facts(value).label))
     assert bar.solids is not None
     bar.solids.set(rasterized=False, edgecolor="face")
-    middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else math.inf
-    for (at_y, at_x), number in np.ndenumerate(means) if means.size <= 150 else ():
+    middle = sum(mesh.get_clim()) / 2 if np.isfinite(shown).any() else math.inf
+    has_numbers = means.size <= MOST_NUMBERS or len(columns) <= MOST_NUMBERS / 15
+    for (at_y, at_x), number in np.ndenumerate(means) if has_numbers else ():
         if not math.isnan(number):
             colour = "white" if not bound[at_y, at_x] and number < middle else "black"
             text = f"{'≥ ' if bound[at_y, at_x] else ''}{shown_number(number)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ class Panel:
     """What it is called in the CSV: a column, and what stands there."""
     tables: list[tuple[Line, str, pd.DataFrame]] = field(default_factory=list)
     """What is drawn: a line, the quantity, and a row for each point."""
+    of: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """The measure's table that it is over."""
     lacking: dict[str, set[str]] = field(default_factory=dict)
     """Quantity -> runs that are not drawn, as they have none."""
 
@@ -59,7 +61,8 @@ class Panel:
 
     def facts(self, quantity: str) -> Facts:
         """Return how a quantity is shown; a column of a measure's table by its name, as it is."""
-        return facts(quantity) if self.figure.of == "runs" else Facts(quantity)
+        is_share = quantity in self.figure.percent
+        return facts(quantity) if self.figure.of == "runs" else Facts(f"{quantity} (%)" if is_share else quantity)
 
     def has(self, column: str) -> bool:
         """Whether this is true of any point."""
@@ -72,15 +75,12 @@ Grid = list[list[Panel]]
 def panels_of(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> tuple[Grid, list[str]]:
     """Return the panels, a list for each row, with the numbers that are drawn in them; and what is left out."""
     left_out: list[str] = []
-    if figure.of != "runs":
-        if figure.of not in tables:
-            tables = {figure.of: measured_table(figure, runs, left_out)}
-            figure = figure.but(series="line")
-        grid = _of_table(figure, tables[figure.of], runs) if len(tables[figure.of]) else []
+    if figure.of in tables:
+        grid = [_of_table(figure, tables[figure.of], runs)]
     else:
         wanted = [run for run in runs if is_wanted(run, figure)]
         grid = [_row(*part, left_out) for part in _split(figure, "rows", wanted)]
-        grid = [row for row in grid if row]
+    grid = [row for row in grid if row]
     if isinstance(figure.panels, str) and len(grid) == 1:
         (row,) = grid
         left_out += [panel.title for panel in row[MOST_PANELS:]]
@@ -89,7 +89,7 @@ def panels_of(figure: Figure, runs: Sequence[Run], tables: Mapping[str, pd.DataF
     left_out += [row[0].row for row in grid[MOST_PANELS:]]
     _use_what_there_is(grid[:MOST_PANELS])
     for panel in (panel for row in grid[:MOST_PANELS] for panel in row):
-        left_out += _measure(panel, tables)
+        left_out += _measure(panel)
     rows = [[panel for panel in row if panel.tables] for row in grid[:MOST_PANELS]]
     return [row for row in rows if row], list(dict.fromkeys(left_out))
 
@@ -98,6 +98,12 @@ def _row(figure: Figure, runs: Sequence[Run], called: Mapping[str, str], left_ou
     """Return the panels of a row, with their lines; add the names of lines there is no room for."""
     row: list[Panel] = []
     for in_panel, of_panel, names_of_it in _split(figure, "panels", runs):
+        if in_panel.of != "runs":
+            title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
+            table = measured_table(in_panel, of_panel, left_out)
+            of_table = _of_table(in_panel.but(series="line"), table, of_panel) if len(table) else []
+            row += [replace(panel, title=title, row=name, names={**called, **names_of_it}) for panel in of_table]
+            continue
         found = _lines(in_panel, of_panel, earlier={run for panel in row for run in panel.runs})
         fit_in = {"curves": spaced(found, MOST_LINES), "lines": found[:MOST_LINES]}
         shown = fit_in.get(in_panel.kind, found)
@@ -225,13 +231,13 @@ def _num_reached(part: Sequence[Panel], quantity: str) -> int:
     return sum(any(math.isfinite(number(run, quantity)) for run in first) for first in firsts)
 
 
-def _measure(panel: Panel, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+def _measure(panel: Panel) -> list[str]:
     """Fill in what is drawn; return the names of lines that have no two points."""
     left_out, figure = [], panel.figure
     for line in panel.lines:
         for y in panel.y:
             for name in (y, f"best {y}") if figure.best == y and figure.kind == "curves" else (y,):
-                table = table_of(figure, line, name, tables)
+                table = table_of(figure, line, name, panel.of)
                 if figure.of == "runs" and "run" in table:
                     for column in table.columns[table.isna().any()]:
                         panel.lacking.setdefault(column, set()).update(table[table[column].isna()]["run"])
@@ -277,8 +283,8 @@ def data_of(grid: Grid) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _of_table(figure: Figure, table: pd.DataFrame, runs: Sequence[Run]) -> Grid:
-    """Return the panels of a figure over a measure's own table.
+def _of_table(figure: Figure, table: pd.DataFrame, runs: Sequence[Run]) -> list[Panel]:
+    """Return the panels of a figure over a measure's own table, side by side.
 
     Raises:
         ValueError: the table has no column of a name that the figure gives.
@@ -293,7 +299,7 @@ def _of_table(figure: Figure, table: pd.DataFrame, runs: Sequence[Run]) -> Grid:
     of_it = set(table["run"]) if "run" in table else set()
     shown = [run for run in runs if run.path.name in of_it]
     lines_of_it = [Line(label, look, shown) for label, look in looks_of(labels).items()]
-    return [[Panel(figure, y, lines_of_it) for y in figure.columns()]]
+    return [Panel(figure, y, lines_of_it, of={figure.of: table}) for y in figure.columns()]
 
 
 def spaced(values: Sequence[Any], most: int) -> list[Any]:

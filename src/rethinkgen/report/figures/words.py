@@ -133,11 +133,11 @@ def _means(counts: Sequence[int], kinds: Sequence[str]) -> str:
 
 def fields_of(panels: Sequence[Panel]) -> str:
     """Say of a heat map what a field is, and whether it is a mean over more than seeds."""
-    heatmaps = [panel for panel in panels if panel.figure.kind == "heatmap" and panel.figure.of == "runs"]
     fields = collected(
-        ((number, x_of(run, panel.x), x_of(run, panel.y[0])), run)
-        for number, panel in enumerate(heatmaps)
-        for run in panel.runs
+        # Of a measure's table each of its runs has a part in every field.
+        ((number, *((x_of(run, panel.x), x_of(run, panel.y[0])) if panel.figure.of == "runs" else ())), run)
+        for number, panel in enumerate(panels)
+        for run in (panel.runs if panel.figure.kind == "heatmap" else ())
     )
     if not fields:
         return ""
