@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rethinkgen.grouping import collected
-from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.numbers import DASH, shown_published, shown_summary
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, is_kindred, load_claims
 from rethinkgen.report.comparisons import NOT_NAMED, Comparison, Deviation, Pools, comparisons_of, named, pools_of
 from rethinkgen.report.rules import Finding, Judgement
+from rethinkgen.report.style import facts
 from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import untuned
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.quantities import FALLEN, property_of
+from rethinkgen.run.quantities import property_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.spread import summarise
 from rethinkgen.run.where import matches
@@ -48,14 +48,6 @@ CIRCUMSTANCES = {
     "trainer.precision": "{}",
 }
 """Deviations that are told wherever a number is; all others only in the reasons."""
-MILESTONES = {
-    "steps_to_fit": "the run's own threshold",
-    STEPS_TO_NEARLY_FIT: "99 % fitted",
-    "steps_to_loss_0.1": "a loss of 0.1",
-    "steps_to_loss_0.01": "a loss of 0.01",
-    "steps_to_fall": f"a loss of {FALLEN:g} ln K",
-}
-"""What each kind of steps is counted to."""
 MOST_UNITS = 4
 """Comparisons whose numbers are printed in one cell."""
 MOST_WORDS = 12
@@ -255,8 +247,8 @@ def _circumstances(*comparisons: Comparison) -> str:
     metric = comparisons[0].claim.metric
     found = collected((each.key, each.value) for comparison in comparisons for each in comparison.deviations)
     told = [text.format(_from_to(found[key])) for key, text in CIRCUMSTANCES.items() if key in found]
-    milestone = [f"counted to {MILESTONES[metric]}"] if metric in MILESTONES else []
-    return ", ".join((*milestone, *told))
+    milestone = facts(metric).counted_to
+    return ", ".join(([f"counted to {milestone}"] if milestone else []) + told)
 
 
 def _from_to(values: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +40,8 @@ class Facts(NamedTuple):
     limits: Sequence[float | None] = (None, None)
     is_log: bool = False
     """Where values reach over more than a few times the smallest."""
+    counted_to: str = ""
+    """Of steps, at what they end."""
 
 
 @cache
@@ -48,20 +51,15 @@ def any_sweep() -> dict[str, Any]:
     return told
 
 
+@cache
 def facts(quantity: str) -> Facts:
-    """Return how a quantity is shown; of shares in percent, of one that nothing is known of its name and no more."""
-    if (told := any_sweep()["facts"].get(quantity)) is not None:
-        return Facts(**told)
+    """Return how a quantity is shown; one that nothing is known of by its name and no more."""
     what, _, kind = quantity.rpartition("/")
-    if kind == "error":
-        return Facts(f"{what} error (%)", 100.0, (0, 100))
-    if kind.startswith("accuracy"):
-        return Facts(f"{what} {kind.replace('_', ' ')} (%)".strip(), 100.0, (None, 103))
-    if kind.startswith("loss"):
-        return Facts(f"{what} loss (nats)", limits=(0, None))
-    if quantity.startswith("steps_to"):
-        return Facts(quantity.replace("_", " "), is_log=True)
-    return Facts(quantity, is_log=quantity.startswith(("data.", "model.", "optimizer.", "num_")))
+    for pattern, told in any_sweep()["facts"].items():
+        if fnmatchcase(quantity, pattern):
+            label = told["label"].format(name=quantity, what=what, kind=kind.replace("_", " "))
+            return Facts(**{**told, "label": label})
+    return Facts(quantity)
 
 
 PALETTE = tuple(

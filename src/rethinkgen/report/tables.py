@@ -17,29 +17,19 @@ from rethinkgen.names import distinct, stem
 from rethinkgen.numbers import DASH, shown, shown_with_interval
 from rethinkgen.report.claim_files import Claim, is_kindred, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
+from rethinkgen.report.style import any_sweep
 from rethinkgen.report.table import SOLVED, Cell, Table
 from rethinkgen.run.identity import takes_steps
+from rethinkgen.run.overview import in_short
 from rethinkgen.run.quantities import observe, property_of
 from rethinkgen.run.run import Run
-from rethinkgen.run.settings import by_setting, corruption_name, tell_apart
+from rethinkgen.run.settings import apart, by_setting, corruption_name, tell_apart
 from rethinkgen.run.spread import Summary, binomial_error, summarise
 from rethinkgen.run.where import matches
 
 __all__ = ["Table", "tables"]
 
-AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
-ACTING = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing", "loss.label_smoothing")
-TOLD_IN_GRIDS = ("data.corruption", "regularizer", *ACTING, *(f"data.{name}" for name in AUGMENTATIONS))
-"""Keys that the corruption and the regularizers of a row tell."""
-IN_GRIDS = {"fit": "fit/accuracy", "test": "test/accuracy", "steps to fit": "steps_to_fit"}
-OF_CLAIMS: dict[str, dict[str, Any]] = {
-    "what": {"statement": True},
-    "setting": {"setting": True},
-    "published": {"published": True, "certainty": True},
-    "ours": {"ours": True},
-    "difference": {"difference": True},
-    "n": {"runs": True},
-}
+OF_CLAIMS: dict[str, dict[str, Any]] = any_sweep()["columns_of_claims"]
 """Columns of a table of claims that declares none."""
 OF_PUBLISHED = ("published", "certainty", "difference")
 """Columns of a CSV that only what bears on claims has."""
@@ -70,7 +60,9 @@ class Declared(Checked):
     """Which runs, where no claims make the rows."""
     names: dict[str, str] = Field(default={})
     """What choices are called here."""
-    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(default=OF_CLAIMS)
+    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(
+        default_factory=lambda: any_sweep()["columns_of_claims"]
+    )
     """Head -> what stands below: ``told``, ``has``, ``published``, ``ours``, ``difference``, ``binomial``, ``runs``."""
     always: list[str] = Field(default=[])
     """Keys that a setting is called by, whether they differ or not."""
@@ -189,12 +181,11 @@ def _difference_cell(row: Row, spec: Spec) -> Cell:
     claim, mean = row.claim_of(spec), _numbers(row, spec)["difference"]
     if claim is None or mean is None or not _is_of_its_data(claim, row.group()):
         return DASH
-    return f"{100 * mean:+.2f}" if claim.unit == "%" else f"{mean:+.4g}"
+    return _in_points(mean, "+") if claim.unit == "%" else f"{mean:+.4g}"
 
 
-def _binomial_cell(row: Row, spec: Spec) -> Cell:
-    error = _numbers(row, spec)["binomial_error"]
-    return DASH if error is None else f"{100 * error:.2f}"
+def _in_points(share: float | None, sign: str) -> str:
+    return DASH if share is None else f"{100 * share:{sign}.2f}"
 
 
 CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
@@ -207,7 +198,7 @@ CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
     "published": _published_cell,
     "ours": _ours_cell,
     "difference": _difference_cell,
-    "binomial": _binomial_cell,
+    "binomial": lambda row, spec: _in_points(_numbers(row, spec)["binomial_error"], ""),
     "runs": lambda row, _: str(sum(run.state == "done" for run in row.group())),
 }
 """Kind of column -> what stands in it."""
@@ -295,9 +286,9 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
     for claim in claims:
         groups = by_setting([run for run in runs if matches(run, claim.runs)])
         groups.sort(key=lambda group: [group[0].key(key) or 0 for key in table.always])
-        for group, apart in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
+        for group, told in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
             keys = [key for key in table.always if group and group[0].key(key)]
-            named = [apart, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
+            named = [told, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
             found.append(Row(table, {"": group}, " ".join(dict.fromkeys(filter(None, named))), claim))
     return found
 
@@ -322,8 +313,8 @@ def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
     groups = by_setting([run for run in runs if matches(run, table.where)])
     groups.sort(key=lambda group: group[0].key("data.num_train") or math.inf)
     keys = [key for key in table.told() if key != "model"]
-    apart = _apart([group[0] for group in groups], keys, by_model="model" in table.told())
-    return [Row(table, {"": group}, apart[group[0]]) for group in groups]
+    named = apart([group[0] for group in groups], keys, by_model="model" in table.told())
+    return [Row(table, {"": group}, named[group[0]]) for group in groups]
 
 
 def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
@@ -340,14 +331,12 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
         rows[(*_told(group[0]), rests[group[0]])][group[0].model] = group
     thresholds = {float(run.identity.get("fit_threshold", 1)) for run in runs}
     milestone = f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
-    note = (
-        f"Steps to fit count to the first evaluated step at which {milestone or 'fit_threshold'} of the training set "
-        "was fitted; what was not reached is named so, and what was not asked for is a dash."
-    )
+    grids = any_sweep()["grids"]
+    note = grids["note"].format(milestone=milestone or "fit_threshold")
     names = ["corruption", "regularizer", *(["setting"] if any(rest for _, _, rest in rows) else [])]
     heads: dict[str, dict[str, Any]] = {name: {name: True} for name in names}
     counted = {"steps to fit": f"steps to fit {milestone}".rstrip()}
-    ours = {counted.get(quantity, quantity): {"ours": metric} for quantity, metric in IN_GRIDS.items()}
+    ours = {counted.get(quantity, quantity): {"ours": metric} for quantity, metric in grids["columns"].items()}
     name = f"grid_{runs[0].data}"
     if len(models) == 1:
         tables = [Declared(name=name, title=models[0], note=note, columns={**heads, **ours, "n": {"runs": True}})]
@@ -359,7 +348,7 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
                 note=f"{note} In brackets n.",
                 columns={**heads, **{model: {"ours": spec["ours"], "of": model} for model in models}},
             )
-            for quantity, (head, spec) in zip(IN_GRIDS, ours.items(), strict=True)
+            for quantity, (head, spec) in zip(grids["columns"], ours.items(), strict=True)
         ]
     return [_made(table, [Row(table, of_row, rest) for (_, _, rest), of_row in rows.items()]) for table in tables]
 
@@ -375,7 +364,7 @@ def _made(table: Declared, rows: Sequence[Row]) -> Table:
     cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
     raw = [line for row in rows for line in _lines(row, columns)]
     note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note
-    return Table(table.name, f"{table.title}: {_what(used)}", note, list(columns), cells, pd.DataFrame(raw))
+    return Table(table.name, f"{table.title}: {in_short(used)}", note, list(columns), cells, pd.DataFrame(raw))
 
 
 def _spread_of(runs: Sequence[Run]) -> str:
@@ -397,20 +386,11 @@ def _told(run: Run) -> tuple[str, str]:
 
 def _rests(firsts: Sequence[Run]) -> dict[Run, str]:
     """Name each setting by what neither corruption nor regularizers tell of it, no two of one model alike."""
-    rests = _apart(firsts, TOLD_IN_GRIDS)
+    rests = apart(firsts, any_sweep()["grids"]["told_by_rows"])
     # Two strengths of a regularizer, say: what is told elsewhere is the same, and what is left as well.
     for same in collected(((run.model, *_told(run), rests[run]), run) for run in firsts).values():
-        rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in _apart(same).items()}
+        rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in apart(same).items()}
     return rests
-
-
-def _apart(firsts: Sequence[Run], leaving_out: Sequence[str] = (), *, by_model: bool = True) -> dict[Run, str]:
-    """Name each setting among all, or those of its model: what goes with a model is told by its name."""
-    found: dict[Run, str] = {}
-    for model in dict.fromkeys(run.model if by_model else "" for run in firsts):
-        of_it = [run for run in firsts if not by_model or run.model == model]
-        found |= zip(of_it, tell_apart(of_it, leaving_out), strict=True)
-    return found
 
 
 def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
@@ -421,15 +401,3 @@ def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run
         return None if any(matches(run, where) for where in of_sizes) else run.key("data.num_train")
 
     return list(collected(((run.data, size(run)), run) for run in runs).values())
-
-
-def _what(runs: Sequence[Run]) -> str:
-    """Say what the runs were trained on and for how long."""
-    data = ", ".join(dict.fromkeys(run.data for run in runs))
-    sizes = {run.key("data.num_train") for run in runs}
-    size = f", {next(iter(sizes)):,} examples" if len(sizes) == 1 and None not in sizes else ""
-    budgets = sorted({int(run.metrics["steps"]) for run in runs if run.metrics.get("steps")})
-    if not budgets or budgets == [1]:
-        return f"{data}{size}"
-    steps = " to ".join(f"{number:,}" for number in dict.fromkeys((budgets[0], budgets[-1])))
-    return f"{data}{size}, {steps} steps"

@@ -170,3 +170,15 @@ def _counted(texts: Iterable[str]) -> str:
     """List what there is; where it is not the same in all runs, with the number of runs."""
     counts = Counter(texts)
     return "; ".join(f"{text} ({count} runs)" if len(counts) > 1 else text for text, count in counts.items())
+
+
+def in_short(runs: Sequence[Run]) -> str:
+    """Say what the runs were trained on and for how long."""
+    data = ", ".join(dict.fromkeys(run.data for run in runs))
+    sizes = {run.key("data.num_train") for run in runs}
+    size = f", {next(iter(sizes)):,} examples" if len(sizes) == 1 and None not in sizes else ""
+    budgets = sorted({int(run.metrics["steps"]) for run in runs if run.metrics.get("steps")})
+    if not budgets or budgets == [1]:
+        return f"{data}{size}"
+    steps = " to ".join(f"{number:,}" for number in dict.fromkeys((budgets[0], budgets[-1])))
+    return f"{data}{size}, {steps} steps"

@@ -142,6 +142,15 @@ def tell_apart(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[str
     return list(map(" ".join, differences(runs, leaving_out)))
 
 
+def apart(firsts: Sequence[Run], leaving_out: Sequence[str] = (), *, by_model: bool = True) -> dict[Run, str]:
+    """Name each setting among all, or those of its model: what goes with a model is told by its name."""
+    found: dict[Run, str] = {}
+    for model in dict.fromkeys(run.model if by_model else "" for run in firsts):
+        of_it = [run for run in firsts if not by_model or run.model == model]
+        found |= zip(of_it, tell_apart(of_it, leaving_out), strict=True)
+    return found
+
+
 def _named(run: Run, key: str) -> str:
     """Return ``adamw`` for a choice, ``lr=0.1`` for a key, ``optimizer=AdamW`` for a class that no choice tells."""
     if key in NODE_OF:

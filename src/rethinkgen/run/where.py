@@ -16,8 +16,10 @@ from rethinkgen.words import meant
 MOST_VALUES = 8
 
 
-def matches(run: Run, selector: Mapping[str, Any]) -> bool:
-    """Whether the run has the value, one of the values, or a value within the bound, of every key."""
+def matches(run: Run, selector: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run has the value, one of the values, or a value within the bound, of each key; of a list, any."""
+    if not isinstance(selector, Mapping):
+        return any(matches(run, one) for one in selector)
     return all(is_allowed(property_of(run, key), wanted, key) for key, wanted in selector.items())
 
 

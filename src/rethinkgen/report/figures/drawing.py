@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -446,33 +446,33 @@ def _share(places: Sequence[Axes]) -> None:
 
 def _keys(axes: Axes) -> dict[str, Line2D]:
     """Return what a panel's legend says: lines first, each once, then marks."""
-    handles = {str(line.get_label()): line for line in axes.lines if line.get_label()}
-    named = [label for label in handles if not label.startswith(("_child", "_nolegend_"))]
-    return {label: handles[label] for label in sorted(named, key=lambda label: label in MARKS)}
+    lines, labels = axes.get_legend_handles_labels()
+    handles = dict(zip(labels, lines, strict=True))
+    return {label: handles[label] for label in sorted(handles, key=lambda label: label in MARKS)}
 
 
 def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], axes: Any) -> None:
     """Put one legend below all panels where they have the same lines, else one beside each row or below each panel."""
-    looks = {
-        handle: (handle.get_color(), handle.get_marker()) for row in keys for of_it in row for handle in of_it.values()
-    }
-    first, *others = [{name: looks[handle] for name, handle in of_it.items()} for row in keys for of_it in row]
+    of_all = [of_it for row in keys for of_it in row]
+    looks = [{name: (line.get_color(), line.get_marker()) for name, line in of_it.items()} for of_it in of_all]
     width, height = drawing.get_size_inches()
-    if all(first.get(name) == look or name in MARKS for other in others for name, look in other.items()):
-        merged = {name: handle for row in keys for of_it in row for name, handle in of_it.items()}
-        _, high = _legend(drawing, merged, width, loc="outside lower center")
+    if all(looks[0].get(name) == look or name in MARKS for other in looks for name, look in other.items()):
+        _, high = _legend(drawing, _merged(of_all), width, loc="outside lower center")
         drawing.set_figheight(height + high)
     elif len(keys) > 1:
         beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0.0}
-        of_rows = [{name: handle for of_it in row for name, handle in of_it.items()} for row in keys]
         last = [places[len(row) - 1] for row, places in zip(keys, axes, strict=True)]
-        widths = [_legend(place, of_row, 0, **beside)[0] for place, of_row in zip(last, of_rows, strict=True)]
+        widths = [_legend(place, _merged(row), 0, **beside)[0] for place, row in zip(last, keys, strict=True)]
         drawing.set_figwidth(max(BESIDE * max(map(len, keys)), NARROWEST - 1.2) + max(widths))
     else:
         drawing.set_figheight(SINGLE)
         for of_it, place in zip(keys[0], axes[0], strict=True):
             below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "borderaxespad": 0.0}
             _legend(place, of_it, width / len(keys[0]), **below)
+
+
+def _merged(parts: Iterable[Mapping[str, Line2D]]) -> dict[str, Line2D]:
+    return {name: line for part in parts for name, line in part.items()}
 
 
 def _legend(owner: Any, keys: Mapping[str, Line2D], inches: float, **where: Any) -> tuple[float, float]:

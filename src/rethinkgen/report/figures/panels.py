@@ -13,7 +13,7 @@ import pandas as pd
 
 from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import is_kindred, load_claims
-from rethinkgen.report.declared import Selector, several
+from rethinkgen.report.declared import several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
 from rethinkgen.report.figures.rows import measured_table, table_of
 from rethinkgen.report.figures.settings import Line, clouds, lines, settings
@@ -98,30 +98,25 @@ def _row(figure: Figure, runs: Sequence[Run], called: Mapping[str, str], left_ou
     """Return the panels of a row, with their lines; add the names of lines there is no room for."""
     row: list[Panel] = []
     for in_panel, of_panel, names_of_it in _split(figure, "panels", runs):
+        title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
+        columns = {**called, **{key.replace("settings", "panel"): text for key, text in names_of_it.items()}}
         if in_panel.of != "runs":
-            title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
             table = measured_table(in_panel, of_panel, left_out)
             of_table = _of_table(in_panel.but(series="line"), table, of_panel) if len(table) else []
-            row += [replace(panel, title=title, row=name, names={**called, **names_of_it}) for panel in of_table]
+            row += [replace(panel, title=title, row=name, names=columns) for panel in of_table]
             continue
         found = _lines(in_panel, of_panel, earlier={run for panel in row for run in panel.runs})
         fit_in = {"curves": spaced(found, MOST_LINES), "lines": found[:MOST_LINES]}
         shown = fit_in.get(in_panel.kind, found)
         left_out += [line.label for line in found if line not in shown]
         in_panel = _without_one_vertical_line(in_panel, shown)
-        title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
-        columns = {**called, **{key.replace("settings", "panel"): text for key, text in names_of_it.items()}}
         row += [Panel(in_panel, y, shown, title, name, columns) for y in in_panel.columns() if shown]
     return row
 
 
 def is_wanted(run: Run, figure: Figure) -> bool:
     """Whether a figure is about a run."""
-    return (not figure.where or _meets(run, figure.where)) and not _meets(run, figure.without)
-
-
-def _meets(run: Run, where: Selector) -> bool:
-    return any(matches(run, selector) for selector in several(where))
+    return (not figure.where or matches(run, figure.where)) and not matches(run, figure.without)
 
 
 def _split(
@@ -159,8 +154,9 @@ def _split(
 def _lines(figure: Figure, runs: Sequence[Run], earlier: set[Run]) -> list[Line]:
     """Return the lines of a panel; of a plot of single runs, those of one look."""
     if figure.besides:
-        left = [run for run in runs if not (run in earlier and value_of(run, "graded") and _meets(run, figure.besides))]
-        runs = [] if earlier and all(_meets(run, figure.besides) for run in left) else left
+        there = {run for run in earlier if value_of(run, "graded") and matches(run, figure.besides)}
+        left = [run for run in runs if run not in there]
+        runs = [] if earlier and all(matches(run, figure.besides) for run in left) else left
     if figure.kind in ("scatter", "heatmap", "histogram"):
         done = [run for run in runs if run.state == "done"]
         series = figure.series or "model"
