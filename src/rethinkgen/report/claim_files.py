@@ -29,6 +29,7 @@ from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
 from rethinkgen.run.quantities import FOLLOWING
+from rethinkgen.run.run import Run
 from rethinkgen.words import meant
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
@@ -196,6 +197,11 @@ class Claim(Checked):
         """The file that it stands in."""
         return self._paper
 
+    def is_on_its_data(self, run: Run) -> bool:
+        """Whether a run is on the data set that the protocol names, if it names one, or on its images as JPEG."""
+        wanted = self.protocol.get("data", run.data)
+        return run.data in (wanted, f"{wanted}_jpeg")
+
     def model_post_init(self, context: Paper, /) -> None:
         """Check what only all keys together tell."""
         self._paper = context
@@ -221,11 +227,6 @@ class Claim(Checked):
             raise ValueError(f"groups and settings name different things: {', '.join(sorted(unknown))}.")
         if rule.kind in ("within", "at_chance", "lead_over_chance") and (self.settings or self.across):
             raise ValueError(f"{rule.kind} judges a single setting; settings and across have no place here.")
-
-
-def is_kindred(data: str, wanted: str) -> bool:
-    """Whether this is the data set that is wanted, or its images as JPEG."""
-    return data in (wanted, f"{wanted}_jpeg")
 
 
 class Protocol(BaseModel):

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from rethinkgen.grouping import collected
 from rethinkgen.numbers import DASH, shown_published, shown_summary
-from rethinkgen.report.claim_files import CERTAINTIES, Claim, is_kindred, load_claims
+from rethinkgen.report.claim_files import CERTAINTIES, Claim, load_claims
 from rethinkgen.report.comparisons import NOT_NAMED, Comparison, Deviation, Pools, comparisons_of, named, pools_of
 from rethinkgen.report.rules import Finding, Judgement
 from rethinkgen.report.style import facts
@@ -138,12 +138,11 @@ def _verdict(claim: Claim, bearing: list[Run], comparisons: list[Comparison], po
 
 def _nearest(claim: Claim, comparisons: Sequence[Comparison], among: Sequence[Comparison]) -> list[Comparison]:
     """Return those that deviate from the protocol as does the one that deviates least; of equals most steps, seeds."""
-    wanted = str(claim.protocol.get("data", ""))
 
     def distance(comparison: Comparison) -> tuple[int, bool, float, int]:
         first = comparison.runs[0]
         steps = -float(property_of(first, "steps") or 0)
-        return len(comparison.deviations), not is_kindred(first.data, wanted), steps, -comparison.n
+        return len(comparison.deviations), not claim.is_on_its_data(first), steps, -comparison.n
 
     nearest = min(among, key=distance, default=None)
     return [comparison for comparison in comparisons if nearest and comparison.deviations == nearest.deviations]

@@ -6,7 +6,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from rethinkgen.grouping import collected
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.numbers import shown_summary
 from rethinkgen.report.claim_files import Claim, Rule, load_papers
-from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
+from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed, alike, pool
 from rethinkgen.report.tuning import chosen_strengths, is_tuned
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.quantities import QUANTITY_KEYS, as_text, chance, observe, property_of
@@ -130,8 +130,7 @@ class Comparison:
             budgets={name: self._by_seed(cell, "steps", min) for name, cell in self.cells.items()},
         )
         finding = rule.judge(self.samples, context)
-        not_given = self._not_given()
-        return Finding(not_given[0], finding.ours, not_given[1]) if not_given else finding
+        return replace(not_given, ours=finding.ours) if (not_given := self._not_given()) else finding
 
     def _pooled(self, pools: Pools) -> dict[str, Spread]:
         """Return for each setting the deviation over the seeds of all rows where its own is in line with it."""
@@ -139,7 +138,7 @@ class Comparison:
         of_all = pool(groups)
         return {name: of_all for name, values in self.samples.items() if of_all and list(values.values()) in groups}
 
-    def _not_given(self) -> tuple[Judgement, str] | None:
+    def _not_given(self) -> Finding | None:
         """Say what the runs have not reached without which their numbers are not what the claim is about."""
         for metric, bound in self.claim.given.items():
             for name, cell in self.cells.items():
@@ -147,10 +146,12 @@ class Comparison:
                 found = [observe(run, metric) for run in cell if run.state == "done"]
                 known = [100.0 * value for value in found if value is not None]
                 if len(known) < len(found):
-                    return "cannot tell", f"{metric} is not known of {len(found) - len(known)} runs{where}"
+                    return Finding("cannot tell", "", f"{metric} is not known of {len(found) - len(known)} runs{where}")
                 if known and summarise(known).mean < bound:
                     reached = shown_summary(summarise(known), "%")
-                    return "no", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+                    return Finding(
+                        "no", "", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+                    )
         return None
 
     @property

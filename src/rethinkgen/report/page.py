@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
@@ -28,17 +27,12 @@ from rethinkgen.run.folder import now
 from rethinkgen.run.origin import shown_commands, without_machine_paths
 from rethinkgen.run.overview import WHAT
 
-MOST_COMMANDS_OF_A_FIGURE = 12
 MOST_ROWS_SHOWN = 200
 """Rows of a figure's data that the page shows; what one downloads has all."""
-MOST_ROWS_OF_A_TABLE = 40
-"""A longer one is scrolled in its place."""
 MOST_CHARACTERS_EMBEDDED = 1_000_000
 """Of a file that one downloads from the page itself; a larger one lies beside it only."""
 LEAST_LEADING, MOST_LEADING = 2, 3
 """Pictures before all else, so far as there are any."""
-WIDE = 7.5
-"""Inches from which on a picture has a row of its own."""
 MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
 
 
@@ -98,10 +92,8 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         to_csv=to_csv,
         data_text=data_text,
         what=WHAT,
-        wide=WIDE,
-        most_rows_of_a_table=MOST_ROWS_OF_A_TABLE,
         stem=stem,
-        shown_commands=partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
+        shown_commands=shown_commands,
         without_machine_paths=without_machine_paths,
     )
 

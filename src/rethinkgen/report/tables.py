@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from rethinkgen.grouping import collected
 from rethinkgen.names import distinct, stem
 from rethinkgen.numbers import DASH, shown, shown_with_interval
-from rethinkgen.report.claim_files import Claim, is_kindred, load_claims, load_papers
+from rethinkgen.report.claim_files import Claim, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.style import any_sweep
 from rethinkgen.report.table import SOLVED, Cell, Table
@@ -179,7 +179,7 @@ def _ours_cell(row: Row, spec: Spec) -> Cell:
 def _difference_cell(row: Row, spec: Spec) -> Cell:
     """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
     claim, mean = row.claim_of(spec), _numbers(row, spec)["difference"]
-    if claim is None or mean is None or not _is_of_its_data(claim, row.group()):
+    if claim is None or mean is None or not any(map(claim.is_on_its_data, row.group())):
         return DASH
     return _in_points(mean, "+") if claim.unit == "%" else f"{mean:+.4g}"
 
@@ -227,25 +227,21 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
 
 
 def _lines(row: Row, columns: Mapping[str, Spec]) -> list[dict[str, Any]]:
-    """Return the numbers behind a row, a line for each, beside the published ones."""
+    """Return the numbers behind a row, a line for each, after what it is about, beside the published ones."""
     ours = [spec for spec in columns.values() if "ours" in spec and not row.is_left_blank(spec)]
     found = []
     for spec in sorted(ours, key=lambda spec: "only_with" in spec):
         numbers = _numbers(row, spec)
-        if row.claim is None:
+        if row.claim is not None:
+            about = {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
+        else:
+            heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
+            heads |= {name: row.told(name) for name in row.table.told()}
+            about = {"data": row.group()[0].data, **heads, "setting": row.setting, "model": row.group(spec)[0].model}
             numbers = {name: value for name, value in numbers.items() if name not in OF_PUBLISHED}
         if (row.claim is None or row.claim_of(spec)) and (numbers["n"] or "only_with" not in spec):
-            found.append(_heads(row, columns, spec) | numbers)
+            found.append(about | numbers)
     return found
-
-
-def _heads(row: Row, columns: Mapping[str, Spec], spec: Spec) -> dict[str, Any]:
-    """Return what a number in a CSV is about."""
-    if row.claim is not None:
-        return {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
-    heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
-    heads |= {name: row.told(name) for name in row.table.told()}
-    return {"data": row.group()[0].data, **heads, "setting": row.setting, "model": row.group(spec)[0].model}
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -280,7 +276,7 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
     ]
     if not _is_worth_a_table(runs, claims):
         return []
-    is_whole = _is_of_its_data(claims[0], runs) and runs[0].key("data.num_train") is None
+    is_whole = any(map(claims[0].is_on_its_data, runs)) and runs[0].key("data.num_train") is None
     to_come: list[Group] = [()] if table.rows_to_come == "always" or is_whole else []
     found = []
     for claim in claims:
@@ -299,13 +295,8 @@ def _is_worth_a_table(runs: Sequence[Run], claims: Sequence[Claim]) -> bool:
     A first sweep on the digits shares two rows with Table 1 and is better read as a grid.
     """
     bearing = [[run for run in runs if matches(run, claim.runs)] for claim in claims]
-    is_on_its_data = any(found and _is_of_its_data(claim, found) for claim, found in zip(claims, bearing, strict=True))
+    is_on_its_data = any(any(map(claim.is_on_its_data, found)) for claim, found in zip(claims, bearing, strict=True))
     return is_on_its_data or 2 * sum(map(bool, bearing)) >= len(claims)
-
-
-def _is_of_its_data(claim: Claim, group: Group) -> bool:
-    wanted = claim.protocol.get("data")
-    return wanted is None or any(is_kindred(run.data, str(wanted)) for run in group)
 
 
 def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:

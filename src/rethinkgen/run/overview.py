@@ -182,3 +182,11 @@ def in_short(runs: Sequence[Run]) -> str:
         return f"{data}{size}"
     steps = " to ".join(f"{number:,}" for number in dict.fromkeys((budgets[0], budgets[-1])))
     return f"{data}{size}, {steps} steps"
+
+
+def budget_of(run: Run) -> str:
+    """Say how long a run was to train: in epochs, where it was asked for these, else in steps."""
+    if (epochs := run.key("max_epochs")) is not None:
+        return f"{epochs:g} epochs"
+    steps = run.key("max_steps")
+    return f"{steps:,} steps" if isinstance(steps, int) else "unknown"

@@ -161,3 +161,10 @@ def as_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def wrong_share(run: Run) -> float:
+    """Return the share of wrong labels; expected, where the run has not said what was drawn."""
+    if (realised := run.metrics.get("noise/realised")) is not None:
+        return float(realised)
+    return float(run.level or 0.0) * (1 - 1 / (run.num_classes or 10))

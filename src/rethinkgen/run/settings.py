@@ -159,3 +159,8 @@ def _named(run: Run, key: str) -> str:
     if name == "class":
         return f"{node.rpartition('.')[2]}={str(value).rpartition('.')[2]}"
     return f"{name}={as_text(value)}"
+
+
+def is_by_degrees(runs: Sequence[Run]) -> bool:
+    """Whether all are of one corruption by degrees, none and all of it included."""
+    return all(run.level is not None for run in runs) and len({run.corruption for run in runs if is_graded(run)}) == 1

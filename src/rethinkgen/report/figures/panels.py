@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rethinkgen.grouping import collected
-from rethinkgen.report.claim_files import is_kindred, load_claims
+from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.declared import several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
 from rethinkgen.report.figures.rows import measured_table, table_of
@@ -255,9 +255,8 @@ def published_points(panel: Panel) -> list[tuple[Line, Any, float]]:
     found: dict[tuple[str, Any], tuple[Line, Any, float]] = {}
     for line in panel.lines:
         for claim in claims:
-            wanted = str(claim.protocol.get("data"))
-            bearing = [run for run in line.runs if is_kindred(run.data, wanted) and matches(run, claim.runs)]
-            if claim.value is not None and claim.metric in panel.y and bearing:
+            bearing = [run for run in line.runs if claim.is_on_its_data(run) and matches(run, claim.runs)]
+            if "data" in claim.protocol and claim.value is not None and claim.metric in panel.y and bearing:
                 x = x_of(bearing[0], panel.x)
                 found.setdefault((claim.id, x), (line, x, claim.value))
     return list(found.values())

@@ -10,7 +10,7 @@ from rethinkgen.grouping import collected
 from rethinkgen.report.style import PALETTE, SOLID, Look, known_looks, looks_of
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
-from rethinkgen.run.settings import corruption_name, is_graded, names, told
+from rethinkgen.run.settings import corruption_name, is_by_degrees, names, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +89,3 @@ def corruption_looks(runs: Sequence[Run]) -> dict[str, Look]:
         looks = looks_of([run.corruption for run in kinds.values()])
         return {name: looks[run.corruption] for name, run in kinds.items()}
     return looks_of(list(kinds))
-
-
-def is_by_degrees(runs: Sequence[Run]) -> bool:
-    """Whether all are of one corruption by degrees, none and all of it included."""
-    return all(run.level is not None for run in runs) and len({run.corruption for run in runs if is_graded(run)}) == 1

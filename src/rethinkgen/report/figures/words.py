@@ -14,6 +14,7 @@ from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
 from rethinkgen.report.figures.panels import Panel
 from rethinkgen.report.figures.settings import settings
 from rethinkgen.report.style import facts
+from rethinkgen.run.overview import budget_of
 from rethinkgen.run.quantities import value_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import x_of
@@ -88,20 +89,13 @@ def setup_of(runs: Sequence[Run]) -> str:
         data += f", {' or '.join(f'{size:,}' for size in subsets)} training examples"
     if not any(value_of(run, "takes_steps") for run in runs):
         return f"Data: {data}."
-    budgets = list(dict.fromkeys(_budget(run) for run in runs))
+    budgets = list(dict.fromkeys(budget_of(run) for run in runs))
     if len(budgets) > 3:
         return f"Data: {data}. Budgets differ."
     until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
     sizes = sorted({int(run.key("data.batch_size") or 0) for run in runs} - {0})
     of = f" of {' or '.join(map(str, sizes))} examples" if sizes and "steps" in budgets[0] else ""
     return f"Data: {data}. Budget: {' or '.join(budgets)}{of}{until_fit}."
-
-
-def _budget(run: Run) -> str:
-    if (epochs := run.key("max_epochs")) is not None:
-        return f"{epochs:g} epochs"
-    steps = run.key("max_steps")
-    return f"{steps:,} steps" if isinstance(steps, int) else "unknown"
 
 
 def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> list[str]:
