@@ -233,7 +233,10 @@ def _lines(row: Row, columns: Mapping[str, Spec]) -> list[dict[str, Any]]:
     for spec in sorted(ours, key=lambda spec: "only_with" in spec):
         numbers = _numbers(row, spec)
         if row.claim is not None:
-            about = {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
+            about: dict[str, Any] = {
+                "row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]),
+                "setting": row.setting,
+            }
         else:
             heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
             heads |= {name: row.told(name) for name in row.table.told()}
