@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.module import Split
-from rethinkgen.measure.subject import At, Subject
+from rethinkgen.measure.subject import At, Draw, Subject
 
 SHAPE = (2, 6, 6)
 NUM_CLASSES = 3
@@ -110,6 +110,18 @@ def subject_of(
         inputs: Tensor = splits[name].inputs  # type: ignore[assignment]
         return (inputs + 1) / 4
 
-    makers = {"at": at, "fresh": fresh, "pixels": pixels, "from_pixels": lambda images: 4 * images - 1}
+    def trainings(draws: Sequence[Draw], epochs: float, names: Sequence[str]) -> dict[str, Tensor]:
+        sources = [torch.Generator().manual_seed(draw.seed + round(100 * epochs)) for draw in draws]
+        sizes = {name: (len(splits[name]),) for name in names}
+        said = {n: [torch.randint(NUM_CLASSES, size, generator=g) for g in sources] for n, size in sizes.items()}
+        return {name: torch.stack(classes) for name, classes in said.items()}
+
+    makers = {
+        "at": at,
+        "fresh": fresh,
+        "pixels": pixels,
+        "from_pixels": lambda images: 4 * images - 1,
+        "trainings": trainings,
+    }
     keywords = {**makers, **keywords}
     return Subject(network, splits, step, **keywords)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rethinkgen.data.module import Split
 from rethinkgen.measure.gradients import gram_matrix
-from rethinkgen.measure.stiffness import critical_length, stiffness
+from rethinkgen.measure.stiffness import critical_length, stiffness, zero_crossing
 from rethinkgen.measure.subject import Subject
 
 Pair = tuple[int, int, float, float, float]
@@ -103,6 +103,8 @@ def test_the_critical_length_is_where_a_falling_line_crosses_zero(
     noise = torch.tensor([1, -1, -1, 1, 1, -2, 1, 1, -1, -1, 1], dtype=torch.float64)  # of no mean, and no slope
     found = critical_length(distance, intercept + slope * distance + 0.01 * noise)
     assert found == (None if expected is None else pytest.approx(expected))
+    crossing = zero_crossing(distance, intercept + slope * distance + 0.01 * noise)
+    assert crossing == (pytest.approx(-intercept / slope) if slope < 0 else None)
 
 
 def test_without_two_distances_there_is_no_length() -> None:

@@ -12,6 +12,7 @@ import pytest
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import Verdict, count, departures, headline, judge, main_table
 from rethinkgen.report.comparisons import MEASURED, deviations
+from rethinkgen.run.quantities import observe
 from rethinkgen.run.run import Run, read_runs
 from run_folders import write_run
 
@@ -138,7 +139,7 @@ def test_every_key_of_every_protocol_is_looked_at(model: str) -> None:
         assert deviations(run_with({"model": model} | right), claim) == []
         for key in bounds:
             found = deviations(run_with({"model": model} | right | {key: wrong[key]}), claim)
-            assert [text.partition("=")[0] for text in found] == [key]
+            assert [each.key for each in found] == [key]
 
 
 def test_a_number_never_stands_without_its_circumstances(write: Write, verdicts: Judged) -> None:
@@ -807,3 +808,16 @@ def test_runs_that_took_different_steps_are_told_by_both(tmp_path: Path, verdict
     for seed, steps in enumerate((264, 276)):
         write_run(tmp_path, data="digits", seed=seed, steps=steps)
     assert verdicts()[ROW].ours == "50.0 ± 0 %, on digits, 264 to 276 steps"
+
+
+def test_what_a_quantity_does_along_training(write: Write, tmp_path: Path) -> None:
+    rows = ["0,2.0,0.1", "10,1.0,0.4", "20,0.5,0.9", "30,0.7,", "40,0.9,0.6"]
+    write(curves="\n".join(["step,validation/loss,test/accuracy", *rows, ""]))
+    run = read_runs([tmp_path])[0]
+    assert observe(run, "rise/test/accuracy") == pytest.approx(0.8)
+    assert observe(run, "fall/test/accuracy") == pytest.approx(0.3)
+    # The loss is least at step 20.
+    assert observe(run, "overfitting/test/accuracy") == pytest.approx(-0.3)
+    assert observe(run, "overfitting/validation/loss") == pytest.approx(0.4)
+    assert observe(run, "rise/measure/never/looked") is None
+    assert observe(run, "overfitting/measure/never/looked") is None

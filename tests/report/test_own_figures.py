@@ -18,6 +18,7 @@ from rethinkgen.report.figures.declaration import Figure, check_quantities, pack
 from rethinkgen.report.figures.guess import completed
 from rethinkgen.run.measured import file_of, measure_id, write_measured
 from rethinkgen.run.own_code import opening
+from rethinkgen.run.rows import as_pictures
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import axes_of
 
@@ -183,6 +184,33 @@ def test_every_kind_over_a_measures_table() -> None:
     titles = [axes.get_title() for axes in made.figure.axes[0].child_axes]
     assert titles == ["0.1", "0.2", "0.3"]
     assert made.data.columns.tolist() == ["score", "line", "series"]
+
+
+def test_pictures_of_a_table_with_a_row_for_each_pixel_are_put_together() -> None:
+    images = {"a": np.arange(6.0).reshape(2, 3), "b": np.ones((2, 3))}
+    places = [(name, i, j) for name in images for j in range(3) for i in range(2)]
+    pixels = {
+        "name": [name for name, *_ in places],
+        "row": [i for _, i, _ in places],
+        "column": [j for *_, j in places],
+        "shade": [images[name][i, j] for name, i, j in places],
+    }
+    table = as_pictures(pd.DataFrame(pixels), "shade")
+    assert table["name"].tolist() == ["a", "b"]
+    assert all(np.array_equal(found, images[name]) for name, found in zip(table["name"], table["shade"], strict=True))
+    coloured = pd.concat(
+        [pd.DataFrame(pixels).assign(channel=c, shade=lambda t, c=c: t["shade"] + c) for c in range(3)]
+    )
+    first = as_pictures(coloured, "shade")["shade"].iloc[0]
+    assert first.shape == (2, 3, 3)
+    assert (first[0, 0].tolist(), first[1, 2].tolist()) == ([0, 1 / 7, 2 / 7], [5 / 7, 6 / 7, 1])
+    assert len(as_pictures(coloured[coloured["channel"] < 2], "shade")) == 4
+    # Of two settings, and of the first of a setting's runs.
+    shown = pd.concat([table.assign(run=run, line=run[0]) for run in ("x1", "x2", "y1")])
+    made = drawn({"of": "all", "kind": "pictures", "y": "shade", "value": "name", "series": "line"}, [], {"all": shown})
+    bands = made.figure.axes[0].child_axes
+    assert [band.get_title(loc="left") for band in bands] == ["x", "y"]
+    assert [[each.get_title() for each in band.child_axes] for band in bands] == [["a", "b"], ["a", "b"]]
 
 
 def test_a_column_that_a_table_lacks_is_told() -> None:

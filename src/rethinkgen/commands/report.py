@@ -312,8 +312,10 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
     if len(damage) > MOST_DAMAGE:
         say(f"... and {len(damage) - MOST_DAMAGE:,} more, which the page names.", style="yellow")
     if report.verdicts:
+        from rethinkgen.report.claims import headline
+
         beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
-        say(f"Published claims: {report.headline}{beside}.")
+        say(f"Published claims: {headline(report.verdicts)}{beside}.")
     else:
         say("No published claim is about these runs.")
     numbers = {"table": len(report.tables), "figure": len(report.pictures)}

@@ -42,27 +42,28 @@ def stiffness(
     Of two examples with gradients ``g_1, g_2`` of their losses with respect to all trained weights it is the sign of
     ``g_1 . g_2``, or their cosine: where it is positive, a small step against the one's gradient lessens the other's
     loss. Means are over pairs of different examples. ``num_examples`` are taken of the training set, and of the split
-    ``held_out`` (``None``: the validation set, or the test set where there is none).
+    ``held_out`` (``None``: the validation set, or the test set where there is none; without either, no other).
 
     The class of an example is its label: as given of training examples, true of others. *Within* is the mean over the
     classes of the stiffness in each, *between* the mean over ordered pairs of different classes. The *critical length*
     is where a line fitted to stiffness against distance, over pairs within classes, crosses zero; the distance is one
     less the cosine of the inputs, as the network sees them. ``None`` where the line does not fall, or crosses zero
-    outside of the distances that occur.
+    outside of the distances that occur; the *crossing* is the same line's wherever that is, also beyond them.
 
     Numbers, of ``train_train``, ``train_heldout`` and ``heldout_heldout``: ``<pairs>/sign_within``, ``sign_between``,
-    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``; and ``num_small``, the examples whose
-    gradient is shorter than 1e-8, whose angles are rounding's. An example whose gradient is zero has no stiffness.
+    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``, ``sign_crossing``, ``cosine_crossing``;
+    and ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
+    gradient is zero has no stiffness.
 
     Tables: ``classes`` with ``pairs, class_a, class_b, sign, cosine, num_pairs``; ``distances`` with ``pairs, distance,
     sign, cosine, num_pairs``, pairs within classes in ``num_bins`` equal intervals of distance, by their middle.
     """
     check_whole("num_examples", num_examples, 2)
     check_whole("num_bins", num_bins, 1)
-    other = held_out or ("validation" if "validation" in subject.splits else "test")
+    others = [held_out] if held_out else [name for name in ("validation", "test") if name in subject.splits][:1]
     parts = [
         (name, examples(subject.split(name), num_examples, "all", memory_mb=subject.memory_mb))
-        for name in ("train", other)
+        for name in ("train", *others)
     ]
     images = torch.cat([_images(split.inputs) for _, split in parts])
     labels = torch.cat([judged_by(name, split) for name, split in parts])
@@ -71,8 +72,8 @@ def stiffness(
     n = len(parts[0][1])
     of = {
         "train_train": _between(pairs, slice(0, n), slice(0, n)),
-        "train_heldout": _between(pairs, slice(0, n), slice(n, None)),
-        "heldout_heldout": _between(pairs, slice(n, None), slice(n, None)),
+        **({"train_heldout": _between(pairs, slice(0, n), slice(n, None))} if others else {}),
+        **({"heldout_heldout": _between(pairs, slice(n, None), slice(n, None))} if others else {}),
     }
     numbers: dict[str, Number] = {"num_small": int((gram.diagonal() < SMALL**2).sum())}
     classes: list[tuple[object, ...]] = []
@@ -145,6 +146,7 @@ def _numbers(pairs: Pairs, rows: list[ClassRow]) -> dict[str, Number]:
         numbers[f"{name}_between"] = sum(between) / len(between) if between else None
         distance, value = _within(pairs, getattr(pairs, name))
         numbers[f"{name}_length"] = critical_length(distance, value)
+        numbers[f"{name}_crossing"] = zero_crossing(distance, value)
     return numbers
 
 
@@ -156,15 +158,21 @@ def _within(pairs: Pairs, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def critical_length(distance: Tensor, value: Tensor) -> float | None:
-    """Return where the line of least squares through ``value (n,)`` over ``distance (n,)`` crosses zero, if it does."""
+    """Return ``zero_crossing`` where it lies among the distances that occur."""
+    length = zero_crossing(distance, value)
+    is_seen = length is not None and float(distance.min()) <= length <= float(distance.max())
+    return length if is_seen else None
+
+
+def zero_crossing(distance: Tensor, value: Tensor) -> float | None:
+    """Return where the line of least squares through ``value (n,)`` over ``distance (n,)`` is zero, if it falls."""
     if len(distance) < 2 or float(distance.min()) == float(distance.max()):
         return None
     centred = distance - distance.mean()
     slope = float((centred * value).sum() / centred.square().sum())
-    if slope >= 0:
-        return None
-    length = float(distance.mean()) - float(value.mean()) / slope
-    return length if float(distance.min()) <= length <= float(distance.max()) else None
+    # Of equal values what rounding leaves is no slope.
+    fall = -slope * float(distance.max() - distance.min())
+    return float(distance.mean()) - float(value.mean()) / slope if fall > 1e-9 * float(value.abs().max()) else None
 
 
 def _distance_rows(pairs: Pairs, num_bins: int) -> list[tuple[float, float, float, int]]:

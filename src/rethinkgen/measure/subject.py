@@ -47,6 +47,15 @@ class TrainingStep(NamedTuple):
     momentum: float
 
 
+class Draw(NamedTuple):
+    """One more training like the run's: what tells it from the others."""
+
+    seed: int
+    """Of its initial weights and its order."""
+    positions: Tensor | None = None
+    """``(n,)`` int64: the examples of the training split that it is trained on, ascending; ``None``: all"""
+
+
 class Subject:
     """A trained network at one step, and all that a measure may ask about it; each is made only when asked for.
 
@@ -65,7 +74,7 @@ class Subject:
         at: step -> the subject at another step.
         fresh: number of a draw -> a network of the same architecture, newly initialised.
         training: (first, last) -> the training once more, step by step.
-        recipe: what a training of the same kind is made of.
+        trainings: (draws, epochs, splits) -> the classes that networks trained so give to each split.
         other: the subject of a second run.
     """
 
@@ -84,7 +93,7 @@ class Subject:
         at: Callable[[At], Subject] | None = None,
         fresh: Callable[[int], nn.Module] | None = None,
         training: Callable[[int, int], Iterator[TrainingStep]] | None = None,
-        recipe: Any = None,
+        trainings: Callable[[Sequence[Draw], float, Sequence[SplitName]], Mapping[SplitName, Tensor]] | None = None,
         other: Callable[[], Subject] | None = None,
     ) -> None:
         self.network = network
@@ -94,13 +103,13 @@ class Subject:
         self.name = name
         self.memory_mb = memory_mb
         self._class_names = class_names
-        self.recipe = recipe
         self._makers = {
             "pixels": pixels,
             "from_pixels": from_pixels,
             "at": at,
             "fresh": fresh,
             "training": training,
+            "trainings": trainings,
             "other": other,
         }
 
@@ -153,6 +162,28 @@ class Subject:
         """Take the optimizer steps ``first`` to ``last - 1`` of the training once more."""
         steps: Iterator[TrainingStep] = self._ask("training")(first, last)
         return steps
+
+    def trainings(
+        self, draws: Sequence[Draw], epochs: float, splits: Sequence[SplitName] = ("train",)
+    ) -> Mapping[SplitName, Tensor]:
+        """Train a network like the run's for each draw, by many at once where that is faster.
+
+        Each has the run's architecture, optimizer and schedule, data and labels. What is finished is kept: a measure
+        that was killed and is asked again goes on.
+
+        Args:
+            draws: a network each; those that are trained on subsets, on equally many examples.
+            epochs: passes through the examples that a network is trained on.
+            splits: of which the networks are asked for classes.
+
+        Returns:
+            Split -> the classes ``(R, N)`` int64 that the trained networks give to its examples.
+
+        Raises:
+            ValueError: the run was not trained by plain steps on cross-entropy.
+        """
+        classes: Mapping[SplitName, Tensor] = self._ask("trainings")(draws, epochs, splits)
+        return classes
 
     @property
     def has_other(self) -> bool:

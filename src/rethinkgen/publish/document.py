@@ -11,7 +11,7 @@ import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces import expr
 
 from rethinkgen.publish.upload import Place, wandb_id
-from rethinkgen.report.claims import published
+from rethinkgen.report.claims import headline, published
 from rethinkgen.report.contents import Report
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.table import Cell, Table
@@ -86,7 +86,7 @@ def _pictures(report: Report, home: Place, report_run: str) -> list[Any]:
 
 
 def _counts(report: Report) -> str:
-    return f"Published claims: {report.headline}." if report.verdicts else ""
+    return f"Published claims: {headline(report.verdicts)}." if report.verdicts else ""
 
 
 def _text(report: Report) -> list[Any]:

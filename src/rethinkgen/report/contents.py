@@ -8,7 +8,7 @@ from functools import cached_property
 
 from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import Paper
-from rethinkgen.report.claims import Verdict, headline, judge, main_table
+from rethinkgen.report.claims import Verdict, judge, main_table
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.tables import Table, tables
@@ -41,11 +41,6 @@ class Report(Overview):
     def all_tables(self) -> list[Table]:
         """That of the claims last."""
         return [*self.tables, *([self.main_table] if self.main_table else [])]
-
-    @cached_property
-    def headline(self) -> str:
-        """How many claims that count are reproduced, and so on."""
-        return headline(self.verdicts)
 
     @cached_property
     def num_not_counted(self) -> int:

@@ -28,11 +28,11 @@ from rethinkgen.data.augmentation import center_crop
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
-from rethinkgen.data.source import Images
+from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
-from rethinkgen.measure.subject import At, Subject, TrainingStep
+from rethinkgen.measure.subject import At, Draw, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.received import opened_arrays
 from rethinkgen.run import own_code
@@ -43,6 +43,7 @@ from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.kept import step_of_run
 from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.replay import states, weights_along, weights_at
+from rethinkgen.run.retrained import retrained
 from rethinkgen.run.run import Run, open_one
 from rethinkgen.train.checkpoint import damage_of, load_checkpoint
 from rethinkgen.train.classifier import Classifier
@@ -284,6 +285,24 @@ class OpenedRun:
         with own_code.opening(self._code):
             yield from states(self, self.step(first), self.step(last), inexact=self._inexact, tell=self._tell)
 
+    def trainings(
+        self,
+        draws: Sequence[Draw],
+        epochs: float,
+        splits: Sequence[SplitName] = ("train",),
+        memory_mb: float = 1024.0,
+    ) -> Mapping[SplitName, Tensor]:
+        """Train a network like its own for each draw: ``rethinkgen.measure.subject.Subject.trainings``.
+
+        What is finished is kept in its folder. Up to ``memory_mb`` of networks and batches are held at once.
+
+        Raises:
+            ValueError: it was not trained by plain steps on cross-entropy, or is solved in closed form.
+        """
+        self._refuse_closed_form("trainings")
+        with own_code.opening(self._code):
+            return retrained(self, draws, epochs, splits, memory_mb)
+
     # Its data.
 
     @cached_property
@@ -298,7 +317,7 @@ class OpenedRun:
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
-        """``train``, ``test`` and, where some were held out, ``validation``, as the network sees them."""
+        """``train``; ``test``, ``validation`` where there are such; as the network sees them."""
         return self.datamodule.splits
 
     @property
@@ -315,13 +334,17 @@ class OpenedRun:
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split={split!r}: train, validation or test is needed.")
         loaded = self.datamodule.source.load()
+        part = loaded.test if split == "test" else loaded.train
+        if part is None:
+            raise ValueError(f"split={split!r}: nothing is left to test on of this run's data; train is needed.")
         which = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-        count = len(loaded.test if split == "test" else loaded.train)
+        count = len(part)
         if which.dtype.kind not in "iu" or which.ndim > 1 or not ((which >= 0) & (which < count)).all():
             raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
-        if isinstance(loaded, Images):
-            return (loaded.test if split == "test" else loaded.train).images[which].copy()  # others look at them too
-        names = (loaded.test if split == "test" else loaded.train).names[np.atleast_1d(which)]
+        if isinstance(part, Examples):
+            return part.images[which].copy()  # others look at them too
+        assert isinstance(loaded, ImageFiles)
+        names = part.names[np.atleast_1d(which)]
         decoded = [decode_colour(os.path.join(loaded.root, os.fsdecode(name))).transpose(2, 0, 1) for name in names]
         return decoded if which.ndim else decoded[0]
 
@@ -436,6 +459,7 @@ class OpenedRun:
             at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
             fresh=self.fresh,
             training=self.training,
+            trainings=lambda draws, epochs, splits: self.trainings(draws, epochs, splits, memory_mb),
             other=other,
         )
 

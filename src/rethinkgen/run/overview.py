@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rethinkgen.run.found import doubts, sentence
+from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.origin import command_of, shown_commands
 from rethinkgen.run.run import Run, damage_of
 from rethinkgen.run.settings import is_graded
@@ -184,8 +185,30 @@ def in_short(runs: Sequence[Run]) -> str:
     return f"{data}{size}, {steps} steps"
 
 
-def budget_of(run: Run) -> str:
-    """Say how long a run was to train: in epochs, where it was asked for these, else in steps."""
+def setup_of(runs: Sequence[Run], known_as: Mapping[str, str]) -> str:
+    """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``
+
+    ``known_as``: what is told of a data set besides its name.
+    """
+    if not runs:
+        return ""
+    names = dict.fromkeys(run.data for run in runs)
+    data = ", ".join(f"{name} ({known_as[name]})" if name in known_as else name for name in names)
+    subsets = sorted({int(run.key("data.num_train")) for run in runs if run.key("data.num_train")})
+    if 0 < len(subsets) <= 3:
+        data += f", {' or '.join(f'{size:,}' for size in subsets)} training examples"
+    if not any(takes_steps(run.config) for run in runs):
+        return f"Data: {data}."
+    budgets = list(dict.fromkeys(_budget(run) for run in runs))
+    if len(budgets) > 3:
+        return f"Data: {data}. Budgets differ."
+    until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
+    sizes = sorted({int(run.key("data.batch_size") or 0) for run in runs} - {0})
+    of = f" of {' or '.join(map(str, sizes))} examples" if sizes and "steps" in budgets[0] else ""
+    return f"Data: {data}. Budget: {' or '.join(budgets)}{of}{until_fit}."
+
+
+def _budget(run: Run) -> str:
     if (epochs := run.key("max_epochs")) is not None:
         return f"{epochs:g} epochs"
     steps = run.key("max_steps")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run.identity import LEVELS, flatten, takes_steps
 from rethinkgen.run.run import NUM_TRAIN, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHOICES = ("data", "data.corruption", "model", "loss", "regularizer", "optimizer", "schedule")
 NODE_OF = {"data": "data.source"} | {
@@ -57,9 +60,14 @@ def observe(run: Run, metric: str) -> float | None:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
     examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
+    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``overfitting/...``: ``ALONG_TRAINING``.
     """
     if run.state != "done":
         return None
+    kind, _, along = metric.partition("/")
+    if kind in ALONG_TRAINING:
+        change = ALONG_TRAINING[kind](run, along)
+        return change if math.isfinite(change) else None
     if "*" in metric:
         metric = next(reversed([name for name in run.metrics if fnmatchcase(name, metric)]), metric)
     if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
@@ -99,6 +107,44 @@ FOLLOWING: dict[str, Callable[[Run], float]] = {
     "2n+d": _weights_of_theorem_1,
 }
 """What follows from the numbers of a run."""
+
+
+def logged(run: Run, quantity: str) -> pd.DataFrame:
+    """Return ``step`` and ``value`` where a run has a quantity along training."""
+    import numpy as np
+    import pandas as pd
+
+    if quantity not in run.curves:
+        return pd.DataFrame({"step": [], "value": []})
+    # By numpy, as there may be a thousand runs.
+    steps, values = run.curves["step"].to_numpy(), run.curves[quantity].to_numpy(float)
+    is_logged = ~np.isnan(values)
+    return pd.DataFrame({"step": steps[is_logged], "value": values[is_logged]})
+
+
+def _rise(run: Run, quantity: str) -> float:
+    values = logged(run, quantity)["value"]
+    return float(values.max() - values.iloc[0]) if len(values) > 1 else math.nan
+
+
+def _fall(run: Run, quantity: str) -> float:
+    values = logged(run, quantity)["value"]
+    return float(values.max() - values.iloc[-1]) if len(values) > 1 else math.nan
+
+
+def _overfitting(run: Run, quantity: str) -> float:
+    values, losses = logged(run, quantity), logged(run, "validation/loss")
+    if len(values) < 2 or not len(losses):
+        return math.nan
+    turn = losses["step"].iloc[losses["value"].argmin()]
+    nearest = values["value"].iloc[(values["step"] - turn).abs().argmin()]
+    return float(values["value"].iloc[-1] - nearest)
+
+
+ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {"rise": _rise, "fall": _fall, "overfitting": _overfitting}
+"""What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
+its last; ``overfitting/Q``, its last value less that at the step, of those that have it, nearest to the smallest
+``validation/loss``."""
 
 
 def is_measured(quantity: str) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.grouping import collected
 from rethinkgen.run.measured import Measured
-from rethinkgen.run.quantities import keys_of
+from rethinkgen.run.quantities import keys_of, logged
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import x_of
 from rethinkgen.run.spread import with_interval
@@ -43,16 +43,6 @@ def number(run: Run, quantity: str) -> float:
     """Return what was measured, infinite where it was not reached; else not a number."""
     value = x_of(run, quantity)
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def logged(run: Run, quantity: str) -> pd.DataFrame:
-    """Return ``step`` and ``value`` where a run has a quantity along training."""
-    if quantity not in run.curves:
-        return pd.DataFrame({"step": [], "value": []})
-    # By numpy, as there may be a thousand runs.
-    steps, values = run.curves["step"].to_numpy(), run.curves[quantity].to_numpy(float)
-    is_logged = ~np.isnan(values)
-    return pd.DataFrame({"step": steps[is_logged], "value": values[is_logged]})
 
 
 def means(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -122,3 +112,23 @@ def measured_tables(
             continue
         tables.append((run, each, pd.DataFrame({"step": each.step, **columns})))
     return tables, damage
+
+
+def as_pictures(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return a row for each picture of a table that has one for each pixel: ``row, column``, perhaps ``channel``.
+
+    In ``value`` stands an image ``(H, W)``, or of three channels ``(H, W, 3)`` stretched to ``[0, 1]``; of another
+    number of channels each is a picture. Columns that are not of a pixel tell pictures apart, in the table's order.
+    """
+    if not {"row", "column"} <= set(table):
+        return table
+    is_colour = "channel" in table and table["channel"].nunique() == 3
+    of_pixel = ["row", "column", *(["channel"] if is_colour else [])]
+    of_picture = [name for name in table if name not in (*of_pixel, value)]
+    rows = []
+    for known, pixels in table.groupby(of_picture, sort=False):
+        image = pixels.sort_values(of_pixel)[value].to_numpy(float)
+        image = image.reshape([pixels[name].nunique() for name in of_pixel])
+        image = (image - image.min()) / (np.ptp(image) or 1.0) if is_colour else image
+        rows.append({**dict(zip(of_picture, known, strict=True)), value: image})
+    return pd.DataFrame(rows)

@@ -226,8 +226,8 @@ class Run:
     @property
     def num_test(self) -> int | None:
         """How many examples the test accuracy is measured on, where that is known."""
-        found = (self.result or {}).get("num_test") or NUM_TEST.get(self.data)
-        return None if found is None else int(found)
+        found = (self.result or {}).get("num_test", NUM_TEST.get(self.data))
+        return int(found) if found else None
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -505,7 +505,8 @@ def in_one_spelling(config: dict[str, Any]) -> dict[str, Any]:
     told = normalised(config)
     data, _ = place(told, "data.num_train")
     count, held_out = NUM_TRAIN.get(str(data.get("name"))), data.get("validation") or 0
-    if count is None or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+    is_train_part = place(told, "data.source.parts")[0].get("parts") in (None, ["train"])
+    if count is None or not is_train_part or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         return told  # it may be anybody's
     if data.get("num_train") == count - round(held_out * count):
         data["num_train"] = None

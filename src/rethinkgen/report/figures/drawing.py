@@ -135,9 +135,8 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
     if figure.kind == "curves":
-        first = min(table["step"].min() for _, _, table in panel.tables)
-        axes.set_xlim(first if "x" in figure.log else 0, max(end, 1))
         is_log = "x" in figure.log
+        axes.set_xlim(min(table["step"].min() for _, _, table in panel.tables) if is_log else 0, max(end, 1))
         axes.set_xlabel("training steps" + (plain_logarithmic(axes, is_free=False) if is_log else ""))
         if not is_log:
             axes.xaxis.set_major_formatter(IN_THOUSANDS if end >= THOUSANDS_FROM else PLAIN)
@@ -383,12 +382,23 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
 
 
 def draw_pictures(axes: Axes, panel: Panel) -> None:
-    """Draw images (H, W) or (H, W, C) side by side, with their ``value`` below."""
-    ((_, y, table),) = panel.tables
-    columns = math.ceil(math.sqrt(2 * len(table)))
+    """Draw images (H, W) or (H, W, C) side by side, with their ``value`` below; of several lines one below another."""
     axes.axis("off")
+    share = 1 / len(panel.tables)
+    for number, (line, y, table) in enumerate(panel.tables):
+        band = axes
+        if len(panel.tables) > 1:
+            band = axes.inset_axes((0, 1 - share * (number + 1), 1, 0.88 * share))
+            band.axis("off")
+            band.set_title(line.label, loc="left", fontsize=8)
+        # Of several runs of a setting those of one.
+        _draw_images(band, table[table["run"] == table["run"].iloc[0]] if "run" in table else table, y, panel)
+
+
+def _draw_images(axes: Axes, table: pd.DataFrame, y: str, panel: Panel) -> None:
+    columns = math.ceil(math.sqrt(2 * len(panel.tables) * len(table)))
+    high, wide = 1 / math.ceil(len(table) / columns), 1 / columns
     for number, (_, row) in enumerate(table.iterrows()):
-        high, wide = 1 / math.ceil(len(table) / columns), 1 / columns
         place = axes.inset_axes((wide * (number % columns), 1 - high * (number // columns + 1), 0.9 * wide, 0.8 * high))
         place.imshow(np.asarray(row[y]), cmap="gray", interpolation="nearest")
         place.axis("off")

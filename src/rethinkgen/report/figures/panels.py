@@ -18,8 +18,8 @@ from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
 from rethinkgen.report.figures.rows import measured_table, table_of
 from rethinkgen.report.figures.settings import Line, clouds, lines, settings
 from rethinkgen.report.style import Facts, facts, looks_of
-from rethinkgen.run.quantities import keys_of, value_of
-from rethinkgen.run.rows import at_x, logged, number
+from rethinkgen.run.quantities import keys_of, logged, value_of
+from rethinkgen.run.rows import at_x, number
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import goes_with, names, told, x_of
 from rethinkgen.run.where import matches

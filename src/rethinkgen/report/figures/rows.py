@@ -15,7 +15,7 @@ from rethinkgen.report.figures.declaration import Figure
 from rethinkgen.report.figures.settings import Line, settings
 from rethinkgen.report.style import facts
 from rethinkgen.run.quantities import property_of
-from rethinkgen.run.rows import at_x, curves, means, measured_tables, number
+from rethinkgen.run.rows import as_pictures, at_x, curves, means, measured_tables, number
 from rethinkgen.run.run import Run
 from rethinkgen.run.settings import names, told, x_of
 
@@ -57,7 +57,8 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
     labels = {run: label for group, label in zip(groups, names(groups), strict=True) for run in group}
     tables = [pd.DataFrame()]
     for run, each, columns in found:
-        table = columns.assign(run=run.path.name, line=labels[run])
+        table = as_pictures(columns, figure.columns()[0][0]) if figure.kind == "pictures" else columns
+        table = table.assign(run=run.path.name, line=labels[run])
         named = [*figure.only, figure.x, figure.value, *(name for column in figure.columns() for name in column)]
         absent = next((name for name in named if name is not None and name not in table), "")
         if absent and "*" in figure.of:

@@ -14,9 +14,8 @@ from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
 from rethinkgen.report.figures.panels import Panel
 from rethinkgen.report.figures.settings import settings
 from rethinkgen.report.style import facts
-from rethinkgen.run.overview import budget_of
+from rethinkgen.run.overview import setup_of
 from rethinkgen.run.quantities import value_of
-from rethinkgen.run.run import Run
 from rethinkgen.run.settings import x_of
 
 FITTED_WHAT = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
@@ -40,6 +39,7 @@ def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Se
     ]
     is_alike = any(figure.kind == "scatter" and figure.value in figure.instead for figure in figures)
     bound = BOUND_FIELDS if all(figure.kind == "heatmap" for figure in figures) else MARKS["is_bound"]
+    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
     unfinished = sum(run.state != "done" for run in runs)
     told = [
         *own,
@@ -47,7 +47,7 @@ def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Se
         bound if any(panel.has("is_bound") for panel in panels) else "",
         MARKS["is_open"] if any(panel.has("is_open") for panel in panels) else "",
         MARKS["published"] if "kind" in data and data["kind"].eq("published").any() else "",
-        setup_of(runs),
+        setup_of(runs, stand_ins),
         fields_of(panels),
         *spread_of(panels, data),
         f"Not finished: {unfinished} of {len(runs)} runs." if unfinished else "",
@@ -75,27 +75,6 @@ def filled(template: str, *panels: Panel) -> str:
         return f"{shown} %" if shown and scale == 100 else shown or match[0]
 
     return TOLD_OF_RUNS.sub(told, template.strip())
-
-
-def setup_of(runs: Sequence[Run]) -> str:
-    """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``"""
-    if not runs:
-        return ""
-    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
-    names = dict.fromkeys(run.data for run in runs)
-    data = ", ".join(f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in names)
-    subsets = sorted({int(run.key("data.num_train")) for run in runs if run.key("data.num_train")})
-    if 0 < len(subsets) <= 3:
-        data += f", {' or '.join(f'{size:,}' for size in subsets)} training examples"
-    if not any(value_of(run, "takes_steps") for run in runs):
-        return f"Data: {data}."
-    budgets = list(dict.fromkeys(budget_of(run) for run in runs))
-    if len(budgets) > 3:
-        return f"Data: {data}. Budgets differ."
-    until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
-    sizes = sorted({int(run.key("data.batch_size") or 0) for run in runs} - {0})
-    of = f" of {' or '.join(map(str, sizes))} examples" if sizes and "steps" in budgets[0] else ""
-    return f"Data: {data}. Budget: {' or '.join(budgets)}{of}{until_fit}."
 
 
 def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> list[str]:
