@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rethinkgen.files import csv_cell
 
@@ -34,6 +34,11 @@ def distinct(stems: Iterable[str]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def in_csv(value: Any) -> Any:
+    """Return a value as a CSV file has it: a list is joined by ``+``, an empty one is ``none``."""
+    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)
 
 
 def to_csv(table: pd.DataFrame) -> str:

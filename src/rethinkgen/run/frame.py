@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import value_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.spread import with_interval
 
@@ -83,7 +84,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return name -> value of each run, of all that the index tells."""
-    choices = {name: [_choice(run, name) for run in runs] for name in (*ALWAYS, *SOMETIMES)}
+    choices = {name: [str(value_of(run, name) or NONE) for run in runs] for name in (*ALWAYS, *SOMETIMES)}
     told = {name: values for name, values in choices.items() if name in ALWAYS or len(set(values)) > 1}
     keys = dict.fromkeys(key for run in runs for key in run.identity if key not in (*SEEDS, "run"))
     differing = {key: _comparable([run.identity.get(key) for run in runs]) for key in keys}
@@ -100,13 +101,6 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 def _follows(values: Sequence[Any], told: Iterable[Sequence[Any]]) -> bool:
     """Whether a key's values are known from what is told already: from a choice, or in another's words."""
     return any(len(set(zip(other, values, strict=True))) == len(set(other)) for other in told)
-
-
-def _choice(run: Run, group: str) -> str:
-    if group == "regularizer":
-        return "+".join(run.regularizers) or NONE
-    told = {"data": run.data, "data.corruption": run.corruption, "model": run.model}.get(group)
-    return str(told or run.choices.get(group) or NONE)
 
 
 def _comparable(values: Sequence[Any]) -> list[Any]:
