@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.quantities import value_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import follows
 from rethinkgen.run.spread import with_interval
 
 if TYPE_CHECKING:
@@ -91,16 +92,12 @@ def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     # Under one name and path may lie other data today.
     differing["data.fingerprint"] = _comparable([run.facts.get("fingerprint") for run in runs])
     for key, values in differing.items():
-        if len(set(values)) > 1 and not _follows(values, told.values()):
+        # From a choice, or in another key's words.
+        if len(set(values)) > 1 and not any(follows(values, others) for others in told.values()):
             told[key] = values
     seeds = {key: [run.identity.get(key) for run in runs] for key in SEEDS}
     ours = [key for key in SEEDS if key == "seed" or seeds[key] != seeds["seed"]]
     return told | {key: seeds[key] for key in ours if key == "seed" or len(set(seeds[key])) > 1}
-
-
-def _follows(values: Sequence[Any], told: Iterable[Sequence[Any]]) -> bool:
-    """Whether a key's values are known from what is told already: from a choice, or in another's words."""
-    return any(len(set(zip(other, values, strict=True))) == len(set(other)) for other in told)
 
 
 def _comparable(values: Sequence[Any]) -> list[Any]:

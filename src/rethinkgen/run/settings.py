@@ -79,12 +79,15 @@ def names(
 
 def goes_with(runs: Sequence[Run], quantity: str) -> list[str]:
     """Return the keys of the config whose value follows from that of a quantity, as a model's own rate does."""
-    found = []
-    for key in dict.fromkeys(key for run in runs for key in run.identity):
-        pairs = {(value_of(run, quantity), str(run.identity.get(key))) for run in runs}
-        if len({text for _, text in pairs}) > 1 and len(pairs) == len({value for value, _ in pairs}):
-            found.append(key)
-    return found
+    of_quantity = [value_of(run, quantity) for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run.identity)
+    told = {key: [str(run.identity.get(key)) for run in runs] for key in keys}
+    return [key for key, values in told.items() if len(set(values)) > 1 and follows(values, of_quantity)]
+
+
+def follows(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether each value is known from the other one at its place: where the others are the same, it is, too."""
+    return len(set(zip(others, values, strict=True))) == len(set(others))
 
 
 def axes_of(runs: Sequence[Run]) -> list[str]:
@@ -120,9 +123,8 @@ def differences(runs: Sequence[Run], leaving_out: Sequence[str] = ()) -> list[li
     for key in dict.fromkeys(key for run in runs for key in run.identity if not is_below(key, told_elsewhere)):
         values = tuple(str(run.identity.get(key)) for run in runs)
         choice = next((names for node, names in chosen.items() if is_below(key, (node,))), ())
-        follows = bool(choice) and len(set(zip(choice, values, strict=True))) == len(set(choice))
         # The same value under two keys, as a regularizer's and its user's, is told once.
-        if len(set(values)) > 1 and not follows:
+        if len(set(values)) > 1 and not (choice and follows(values, choice)):
             telling.setdefault(values, key)
     columns = list(telling)
     told = columns[:MOST_TOLD]
