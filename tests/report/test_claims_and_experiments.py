@@ -11,9 +11,11 @@ import yaml
 from conftest import ROOT, command_line
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import judge
-from rethinkgen.report.quantities import deviations, matches, property_of
+from rethinkgen.report.comparisons import deviations
 from rethinkgen.run.catalogue import latest_entries
+from rethinkgen.run.quantities import property_of
 from rethinkgen.run.run import Run, read_runs
+from rethinkgen.run.where import matches
 from rethinkgen.sweep import grid
 
 CLAIMED = sorted({claim.command.rpartition("=")[2] for claim in load_claims()})

@@ -12,10 +12,11 @@ from made_up import made_up_run
 
 from rethinkgen.report.figures import Picture, picture
 from rethinkgen.report.figures.declaration import check_quantities, read_figure
-from rethinkgen.report.quantities import matches, observe
 from rethinkgen.report.tables import tables
 from rethinkgen.run.measured import file_of, measure_id, write_measured
+from rethinkgen.run.quantities import observe
 from rethinkgen.run.run import Run
+from rethinkgen.run.where import matches
 
 SOURCES = ("drawn anew", "0", "1ep", "as trained")
 MAPS: dict[str, Any] = {
