@@ -28,6 +28,7 @@ from rethinkgen.data.augmentation import center_crop
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
+from rethinkgen.data.preprocessing import reduced
 from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
@@ -477,6 +478,10 @@ class OpenedRun:
         if isinstance(loaded, ImageFiles):
             view = View(loaded.resize, (height, width))
             return torch.stack([view(each, None) for each in images])
+        if (side := self.datamodule.resize) is not None:
+            if any(min(each.shape[1:]) < side for each in images):
+                return None
+            images = [torch.from_numpy(reduced(each[None].numpy(), side))[0] for each in images]
         if any(each.shape[1] < height or each.shape[2] < width for each in images):
             return None
         return torch.stack([center_crop(each, (height, width)) for each in images])

@@ -158,15 +158,16 @@ class Adversarial:
         Raises:
             ValueError: the images are streamed or mixed, or the loss is no cross-entropy.
         """
-        datamodule: Any = network.trainer.datamodule
+        model: Any = network
+        datamodule = model.trainer.datamodule
         inputs = datamodule.splits["train"].inputs
         key = f"regularizer.adversarial.weight={self.weight:g}"
         if not isinstance(inputs, Tensor):
             raise ValueError(f"{key}: the range of streamed images is not known. Train on images in memory.")
         if datamodule.mixup:
             raise ValueError(f"{key}: a mixed image has two labels. Train without regularizer.mixup.")
-        if type(network.loss) is not CrossEntropy:
-            raise ValueError(f"{key} loss={type(network.loss).__name__}: here loss=cross_entropy is needed.")
+        if type(model.loss) is not CrossEntropy:
+            raise ValueError(f"{key} loss={type(model.loss).__name__}: here loss=cross_entropy is needed.")
         if not self.weight:
             return []
         self._level = float(inputs.max() - inputs.min()) / LEVELS
@@ -175,7 +176,7 @@ class Adversarial:
             if inside.training:
                 self._images = given[0].detach()
 
-        return [network.network.register_forward_pre_hook(note)]  # type: ignore[union-attr, operator]
+        return [model.network.register_forward_pre_hook(note)]
 
     def __call__(self, network: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
         """Return ``weight`` times the mean loss of the adversarial images less that of the images."""
@@ -187,7 +188,8 @@ class Adversarial:
             others = network(found)
         self._images = None
         loss: Any = network.loss
-        return self.weight * (loss(others, labels, labels).mean() - loss(logits, labels, labels).mean())
+        more: Tensor = loss(others, labels, labels).mean() - loss(logits, labels, labels).mean()
+        return self.weight * more
 
     def search(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return for images ``(n, C, H, W)`` those that are trained on beside them."""
