@@ -93,6 +93,20 @@ def test_distances_are_of_pairs_within_classes_in_equal_intervals() -> None:
     assert len(found) == 3
 
 
+def test_the_summary_has_the_numbers_of_each_kind_of_pairs_beside_the_loss() -> None:
+    network, split = network_of("mlp"), split_of(12, 1, share_wrong=0.3)
+    findings = stiffness(Subject(network, {"train": split, "test": split_of(6, 2)}))
+    table = findings.tables["summary"]
+    loss = float(F.cross_entropy(network(split.inputs), split.labels).detach())
+    assert list(table["loss"]) == [pytest.approx(loss)] * 3
+    for row, pairs in enumerate(table["pairs"]):
+        told = {name: float(column[row]) for name, column in table.items() if name not in ("pairs", "loss")}
+        assert len(told) == 8
+        for name, value in told.items():
+            expected = findings.numbers[f"{pairs}/{name}"]
+            assert math.isnan(value) if expected is None else value == expected
+
+
 @pytest.mark.parametrize(
     ("intercept", "slope", "expected"), [(1.0, -2.0, 0.5), (1.0, 2.0, None), (1.0, 0.0, None), (1.0, -0.1, None)]
 )
