@@ -20,6 +20,20 @@ CLAIMED = sorted({claim.command.rpartition("=")[2] for claim in load_claims()})
 SAME_RUNS = {"zhang2017/figure_1c": "zhang2017/figure_1b", "zhang2017/figure_2a": "zhang2017/table_2"}
 """Figures that another experiment's runs are drawn from."""
 EXPERIMENTS = [name for name in CLAIMED if name not in SAME_RUNS]
+SMALLER = {
+    "arpit2017": {
+        "data.num_train",
+        "data",
+        "data.source",
+        "model",
+        "model.width",
+        "model.depth",
+        "image_shape",
+        "optimizer.lr",
+    },
+    "fort2019": {"data.num_train", "data.preprocessing", "model", "model.width", "model.depth"},
+}
+"""Paper -> the keys by which its experiments, which two cores can run, are not the paper's own: its stand-ins."""
 SEVERAL = ("table_1.", "table_4.", "theorem_1.", "table_2.random_labels.regularized")
 """Claims about all of several settings: what the paper leaves open, or says of any."""
 
@@ -30,7 +44,8 @@ def cells_of(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     arguments = [f"results_dir={folder}", "seed=0", f"data.root={folder}", "trainer=cpu", "hydra/launcher=basic"]
     with contextlib.suppress(SystemExit):
         command_line("-m", f"+experiment={experiment}", *arguments)
-    return read_runs([sweep for sweep in sorted(folder.glob("zhang2017-*")) if latest_entries(sweep)])
+    paper = experiment.partition("/")[0]
+    return read_runs([sweep for sweep in sorted(folder.glob(f"{paper}-*")) if latest_entries(sweep)])
 
 
 def seeds_of(experiment: str) -> list[str]:
@@ -52,14 +67,18 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
     num_seeds = len(seeds_of(experiment))
     for claim in claims:
         choosing = {"data.validation": 0.1}
-        bearing = [run for run in runs if matches(run, claim.runs) and not matches(run, choosing)]
+        # Papers whose claims are about held-out images hold some out in every run.
+        is_choosing = claim.tuned is not None or claim.paper.name not in SMALLER
+        bearing = [run for run in runs if matches(run, claim.runs) and not (is_choosing and matches(run, choosing))]
         if claim.tuned:
             assert claim.tuned.held_out == choosing
             strengths = {run.key(claim.tuned.key) for run in runs if matches(run, claim.runs | choosing)}
             assert 0 in strengths
             assert len(strengths) > claim.tuned.at_least
         assert bearing, claim.id
-        assert [text for run in bearing for text in deviations(run, claim)] == [], claim.id
+        departing = {text.partition("=")[0] for run in bearing for text in deviations(run, claim)}
+        assert departing <= SMALLER.get(experiment.partition("/")[0], set()), claim.id
+        assert not departing or claim.trend, claim.id
         for name, setting in claim.settings.items():
             assert any(matches(run, setting) for run in bearing), (claim.id, name)
         if claim.across:

@@ -53,8 +53,8 @@ def stiffness(
     outside of the distances that occur; the *crossing* is the same line's wherever that is, also beyond them.
 
     Numbers, of ``train_train``, ``train_heldout`` and ``heldout_heldout``: ``<pairs>/sign_within``, ``sign_between``,
-    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``, ``sign_crossing``, ``cosine_crossing``;
-    and ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
+    ``sign_gap`` (within less between), ``sign_length``, ``sign_crossing``, and the same of ``cosine``; and
+    ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
     gradient is zero has no stiffness.
 
     Tables: ``classes`` with ``pairs, class_a, class_b, sign, cosine, num_pairs``; ``distances`` with ``pairs, distance,
@@ -157,6 +157,8 @@ def _numbers(pairs: Pairs, rows: list[ClassRow]) -> dict[str, Number]:
         within, between = ([row[i] for row in rows if (row[0] == row[1]) == is_within] for is_within in (True, False))
         numbers[f"{name}_within"] = sum(within) / len(within) if within else None
         numbers[f"{name}_between"] = sum(between) / len(between) if between else None
+        gap = numbers[f"{name}_within"], numbers[f"{name}_between"]
+        numbers[f"{name}_gap"] = None if gap[0] is None or gap[1] is None else gap[0] - gap[1]
         distance, value = _within(pairs, getattr(pairs, name))
         numbers[f"{name}_length"] = critical_length(distance, value)
         numbers[f"{name}_crossing"] = zero_crossing(distance, value)

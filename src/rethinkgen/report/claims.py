@@ -122,11 +122,12 @@ def _bears_on(run: Run, claim: Claim) -> bool:
 
 
 def _is_measured_by(run: Run, metric: str) -> bool:
-    """Whether the measure that a number is of has looked at the run, or is asked to; true of all other numbers."""
+    """Whether the measure that a number is of has looked at the run, is asked to, or may be: it has not finished."""
     _, is_of_one, rest = metric.rpartition("measure/")
     called = rest.partition("/")[0]
     return (
         not is_of_one
+        or run.state != "done"
         or any(fnmatchcase(each.called, called) for each in run.measured[0])
         or run.key(f"measure.{re.split(r'[(*]', called)[0]}") is not None
     )
