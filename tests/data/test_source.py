@@ -468,8 +468,8 @@ def remove_root(root: Path) -> None:
     shutil.rmtree(root)
 
 
-def remove_test(root: Path) -> None:
-    shutil.rmtree(root / "test")
+def remove_train(root: Path) -> None:
+    shutil.rmtree(root / "train")
 
 
 def empty_train(root: Path) -> None:
@@ -517,7 +517,7 @@ def resize_one(root: Path) -> None:
     ("spoil", "messages"),
     [
         (remove_root, ["there is no folder", "<root>/train/<class>/<image>"]),
-        (remove_test, ["there is no folder {root}/test"]),
+        (remove_train, ["there is no folder {root}/train"]),
         (empty_train, ["train is empty", "train/<class>/*"]),
         (flatten_test, ["6 files directly in test (the first is 'cat_0.png')", "test/<class>/*"]),
         (empty_class, ["no image in test/emu"]),
@@ -779,6 +779,8 @@ def test_fingerprint_of_a_folder_names_its_content(tmp_path: Path) -> None:
     assert ImageFolder(copy).fingerprint() == first
     image.rename(image.with_name("zero.png"))
     seen.add(ImageFolder(copy).fingerprint() or "")
-    assert len(seen) == 4
     shutil.rmtree(copy / "test")
+    seen.add(ImageFolder(copy).fingerprint() or "")
+    assert len(seen) == 5
+    (copy / "train").rename(copy / "test")
     assert ImageFolder(copy).fingerprint() is None

@@ -172,7 +172,9 @@ class RandomSigns(CorruptedImages):
     def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """See ``random_signs``."""
         train = replace(images.train, labels=random_signs(images.train.keys, "train", self.seed))
-        test = replace(images.test, labels=random_signs(images.test.keys, "test", self.seed))
+        test = images.test
+        if test is not None:
+            test = replace(test, labels=random_signs(test.keys, "test", self.seed))
         return replace(images, train=train, test=test, class_names=("-1", "+1"))  # type: ignore[arg-type]
 
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:

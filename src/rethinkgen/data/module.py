@@ -86,7 +86,7 @@ class Split:
     is_corrupted: Tensor
     """``(N,)`` bool: the label differs from the original"""
     index: Tensor
-    """``(N,)`` int64: position in the source's training or test split"""
+    """``(N,)`` int64: position in the source's training or test split; where both are trained on, in both, joined"""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -193,7 +193,7 @@ class CorruptedImages(pl.LightningDataModule):
         self.mixup = check_between("regularizer.mixup", mixup, 0, math.inf, below=True)
 
         self.splits: dict[SplitName, Split] = {}
-        """``train``, ``test`` and, if asked for, ``validation``. Empty before ``setup``, as all below."""
+        """``train``; ``test``, ``validation`` where there are such. Empty before ``setup``, as all below."""
         self.image_shape: tuple[int, int, int]
         """``(C, H, W)`` that the network sees."""
         self.class_names: tuple[str, ...]
@@ -479,6 +479,8 @@ class CorruptedImages(pl.LightningDataModule):
         )
 
         chosen = self._choose(train, is_left_out)
+        if test is None:
+            notes.append(f"{self._where()}: nothing is left to test on: every number of the test set is null.")
         self.notes = [*notes, *self._missing_classes(images, chosen[0]), *self._shared_images(images, *chosen)]
         training, held_out = map(self._cut, chosen)
         images = self._replaced(images)
@@ -496,8 +498,9 @@ class CorruptedImages(pl.LightningDataModule):
             self._pattern = self._drawn_pattern("train", train.keys[training])
         self._some_keys = train.keys[training[:SAMPLE_OF_CORRUPTION]]
         del images, train  # 150 MB of CIFAR-10, which at its peak has all the float32 inputs beside it
-        true = Labels(test.labels, np.zeros(len(test), dtype=bool))
-        splits["test"] = self._split("test", test, true, self._cut(np.arange(len(test))))
+        if test is not None:
+            true = Labels(test.labels, np.zeros(len(test), dtype=bool))
+            splits["test"] = self._split("test", test, true, self._cut(np.arange(len(test))))
 
         self.num_conflicts, self.fit_ceiling = 0, None
         inputs = splits["train"].inputs
@@ -547,7 +550,10 @@ class CorruptedImages(pl.LightningDataModule):
     def _missing_classes(self, images: Images | ImageFiles, training: NDArray[np.intp]) -> Iterator[str]:
         """Say which classes nothing can be learnt of, or asked about."""
         names = images.class_names
-        for split, labels in (("training", images.train.labels[training]), ("test", images.test.labels)):
+        parts = [("training", images.train.labels[training])]
+        if images.test is not None:
+            parts.append(("test", images.test.labels))
+        for split, labels in parts:
             missing = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0).tolist()
             if missing:
                 which = ", ".join(names[label] for label in missing[:10]) + (", ..." if len(missing) > 10 else "")
@@ -563,8 +569,11 @@ class CorruptedImages(pl.LightningDataModule):
         """Say which images are no test of what was learnt, since they are trained on; streamed ones are not read."""
         if not isinstance(images, Images):
             return
-        train, test = images.train.images, images.test.images
-        for split, others, index in (("validation", train, held_out), ("test", test, np.arange(len(test)))):
+        train = images.train.images
+        parts = [("validation", train, held_out)]
+        if images.test is not None:
+            parts.append(("test", images.test.images, np.arange(len(images.test))))
+        for split, others, index in parts:
             shared = find_shared(train, training, others, index)
             if shared:
                 place, twin = shared[0]

@@ -1,5 +1,9 @@
 """Where images come from: seven sources, each read whole into memory as ``Images``.
 
+A source has a train and mostly a test part. Its ``parts`` say which of them is trained on: ``[train]``; ``[train,
+test]``, one after the other, so that an ``index`` is the position in both; or ``[test]``. Where the test part is
+trained on there is none to test on.
+
 Neither this module nor making a source and asking for its fingerprint imports torch: a finished run is
 skipped without it.
 """
@@ -18,7 +22,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -32,10 +36,15 @@ from numpy.typing import NDArray
 from rethinkgen import files
 from rethinkgen.data import idx
 from rethinkgen.data.image_listing import File, Listing, digest, folder_at, labelled, list_folder
+from rethinkgen.data.parts import TRAIN, check_parts, of_parts
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.errors import DamagedFileError, UnsuitableFileError
 
 _log = logging.getLogger(__name__)
+
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images (N, C, H, W) and labels (N,) of one part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +72,27 @@ class Images:
     """
 
     train: Examples
-    test: Examples
+    test: Examples | None
+    """``None`` where there is none: then all numbers of the test set are ``None`` too."""
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise ValueError(f"data.source: at least two classes are needed, not {list(self.class_names)}.")
-        for split, examples in (("train", self.train), ("test", self.test)):
-            _check_examples(split, examples, len(self.class_names))
-        shapes = self.train.images.shape[1:], self.test.images.shape[1:]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"data.source: training images are {shapes[0]}, test images {shapes[1]} (channels, height, "
-                "width): one shape is needed."
-            )
+        _check_examples("train", self.train, len(self.class_names))
+        if self.test is None:
+            return
+        _check_examples("test", self.test, len(self.class_names))
+        _check_shapes(self.train.images, self.test.images)
+
+
+def _check_shapes(train: NDArray[np.uint8], test: NDArray[np.uint8]) -> None:
+    shapes = train.shape[1:], test.shape[1:]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"data.source: training images are {shapes[0]}, test images {shapes[1]} (channels, height, "
+            "width): one shape is needed."
+        )
 
 
 def _check_examples(split: str, examples: Examples, num_classes: int) -> None:
@@ -110,6 +126,17 @@ def _by_position(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Exampl
     return Examples(np.ascontiguousarray(images), labels, np.arange(len(labels), dtype=np.uint64))
 
 
+def _of_parts(splits: Sequence[Arrays], parts: Sequence[str], class_names: tuple[str, ...]) -> Images:
+    """Return the images whose ``parts`` are trained on, of the arrays of train and test; keys are positions."""
+    (images, labels), test = of_parts(splits[0], splits[1], parts, _joined)
+    return Images(_by_position(images, labels), None if test is None else _by_position(*test), class_names)
+
+
+def _joined(one: Arrays, other: Arrays) -> Arrays:
+    _check_shapes(one[0], other[0])
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
+
+
 class Source(Protocol):
     """What the data module asks of a source; anything that has these three methods is one.
 
@@ -136,9 +163,15 @@ class Digits:
 
     The 17 grey levels 0 .. 16 become ``round(level * 255 / 16)``. The split is ours, as there is no official
     one of this size: stratified, by a fixed seed that no option reaches.
+
+    Args:
+        parts: which are trained on, see the head of this module.
     """
 
     _NUM_IMAGES, _NUM_TEST = 1797, 360
+
+    def __init__(self, parts: Sequence[str] = TRAIN) -> None:
+        self.parts = check_parts(parts)
 
     def prepare(self) -> None:
         """Do nothing: they come with scikit-learn."""
@@ -153,11 +186,8 @@ class Digits:
         levels, labels = table[:, :-1], table[:, -1].astype(np.int64)
         images = np.round(levels * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
         is_test = _stratified(labels, self._NUM_TEST)
-        return Images(
-            train=_by_position(images[~is_test], labels[~is_test]),
-            test=_by_position(images[is_test], labels[is_test]),
-            class_names=_DIGIT_NAMES,
-        )
+        splits = [(images[chosen], labels[chosen]) for chosen in (~is_test, is_test)]
+        return _of_parts(splits, self.parts, _DIGIT_NAMES)
 
     def fingerprint(self) -> str:
         """Name the data and the version of the split."""
@@ -165,7 +195,8 @@ class Digits:
 
     def num_train(self) -> int:
         """Return how many training examples there are."""
-        return self._NUM_IMAGES - self._NUM_TEST
+        counts = {"train": self._NUM_IMAGES - self._NUM_TEST, "test": self._NUM_TEST}
+        return sum(counts[part] for part in self.parts)
 
 
 def _stratified(labels: NDArray[np.int64], num_chosen: int) -> NDArray[np.bool_]:
@@ -198,18 +229,26 @@ class _Archive(NamedTuple):
 
 
 class _WellKnown:
-    """A data set that torchvision downloads, checks and reads; its files lie where torchvision puts them."""
+    """A data set that torchvision downloads, checks and reads; its files lie where torchvision puts them.
+
+    Args:
+        root: the folder that they lie in.
+        parts: which are trained on, see the head of this module.
+    """
 
     _name: ClassVar[str]
     _title: ClassVar[str]
     _num_train: ClassVar[int]
+    _num_test: ClassVar[int] = 10_000
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, parts: Sequence[str] = TRAIN) -> None:
         self.root = root
+        self.parts = check_parts(parts)
 
     def num_train(self) -> int | None:
         """Return how many training examples the published data have; ``None`` of other files under their names."""
-        return self._num_train if self.fingerprint() == self._name else None
+        counts = {"train": self._num_train, "test": self._num_test}
+        return sum(counts[part] for part in self.parts) if self.fingerprint() == self._name else None
 
     def prepare(self) -> None:
         """Download what is not there or is damaged.
@@ -263,13 +302,13 @@ class _WellKnown:
     def load(self) -> Images:
         """Read both splits. Raises ``ValueError`` if files are missing, damaged or not what they should be."""
         try:
-            (train, test), names = self._read()
+            splits, names = self._read()
         except UnsuitableFileError as error:  # to put the published files there is no advice for who has others
             raise UnsuitableFileError(f"{self._where()}: {error}") from error
         except Exception as error:  # a truncated file makes torchvision's readers raise nearly anything
             reason = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
             raise ValueError(self._advice(reason)) from error
-        return Images(_by_position(*train), _by_position(*test), names)
+        return _of_parts(splits, self.parts, names)
 
     def fingerprint(self) -> str:
         """Name the data set: torchvision has checked its bytes."""
@@ -541,6 +580,7 @@ class SVHN(_WellKnown):
     _name = "svhn"
     _title = "SVHN"
     _num_train = 73_257
+    _num_test = 26_032
 
     def _files(self) -> list[tuple[Path, str | None]]:
         return [(item.path, item.md5) for item in self._archives()]
@@ -640,18 +680,24 @@ def _impatient_sockets(seconds: float = 30.0) -> Iterator[None]:
 
 class ImageFolder:
     """Images as files: ``<root>/train/<class>/*`` beside ``<root>/test/<class>/*`` (if there is none,
-    ``val``).
+    ``val``), or ``<root>/<class>/*``, which has no test part; nor need there be one beside ``train``.
 
     All images have one size, 8 bits a channel, in any format that Pillow reads; classes are sorted by name,
     images by class, then file name. Hidden files are left out. Of an animation the first frame is read, and an
     orientation that a camera noted is left alone, as torchvision does. One channel if every image is grey, else
     three. They are decoded once, by ``num_workers`` processes (default: one a core), and kept as an array in
     ``<root>/.rethinkgen-cache-*.npz``, which follows every change of a name, size or modification time.
+
+    Args:
+        root: the folder.
+        num_workers: processes that decode; ``None``: one a core.
+        parts: which are trained on, see the head of this module.
     """
 
-    def __init__(self, root: str | Path, num_workers: int | None = None) -> None:
+    def __init__(self, root: str | Path, num_workers: int | None = None, parts: Sequence[str] = TRAIN) -> None:
         self.root = root
         self.num_workers = num_workers
+        self.parts = check_parts(parts)
         self._prepared: Images | None = None
         self._names: dict[str, list[str]] = {}
         """Files of the images that were loaded, by split"""
@@ -664,7 +710,7 @@ class ImageFolder:
         """Read both splits.
 
         Raises ``ValueError`` if a folder is missing or empty, there is only one class, the classes of train
-        and test differ, or images cannot be read or differ in size.
+        and test differ, images cannot be read or differ in size, or the test part is asked for and there is none.
         """
         if self._prepared is not None:
             images, self._prepared = self._prepared, None
@@ -675,7 +721,8 @@ class ImageFolder:
                 "null for one process a core."
             )
         listing = list_folder(self.root)
-        self._names = {"train": [file.name for file in listing.train], "test": [file.name for file in listing.test]}
+        listed = zip(("train", "test"), listing.of(self.parts), strict=True)
+        self._names = {split: [file.name for file in found] for split, found in listed}
         cache = _cache_path(folder_at(self.root), listing)
         found = _read_cache(cache, is_last_word=False)
         if found is None:
@@ -684,7 +731,15 @@ class ImageFolder:
                 if found is None:
                     found = self._decode(listing)
                     _write_cache(cache, found)
-        return found
+        return self._of_parts(found, listing)
+
+    def _of_parts(self, images: Images, listing: Listing) -> Images:
+        train, test = images.train, images.test
+        if test is not None and self.parts != TRAIN:
+            # Beside training images of the same names, keys of their own.
+            test = replace(test, keys=labelled(listing.test, listing.class_names, by_part=True).keys)
+        train, test = of_parts(train, test, self.parts, _joined_examples)
+        return Images(train, test, images.class_names)
 
     def fingerprint(self) -> str | None:
         """Hash all relative paths and sizes, and the beginnings of up to 64 files.
@@ -700,8 +755,8 @@ class ImageFolder:
     def num_train(self) -> int | None:
         """Return how many training images there are; ``None`` if a folder is missing."""
         try:
-            return len(list_folder(self.root, check=False).train)
-        except FileNotFoundError:
+            return len(list_folder(self.root, check=False).of(self.parts)[0])
+        except (FileNotFoundError, ValueError):
             return None
 
     def name_of(self, split: str, position: int) -> str:
@@ -720,12 +775,16 @@ class ImageFolder:
                 where=f"data.root={str(self.root)!r}",
                 names=[file.name for file in files],
             )
-        num_train = len(listing.train)
-        return Images(
-            train=Examples(pixels[:num_train], *labelled(listing.train, listing.class_names)),
-            test=Examples(pixels[num_train:], *labelled(listing.test, listing.class_names)),
-            class_names=listing.class_names,
-        )
+        num_train, names = len(listing.train), listing.class_names
+        train = Examples(pixels[:num_train], *labelled(listing.train, names))
+        test = Examples(pixels[num_train:], *labelled(listing.test, names)) if listing.test else None
+        return Images(train, test, names)
+
+
+def _joined_examples(one: Examples, other: Examples) -> Examples:
+    return Examples(
+        *(np.concatenate([getattr(part, name) for part in (one, other)]) for name in ("images", "labels", "keys"))
+    )
 
 
 @contextmanager
@@ -760,8 +819,11 @@ def _read_cache(cache: Path, *, is_last_word: bool) -> Images | None:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             train, test = (
                 Examples(*(stored[f"{split}_{part}"] for part in ("images", "labels", "keys")))
+                if f"{split}_images" in stored.files
+                else None
                 for split in ("train", "test")
             )
+            assert train is not None
             return Images(train, test, tuple(map(str, stored["class_names"])))
     except Exception as error:  # whatever is wrong with it, the images are still there
         if is_last_word:
@@ -773,7 +835,8 @@ def _write_cache(cache: Path, images: Images) -> None:
     """Write whole or not at all, and remove the caches of earlier states of the folder."""
     arrays: dict[str, Any] = {"class_names": np.array(images.class_names)}
     for split, examples in (("train", images.train), ("test", images.test)):
-        arrays |= {f"{split}_{part}": getattr(examples, part) for part in ("images", "labels", "keys")}
+        if examples is not None:
+            arrays |= {f"{split}_{part}": getattr(examples, part) for part in ("images", "labels", "keys")}
     try:
         with files.atomic_writer(cache) as file:
             np.savez(file, allow_pickle=False, **arrays)

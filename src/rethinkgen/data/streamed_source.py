@@ -9,9 +9,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.checks import check_whole
-from rethinkgen.data.image_listing import Listing, digest, folder_at, labelled, list_folder
+from rethinkgen.data.image_listing import SPLITS, Listing, digest, folder_at, keys_of, labelled, list_folder, splits_of
+from rethinkgen.data.parts import TRAIN, check_parts, of_parts
 from rethinkgen.files import atomic_writer
 from rethinkgen.words import how_many
 
@@ -49,7 +50,8 @@ class ImageFiles:
     """A data set whose images stay in their files; what ``Images`` is to those in memory."""
 
     train: Files
-    test: Files
+    test: Files | None
+    """``None`` where there is none: then all numbers of the test set are ``None`` too."""
     class_names: tuple[str, ...]
     root: str
     resize: int
@@ -61,16 +63,27 @@ class ImageFiles:
 class StreamedFolder:
     """Images as files of any sizes: ``<root>/train/<class>/*`` beside ``<root>/test/<class>/*`` (or ``val``).
 
+    Or without a test part: ``<root>/train/<class>/*`` alone, or ``<root>/<class>/*``.
+
     Read as ``ImageFolder`` reads them, but three channels always, and each image whenever it is needed. The listing is
     kept in ``<root>/.rethinkgen-listing.npz`` (in ``$XDG_CACHE_HOME/rethinkgen/``, by default ``~/.cache/rethinkgen/``,
     where the root cannot be written), and used as long as the class folders and their modification times are the same:
     files added, removed or renamed are seen. An image changed in place is not: remove the listing then.
+
+    Args:
+        root: the folder.
+        resize: pixels of the shorter side of every image before it is cropped.
+        num_workers: processes that decode while training; ``None``: one a core.
+        parts: which are trained on, see the head of ``rethinkgen.data.source``.
     """
 
-    def __init__(self, root: str | Path, resize: int = 342, num_workers: int | None = None) -> None:
+    def __init__(
+        self, root: str | Path, resize: int = 342, num_workers: int | None = None, parts: Sequence[str] = TRAIN
+    ) -> None:
         self.root = root
         self.resize = check_whole("data.source.resize", resize, 1)
         self.num_workers = None if num_workers is None else check_whole("data.source.num_workers", num_workers, 0)
+        self.parts = check_parts(parts)
         self._loaded: dict[str, Files] = {}
 
     def prepare(self) -> None:
@@ -81,14 +94,18 @@ class StreamedFolder:
         """List the files; no image is opened.
 
         Raises ``ValueError`` if a folder is missing or empty, there is only one class, the classes of train and test
-        differ, or files are empty.
+        differ, files are empty, or the test part is asked for and there is none.
         """
         found = self._kept() or self._list()
-        train, test = (
+        whole, held_out = (
             Files(*(found[f"{split}_{part}"] for part in ("names", "labels", "keys"))) for split in ("train", "test")
         )
         class_names = tuple(map(str, found["class_names"]))
-        self._loaded = {"train": train, "test": test}
+        if self.parts != TRAIN:
+            # Beside training images of the same names, keys of their own.
+            held_out = replace(held_out, keys=keys_of(held_out.names.tolist()))
+        train, test = of_parts(whole, held_out if len(held_out) else None, self.parts, _joined)
+        self._loaded = {"train": train} if test is None else {"train": train, "test": test}
         return ImageFiles(train, test, class_names, str(folder_at(self.root)), self.resize, self.num_workers)
 
     def fingerprint(self) -> str | None:
@@ -108,8 +125,9 @@ class StreamedFolder:
     def num_train(self) -> int | None:
         """Return how many training images there are; ``None`` where no listing of them can be made."""
         with suppress(ValueError):
-            found = self._kept("train_labels") or self._list()
-            return len(found["train_labels"])
+            found = self._kept("train_labels", "test_labels") or self._list()
+            counts = {split: len(found[f"{split}_labels"]) for split in ("train", "test")}
+            return sum(counts[part] for part in self.parts)
         return None
 
     def name_of(self, split: str, position: int) -> str:
@@ -151,9 +169,16 @@ class StreamedFolder:
         return found
 
 
+def _joined(one: Files, other: Files) -> Files:
+    return Files(
+        *(np.concatenate([getattr(part, name) for part in (one, other)]) for name in ("names", "labels", "keys"))
+    )
+
+
 def _class_folders(root: Path) -> Iterator[os.DirEntry[str]]:
     """Yield the folders that a listing looks into, by split and name."""
-    for split in ("train", "test", "val"):
+    found = splits_of(root)
+    for split in SPLITS if found != [""] else found:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / split) as entries:
             yield from sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rethinkgen.measure.subject import Subject
 
 Metrics = dict[str, float]
+OF_TEST_PART = ("test/loss", "test/accuracy", "generalization_gap")
 
 
 def fit_metrics(predictions: Predictions, split: Split) -> Metrics:
@@ -97,6 +98,11 @@ def evaluate(network: nn.Module, splits: Mapping[SplitName, Split], *, is_shared
     return Evaluated({name: value for found in metrics for name, value in found.items()}, predictions["train"])
 
 
+def without_test_part(splits: Mapping[SplitName, Split]) -> dict[str, None]:
+    """Return the numbers that a run has none of where nothing is left to test on, by name; else nothing."""
+    return {} if "test" in splits else dict.fromkeys(OF_TEST_PART)
+
+
 def weights_digest(network: nn.Module) -> str:
     """Return a short hash of all bytes of the network's ``state_dict``, in its order: equal weights, equal digest.
 
@@ -128,7 +134,7 @@ def fit(subject: Subject, *, batch_size: int = 100) -> Findings:
         metrics["fit/accuracy_recalibrated"] = fit_metrics(predictions, train)["fit/accuracy"]
     if "test" in subject.splits:
         metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
-    return Findings(metrics)
+    return Findings({**metrics, **without_test_part(subject.splits)})
 
 
 METRICS: dict[str, Callable[[Predictions, Split], Metrics]] = {

@@ -44,7 +44,7 @@ def stiffness(
     Of two examples with gradients ``g_1, g_2`` of their losses with respect to all trained weights it is the sign of
     ``g_1 . g_2``, or their cosine: where it is positive, a small step against the one's gradient lessens the other's
     loss. Means are over pairs of different examples. ``num_examples`` are taken of the training set, and of the split
-    ``held_out`` (``None``: the validation set, or the test set where there is none).
+    ``held_out`` (``None``: the validation set, or the test set where there is none; without either, no other).
 
     The class of an example is its label: as given of training examples, true of others. *Within* is the mean over the
     classes of the stiffness in each, *between* the mean over ordered pairs of different classes. The *critical length*
@@ -64,10 +64,10 @@ def stiffness(
     """
     check_whole("num_examples", num_examples, 2)
     check_whole("num_bins", num_bins, 1)
-    other = held_out or ("validation" if "validation" in subject.splits else "test")
+    others = [held_out] if held_out else [name for name in ("validation", "test") if name in subject.splits][:1]
     parts = [
         (name, examples(subject.split(name), num_examples, "all", memory_mb=subject.memory_mb))
-        for name in ("train", other)
+        for name in ("train", *others)
     ]
     images = torch.cat([_images(split.inputs) for _, split in parts])
     labels = torch.cat([judged_by(name, split) for name, split in parts])
@@ -76,8 +76,8 @@ def stiffness(
     n = len(parts[0][1])
     of = {
         "train_train": _between(pairs, slice(0, n), slice(0, n)),
-        "train_heldout": _between(pairs, slice(0, n), slice(n, None)),
-        "heldout_heldout": _between(pairs, slice(n, None), slice(n, None)),
+        **({"train_heldout": _between(pairs, slice(0, n), slice(n, None))} if others else {}),
+        **({"heldout_heldout": _between(pairs, slice(n, None), slice(n, None))} if others else {}),
     }
     numbers: dict[str, Number] = {"num_small": int((gram.diagonal() < SMALL**2).sum())}
     classes: list[tuple[object, ...]] = []

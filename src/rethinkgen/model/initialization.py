@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 
@@ -17,4 +19,24 @@ def glorot_uniform(network: nn.Module) -> nn.Module:
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    return network
+
+
+def he_normal(network: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") -> nn.Module:
+    """Draw all weights from He's normal distribution for ReLUs, by the fan-in or the fan-out, biases zero, in place.
+
+    He et al. 2015, equations 10 and 14.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def zeros(network: nn.Module) -> nn.Module:
+    """Set all weights and biases to zero, in place: gradient descent then stays in the span of the data."""
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
     return network

@@ -5,41 +5,83 @@ On 28x28x3 images and 10 classes the published counts are 1,209,866 (1x512) and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from rethinkgen.checks import check_whole
+from rethinkgen.checks import check_one_of, check_switch, check_whole
 from rethinkgen.machine import available_bytes
-from rethinkgen.model.initialization import glorot_uniform
+from rethinkgen.model.initialization import glorot_uniform, zeros
 from rethinkgen.train.classifier import Classifier
+
+INITIALIZATIONS = {"glorot_uniform": glorot_uniform, "zeros": zeros}
 
 
 class MLP(Classifier):
-    """``depth`` hidden layers of ``width`` ReLU units, then a linear layer.
+    """``depth`` hidden layers of ``width`` ReLU units, then a linear layer; ``width`` may be a list, one for each.
 
-    The paper states no initialisation; Glorot uniform with zero biases (the default of TensorFlow's layers of that
-    time) is our choice. Dropout, where asked for, follows every hidden ReLU.
+    ``depth=0`` (with ``width=None``) is a linear model, the only one that may start at ``initialization="zeros"``. The
+    paper states no initialisation; Glorot uniform with zero biases (the default of TensorFlow's layers of that time) is
+    our choice. ``batch_norm`` puts a BatchNorm before each ReLU, in place of the bias. Dropout, where asked for, follows
+    every hidden ReLU.
     """
 
-    def __init__(self, *, width: int = 512, depth: int = 1, **keywords: Any) -> None:
-        self.width = check_whole("model.width", width, 1)
-        self.depth = check_whole("model.depth", depth, 1)
+    def __init__(
+        self,
+        *,
+        width: int | Sequence[int] | None = 512,
+        depth: int = 1,
+        batch_norm: bool = False,
+        initialization: str = "glorot_uniform",
+        **keywords: Any,
+    ) -> None:
+        self.widths = _widths(width, check_whole("model.depth", depth, 0))
+        self.batch_norm = check_switch("model.batch_norm", batch_norm)
+        self.initialization = check_one_of("model.initialization", initialization, [*INITIALIZATIONS])
+        if initialization == "zeros" and depth:
+            raise ValueError(
+                f"model.initialization=zeros model.depth={depth}: hidden units that start at zero learn nothing; "
+                "this is for a linear model, model=linear."
+            )
+        if batch_norm and not depth:
+            raise ValueError("model.batch_norm=true: a linear model has no hidden layer to normalise; false is needed.")
         super().__init__(**keywords)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Build the network on flattened images."""
-        channels, height, width = image_shape
-        layers: list[nn.Module] = [nn.Flatten()]
-        num_inputs = channels * height * width
-        num_weights = (num_inputs + num_classes + (self.depth - 1) * self.width) * self.width
+        channels, height, side = image_shape
+        sizes = [channels * height * side, *self.widths, num_classes]
+        num_weights = sum(before * after for before, after in pairwise(sizes))
         if 4 * num_weights > (free := available_bytes()):
             raise ValueError(
-                f"model.width={self.width} model.depth={self.depth}: {num_weights:,} weights take "
+                f"model.width={self.widths[0]} model.depth={len(self.widths)}: {num_weights:,} weights take "
                 f"{4 * num_weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
             )
-        for _ in range(self.depth):
-            layers += [nn.Linear(num_inputs, self.width), nn.ReLU(inplace=True), *self.dropout_layers()]
-            num_inputs = self.width
-        layers.append(nn.Linear(num_inputs, num_classes))
-        return glorot_uniform(nn.Sequential(*layers))
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(sizes[:-1]):
+            layers.append(nn.Linear(before, after, bias=not self.batch_norm))
+            if self.batch_norm:
+                layers.append(nn.BatchNorm1d(after))
+            layers += [nn.ReLU(inplace=True), *self.dropout_layers()]
+        layers.append(nn.Linear(*sizes[-2:]))
+        return INITIALIZATIONS[self.initialization](nn.Sequential(*layers))
+
+
+def _widths(width: int | Sequence[int] | None, depth: int) -> list[int]:
+    """Return the units of each hidden layer."""
+    if depth == 0:
+        if width is not None:
+            raise ValueError(
+                f"model.depth=0 model.width={width}: a linear model has no hidden units; model=linear is it."
+            )
+        return []
+    if not isinstance(width, Sequence) or isinstance(width, str):
+        return depth * [check_whole("model.width", width, 1, or_else="a list of them")]
+    widths = [check_whole("model.width", each, 1) for each in width]
+    if len(widths) != depth:
+        raise ValueError(f"model.width={widths} model.depth={depth}: as many hidden layers as widths are needed.")
+    if len(set(widths)) == 1:
+        raise ValueError(f"model.width={widths}: write model.width={widths[0]}, that the run has one name.")
+    return widths

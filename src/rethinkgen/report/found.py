@@ -33,9 +33,12 @@ def sentence(runs: Sequence[Run]) -> str:
 
     Runs are never averaged over what was swept: a range is of all runs of its name.
     """
-    told = [run for run in runs if math.isfinite(run.number("fit/accuracy") + run.number("test/accuracy"))]
+    fits = [run for run in runs if math.isfinite(run.number("fit/accuracy"))]
+    told = [run for run in fits if math.isfinite(run.number("test/accuracy"))]
     if not told:
         done = sum(run.result is not None for run in runs)
+        if done and len(fits) == done and all(run.result and run.result.get("num_test") == 0 for run in fits):
+            return f"{_fits(fits)}; nothing was left to test on."
         return "No run has finished." if not done else f"{done:,} runs finished, none with a fit and a test accuracy."
     classes = {run.num_classes for run in told}
     number = classes.pop() if len(classes) == 1 else None

@@ -239,8 +239,8 @@ def value_of(run: Run, quantity: str) -> Any:
 
 def num_test(run: Run) -> int | None:
     """Return how many examples the run's test accuracy is measured on, where that is known."""
-    found = (run.result or {}).get("num_test") or NUM_TEST.get(run.data)
-    return None if found is None else int(found)
+    found = (run.result or {}).get("num_test", NUM_TEST.get(run.data))
+    return int(found) if found else None
 
 
 def is_kindred(data: str, wanted: str) -> bool:

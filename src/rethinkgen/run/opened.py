@@ -28,7 +28,7 @@ from rethinkgen.data.augmentation import center_crop
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
-from rethinkgen.data.source import Images
+from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
 from rethinkgen.errors import DamagedFileError
@@ -317,7 +317,7 @@ class OpenedRun:
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
-        """``train``, ``test`` and, where some were held out, ``validation``, as the network sees them."""
+        """``train``; ``test``, ``validation`` where there are such; as the network sees them."""
         return self.datamodule.splits
 
     @property
@@ -334,13 +334,17 @@ class OpenedRun:
         if split not in ("train", "validation", "test"):
             raise ValueError(f"split={split!r}: train, validation or test is needed.")
         loaded = self.datamodule.source.load()
+        part = loaded.test if split == "test" else loaded.train
+        if part is None:
+            raise ValueError(f"split={split!r}: nothing is left to test on of this run's data; train is needed.")
         which = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-        count = len(loaded.test if split == "test" else loaded.train)
+        count = len(part)
         if which.dtype.kind not in "iu" or which.ndim > 1 or not ((which >= 0) & (which < count)).all():
             raise ValueError(f"index={index!r}: whole numbers from 0 to {count - 1} are needed, of split={split!r}.")
-        if isinstance(loaded, Images):
-            return (loaded.test if split == "test" else loaded.train).images[which].copy()  # others look at them too
-        names = (loaded.test if split == "test" else loaded.train).names[np.atleast_1d(which)]
+        if isinstance(part, Examples):
+            return part.images[which].copy()  # others look at them too
+        assert isinstance(loaded, ImageFiles)
+        names = part.names[np.atleast_1d(which)]
         decoded = [decode_colour(os.path.join(loaded.root, os.fsdecode(name))).transpose(2, 0, 1) for name in names]
         return decoded if which.ndim else decoded[0]
 

@@ -219,7 +219,7 @@ class LiveProgress(ProgressBar):
             parts.append((2, f"fit {percent(evaluated['fit/accuracy'])}"))
         if "validation/accuracy" in evaluated:
             parts.append((3, f"validation {percent(evaluated['validation/accuracy'])}"))
-        if evaluated:
+        if "test/accuracy" in evaluated:
             parts.append((6, f"test {percent(evaluated['test/accuracy'])}"))
         parts += [(7, f"{self.throughput.latest:,.0f} images/s"), (0, self._ending(step, now))]
         return _fitting(parts, width)

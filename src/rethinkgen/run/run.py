@@ -493,7 +493,8 @@ def in_one_spelling(config: dict[str, Any]) -> dict[str, Any]:
     told = normalised(config)
     data, _ = place(told, "data.num_train")
     count, held_out = NUM_TRAIN.get(str(data.get("name"))), data.get("validation") or 0
-    if count is None or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+    is_train_part = place(told, "data.source.parts")[0].get("parts") in (None, ["train"])
+    if count is None or not is_train_part or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         return told  # it may be anybody's
     if data.get("num_train") == count - round(held_out * count):
         data["num_train"] = None

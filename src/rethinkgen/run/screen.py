@@ -83,7 +83,8 @@ def sentence(result: dict[str, Any]) -> str:
     """Return one sentence on what was seen."""
     metrics, corruption = result["metrics"], result["choices"]["data.corruption"]
     chance = 1 / result["num_classes"]
-    seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}, test {percent(metrics['test/accuracy'])}"
+    test = "" if metrics["test/accuracy"] is None else f", test {percent(metrics['test/accuracy'])}"
+    seen = f"{corruption}: fit {percent(metrics['fit/accuracy'])}{test}"
     seen += f" (chance {percent(chance)})"
     if not takes_steps(result.get("config", {})):
         return f"{seen}: {'fitted' if result['fitted'] else 'not fitted'}, {result.get('reason', '')}."

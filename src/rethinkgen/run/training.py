@@ -311,7 +311,7 @@ class Training:
             "reason": self.declared.how if self.declared.fixes("max_steps") else self.evaluation.reason(self.trainer),
             **self.shapes,
             "num_train": len(self.datamodule.splits["train"]),
-            "num_test": len(self.datamodule.splits["test"]),
+            "num_test": len(self.datamodule.splits.get("test", ())),
             "steps_per_epoch": self.datamodule.timetable.steps(0),
             "fit_ceiling": self.datamodule.fit_ceiling,
             "seconds": round(self.checkpoint.seconds, 3),

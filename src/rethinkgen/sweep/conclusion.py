@@ -61,7 +61,7 @@ def tell_runs(
         settings = flatten(counted(run.config, run.contents)) if run.config else {}
         if (summary := summaries.get(job.path.parent.absolute())) is not None:
             summary.add(run, settings)
-        if run.state == "done" and run.result and not _lacks_accuracies(run.result):
+        if run.state == "done" and run.result and run.result["metrics"]["fit/accuracy"] is not None:
             endings.append(ending_of(run.result, settings))
         if job.was_done and run.result:
             changed.update(_changed_since(run.result))
@@ -159,7 +159,8 @@ class Ending:
     setting_of_seeds: bytes
     """The same without seeds."""
     fit: float
-    test: float
+    test: float | None
+    """``None`` where nothing was left to test on."""
     chance: float
     steps: int | None
     """Until it was fitted."""
@@ -213,13 +214,15 @@ def sentences(endings: Iterable[Ending]) -> list[str]:
     lines = []
     for key, group in groups.items():
         what = ", ".join([key[0], *(key[number] for number in varying)])
-        fit, test, chance = (
-            percent(statistics.fmean(getattr(ending, name) for ending in group)) for name in ("fit", "test", "chance")
+        fit, chance = (
+            percent(statistics.fmean(getattr(ending, name) for ending in group)) for name in ("fit", "chance")
         )
+        tested = [ending.test for ending in group if ending.test is not None]
+        test = f", test {percent(statistics.fmean(tested))}" if tested else ""
         settings = len({ending.setting_of_seeds for ending in group})
         several = f" in {settings} settings" if settings > 1 else ""
         runs = f" (mean of {len(group)}{several})" if len(group) > 1 else ""
-        line = f"{what}{runs}: fit {fit}, test {test} (chance {chance})"
+        line = f"{what}{runs}: fit {fit}{test} (chance {chance})"
         if all(ending.is_fitted for ending in group):
             line += f": {_how(group, true_steps)}"
         else:
@@ -228,10 +231,6 @@ def sentences(endings: Iterable[Ending]) -> list[str]:
     if len(lines) > MOST_SENTENCES:
         return [*lines[:MOST_SENTENCES], f"... and {len(lines) - MOST_SENTENCES} more."]
     return lines
-
-
-def _lacks_accuracies(result: Mapping[str, Any]) -> bool:
-    return None in (result["metrics"]["fit/accuracy"], result["metrics"]["test/accuracy"])
 
 
 def _how(group: Sequence[Ending], true_steps: Mapping[bytes, int | None]) -> str:

@@ -178,5 +178,6 @@ def _how_it_ended(job: Job, code: int) -> str:
     if code != 0 or outcome.result is None:
         return f"{outcome.state}: {outcome.reason} ({shown(job.folder.output)})"
     metrics = outcome.result["metrics"]
-    fit, test = percent(metrics.get("fit/accuracy")), percent(metrics.get("test/accuracy"))
-    return f"fit {fit}, test {test}, {outcome.result.get('seconds') or 0:,.0f} s"
+    tested = metrics.get("test/accuracy")
+    test = "" if tested is None else f"test {percent(tested)}, "
+    return f"fit {percent(metrics.get('fit/accuracy'))}, {test}{outcome.result.get('seconds') or 0:,.0f} s"

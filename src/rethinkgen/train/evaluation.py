@@ -14,7 +14,7 @@ from torch import Tensor
 from rethinkgen.checks import check_positive, check_probability, check_switch, check_whole
 from rethinkgen.collective import take_buffers_of_rank_zero
 from rethinkgen.errors import TrainingDivergedError
-from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest
+from rethinkgen.measure.fit import Metrics, evaluate, fit_metrics, weights_digest, without_test_part
 from rethinkgen.measure.predict import has_batch_norm, predict, recalibrated_batch_norm
 from rethinkgen.train.histories import (
     Best,
@@ -220,7 +220,9 @@ class Evaluation(pl.Callback):
             with recalibrated_batch_norm(pl_module, train.inputs, batch_size):
                 recalibrated = predict(pl_module, train.inputs, train.labels)
             metrics["fit/accuracy_recalibrated"] = fit_metrics(recalibrated, train)["fit/accuracy"]
-        metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
+        if "test" in splits:
+            metrics["generalization_gap"] = metrics["fit/accuracy"] - metrics["test/accuracy"]
+        metrics |= without_test_part(splits)
         for history in self._histories.values():
             metrics |= history.summary()
         metrics["steps"] = trainer.global_step

@@ -203,8 +203,8 @@ class Oracle(History[Seen]):
                 self.best[f"{name}_oracle"] = max(seen.metrics[name], self.best.get(f"{name}_oracle", 0.0))
 
     def summary(self) -> dict[str, Any]:
-        """Return ``test/..._oracle``."""
-        return dict(self.best)
+        """Return ``test/..._oracle``; ``None`` where nothing is left to test on."""
+        return {f"{ORACLES[0]}_oracle": None, **self.best}
 
 
 class ExampleHistory(History[Seen]):
