@@ -31,7 +31,7 @@ SMALLER = {
         "image_shape",
         "optimizer.lr",
     },
-    "fort2019": {"data.num_train", "data.preprocessing", "model", "model.width", "model.depth"},
+    "fort2019": {"data.num_train", "data.preprocessing"},
 }
 """Paper -> the keys by which its experiments, which two cores can run, are not the paper's own: its stand-ins."""
 SEVERAL = ("table_1.", "table_4.", "theorem_1.", "table_2.random_labels.regularized")
