@@ -44,6 +44,7 @@ MOST_SEED = 2**32 - 1
 """numpy's generators take no larger one."""
 MOST_DEVICES = 1024
 """Of one machine."""
+VGG_DEPTHS = (11, 13, 16, 19)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,30 @@ def _between(low: float, high: float, *, below: bool = False) -> Rule:
 
 def _one_of(*allowed: str) -> Rule:
     return Rule(partial(check_one_of, allowed=allowed))
+
+
+def _check_whole_numbers(key: str, value: Any, least: int, most: int, or_else: str = "") -> None:
+    if not isinstance(value, list) or not value:
+        besides = f", or {or_else}," if or_else else ""
+        raise ValueError(f"{key}={value!r}: a list of whole numbers{besides} is needed, such as [3,4].")
+    for number, each in enumerate(value):
+        check_whole(f"{key}[{number}]", each, least, most=most)
+
+
+def _check_widths(key: str, value: Any, or_else: str = "") -> None:
+    if isinstance(value, list):
+        _check_whole_numbers(key, value, 1, 10**6)
+    else:
+        check_whole(key, value, 1, most=10**6, or_else=f"a list of them or {or_else}")
+
+
+def _check_depth_of_vgg(key: str, value: Any, or_else: str = "") -> None:
+    if type(value) is not int or value not in VGG_DEPTHS:
+        raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, VGG_DEPTHS))} is needed.")
+
+
+def _whole_numbers(least: int, most: int) -> Rule:
+    return Rule(partial(_check_whole_numbers, least=least, most=most))
 
 
 SWITCH, TEXT, PROBABILITY = Rule(check_switch), Rule(check_text), Rule(check_probability)
@@ -125,11 +150,28 @@ KEYS: dict[str, Rule] = {
 NETWORK = {"channels_last": SWITCH, "runs_alone": SWITCH}
 CLOSED_FORM = {**NETWORK, "l2": NOT_NEGATIVE}
 CLASSES: dict[str, dict[str, Rule]] = {
-    "MLP": {**NETWORK, "width": _whole(1, 10**6), "depth": _whole(1, 10**4)},
+    "MLP": {
+        **NETWORK,
+        "width": Rule(_check_widths, (None,)),
+        "depth": _whole(0, 10**4),
+        "batch_norm": SWITCH,
+        "initialization": _one_of("glorot_uniform", "zeros"),
+    },
     "AlexNet": NETWORK,
     "Inception": {**NETWORK, "batch_norm": SWITCH},
     "InceptionV3": NETWORK,
     "ResNet50": NETWORK,
+    "CifarVGG": {**NETWORK, "depth": Rule(_check_depth_of_vgg), "batch_norm": SWITCH},
+    "CifarResNet": {
+        **NETWORK,
+        **dict.fromkeys(("bottleneck", "pre_activation", "batch_norm"), SWITCH),
+        "blocks": _whole_numbers(1, 10**4),
+        "width": _whole(1, 10**6),
+        "stem_width": _whole(1, 10**6).or_else(None),
+    },
+    "WideResNet": {**NETWORK, "depth": _whole(10, 10**4), "widening": _whole(1, 10**4)},
+    "ConvNet": {**NETWORK, "channels": _whole_numbers(1, 10**6)},
+    "ArpitCNN": NETWORK,
     "KernelLinear": CLOSED_FORM,
     "KernelGaussian": {
         **CLOSED_FORM,

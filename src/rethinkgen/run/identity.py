@@ -34,7 +34,7 @@ SWITCHES = (
     "rerun",
     "debug",
     "model.channels_last",
-    "model.batch_norm",
+    *(f"model.{name}" for name in ("batch_norm", "bottleneck", "pre_activation")),
     "trainer.sync_batchnorm",
     *(f"{node}.{name}" for node in ("regularizer", "data") for name in ("random_crop", "flip", "color_jitter")),
 )
