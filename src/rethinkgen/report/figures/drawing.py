@@ -143,8 +143,9 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
     if figure.kind == "curves":
         first = min(table["step"].min() for _, _, table in panel.tables)
-        axes.set_xlim(first if "x" in figure.log else 0, max(end, 1))
-        is_log = "x" in figure.log
+        # A logarithmic axis has no place for what was looked at before the first step.
+        is_log = "x" in figure.log and first > 0
+        axes.set_xlim(first if is_log else 0, max(end, 1))
         axes.set_xlabel("training steps" + (plain_logarithmic(axes, is_free=False) if is_log else ""))
         if not is_log:
             axes.xaxis.set_major_formatter(IN_THOUSANDS if end >= THOUSANDS_FROM else PLAIN)
