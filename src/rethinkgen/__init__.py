@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.streamed_source import StreamedFolder as StreamedFolder
     from rethinkgen.measure.subject import Findings as Findings
     from rethinkgen.measure.subject import Subject as Subject
+    from rethinkgen.measure.subject import asks as asks
     from rethinkgen.model.alexnet import AlexNet as AlexNet
     from rethinkgen.model.closed_form.closed_form import ClosedForm as ClosedForm
     from rethinkgen.model.closed_form.kernel import KernelGaussian as KernelGaussian
@@ -66,7 +67,7 @@ _WHERE = {
     "data.module": "CorruptedImages Labels",
     "data.source": "CIFAR10 CIFAR100 MNIST SVHN Digits Examples FashionMNIST ImageFolder Images",
     "data.streamed_source": "StreamedFolder",
-    "measure.subject": "Findings Subject",
+    "measure.subject": "Findings Subject asks",
     "model.alexnet": "AlexNet",
     "model.closed_form.closed_form": "ClosedForm",
     "model.closed_form.kernel": "KernelGaussian KernelLinear",

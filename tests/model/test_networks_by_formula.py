@@ -142,6 +142,20 @@ def test_a_block_of_version_2_is_the_formula(batch_norm: bool) -> None:
     torch.testing.assert_close(block(images), images + expected)
 
 
+@pytest.mark.parametrize("name", ["resnet_1", "resnet_2", "wide", "vgg"])
+def test_convolutions_begin_as_he_says_and_logits_small(name: str) -> None:
+    torch.manual_seed(0)
+    model = SMALL[name](**CIFAR)
+    stds = {module: module.weight.std().item() for module in model.modules() if isinstance(module, nn.Conv2d)}
+    for convolution, std in stds.items():
+        fan = convolution.in_channels if name == "vgg" else convolution.out_channels
+        if convolution.weight.numel() > 500:
+            assert std == pytest.approx((2 / (fan * convolution.weight[0, 0].numel())) ** 0.5, rel=0.15)
+    (last,) = (module for module in model.modules() if isinstance(module, nn.Linear))
+    assert last.weight.std().item() == pytest.approx((2 / last.in_features) ** 0.5, rel=0.3)
+    assert not last.bias.any()
+
+
 def test_a_linear_model_that_starts_at_zero_knows_nothing() -> None:
     model = MLP(width=None, depth=0, initialization="zeros", **CIFAR)
     assert not model(torch.randn(5, 3, 32, 32)).any()

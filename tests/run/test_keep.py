@@ -12,7 +12,7 @@ from conftest import TINY, Command
 from rethinkgen.data.timetable import Timetable, check_moment, step_of
 from rethinkgen.run.run import read_run
 from rethinkgen.train.kept import read_state
-from rethinkgen.train.kept_files import kept_steps
+from rethinkgen.train.kept_files import is_whole, kept_steps
 from unfinished import power_cut_at
 
 RUN = [*TINY, "data.num_train=300", "data.batch_size=40", "max_steps=40", "regularizer=[dropout]"]
@@ -77,6 +77,25 @@ def test_a_finished_run_keeps_more_by_a_replay_and_nothing_else_changes(
     undisturbed = train(*RUN, "keep=[0,1ep,end]", "evaluate_every=1")
     for step in (0, 8, 40):
         assert_same_state(first.with_name("replayed"), undisturbed, step)
+
+
+def test_a_damaged_state_that_is_asked_for_again_is_written_anew(
+    train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN, "keep=[3,5]")
+    before = contents(folder)
+    for name in ("5.pt", "3.state.pt"):
+        path = folder / "weights" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+    assert not is_whole(folder / "weights", 5)
+    capsys.readouterr()
+    train(*RUN, "keep=[3,5]")
+    assert "the states of step 3, step 5." in " ".join(capsys.readouterr().out.split())
+    assert is_whole(folder / "weights", 3)
+    assert is_whole(folder / "weights", 5)
+    assert contents(folder)["weights/5.pt"] == before["weights/5.pt"]
 
 
 def test_a_sweep_does_so_too(train: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,17 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from conftest import TINY, Command, read_result
-from rethinkgen.measure.subject import Findings
-from rethinkgen.run.measured import called, file_of, measure_id, numbers_of, read_measured, write_measured
+from conftest import ROOT, TINY, Command, read_result
+from rethinkgen.errors import ReplayDiffersError
+from rethinkgen.measure.subject import Findings, asks
+from rethinkgen.run.measured import called, file_of, measure_id, numbers_of, read_measured, row_of, write_measured
 from rethinkgen.run.measures_asked import Measure, Request, measures_in
 from rethinkgen.run.measuring import Measuring, checked
+from rethinkgen.run.opened import open_run
 from rethinkgen.run.run import read_run
 from rethinkgen.run.wandb_mirror import WandbMirror
 
 RUN = [*TINY, "data.num_train=200", "max_steps=20"]
 CONFUSION = {"confusion": {"_target_": "rethinkgen.measure.confusion.confusion", "protocol": 1}}
+DISTANCE = {"distance": {"_target_": "rethinkgen.measure.distance.distance", "protocol": 1, "origin": 3}}
+LAYERS = yaml.safe_load((ROOT / "conf" / "measure" / "layer_robustness.yaml").read_text())
+LAYERS["layer_robustness"] |= {"steps": [5, "1ep"], "num_draws": 0, "num_examples": 10}
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -81,6 +87,51 @@ def test_a_replay_that_differs_costs_no_step_that_is_there(train: Command) -> No
     request = Request(measures=measures_in(CONFUSION), at=[0, 15, 17, "end"])
     states = {row.step: row.state for row in Measuring(request).rows(folder)}
     assert states == {0: "done", 15: "failed", 17: "failed", 20: "done"}
+
+
+def weights_told(folder: Path, measure: str, step: int) -> dict[str, str]:
+    (path,) = folder.glob(f"measures/{measure}-*/{step}.json")
+    told: dict[str, str] = json.loads(path.read_text())["weights"]
+    return told
+
+
+def test_all_steps_that_measures_ask_for_are_one_replay_and_each_file_says_how_they_were_had(
+    train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(*RUN, "seed=5", "evaluate_every=1", "data.batch_size=25")  # an epoch is 8 steps
+    capsys.readouterr()
+    request = Request(measures=measures_in(DISTANCE | LAYERS), at=[6, 17, "end"])
+    rows = list(Measuring(request).rows(folder))
+    assert [(row.step, row.state, row.weights) for row in rows] == [(step, "done", "replayed") for step in (6, 17, 20)]
+    assert capsys.readouterr().out.count("Replaying") == 1
+    assert weights_told(folder, "distance", 20) == {"20": "read", "3": "replayed"}
+    layers = {"0": "replayed", "5": "replayed", "8": "replayed"}
+    assert weights_told(folder, "layer_robustness", 17) == {"17": "replayed"} | layers
+    assert [row.weights for row in Measuring(request).rows(folder)] == ["replayed"] * 3  # measured before
+    found = {each.key: row_of(each)["weights"] for each in read_measured(folder)[0]}
+    assert set(found.values()) == {"replayed"}
+
+
+def test_of_a_replay_it_is_told_whether_it_was_checked_or_differed(train: Command) -> None:
+    folder = train(*RUN, "seed=5", "evaluate_every=1", "data.batch_size=25")
+    assert (
+        next(Measuring(Request(measures=measures_in(CONFUSION), at=[4])).rows(folder)).weights == "replayed unchecked"
+    )
+    rows = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
+    (of_16,) = (row for row in rows if row[0] == "16")
+    of_16[rows[0].index("weights_digest")] = "sha256-0000"
+    (folder / "metrics.csv").write_text("".join(f"{','.join(row)}\n" for row in rows))
+    opened = open_run(folder)
+    with pytest.raises(ReplayDiffersError) as differs:
+        opened.replay([5, 8, 12, 17, "end"])
+    assert opened.at_hand == {5, 8}, "the row of step 8 told the same"
+    opened.network(8)
+    with pytest.raises(ReplayDiffersError) as again:
+        opened.network(12)
+    assert again.value is differs.value
+    opened = open_run(folder, inexact=True)
+    opened.replay([17, "end"])
+    assert opened.provenance == {17: "replayed inexactly", 20: "read"}
 
 
 def test_ctrl_c_while_it_is_measured_leaves_a_run_finished(
@@ -151,6 +202,18 @@ def test_numbers_and_tables_are_plain_or_refused() -> None:
     for findings, words in wrong:
         with pytest.raises(ValueError, match=words):
             checked("mine", findings)
+
+
+def test_a_measure_declares_which_steps_it_asks_for() -> None:
+    @asks("to", "steps", also=(0,), unless_other=True, trainings=2)
+    def mine(subject: object, *, to: object = None, steps: tuple[int, ...] = ()) -> Findings:
+        return Findings()
+
+    declared = mine.asks  # type: ignore[attr-defined]
+    assert declared.steps({"to": "1ep", "steps": [3, "end"]}, has_other=False) == [0, "1ep", 3, "end"]
+    assert declared.steps({"to": None, "steps": ()}, has_other=False) == [0]
+    assert declared.steps({"to": "1ep", "steps": [3]}, has_other=True) == []
+    assert declared.trainings == 2
 
 
 def test_what_a_measure_is_known_by() -> None:

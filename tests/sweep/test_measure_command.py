@@ -21,14 +21,14 @@ import rethinkgen
 from conftest import ROOT, Measure, read_result
 from rethinkgen.commands.report import main as report
 from rethinkgen.errors import SlurmError, StoppedError
-from rethinkgen.files import lock
-from rethinkgen.report.selection import select
+from rethinkgen.files import append_line, lock
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.measuring import Measuring, Row
 from rethinkgen.run.run import read_runs
 from rethinkgen.run.stint import CLAIMS, ROWS, _what_is_due, measure_stint
+from rethinkgen.run.where import select
 from rethinkgen.sweep import slurm
-from rethinkgen.sweep.measuring import Stint, as_overrides, is_in_use, measure_finished, others_of
+from rethinkgen.sweep.measuring import Seen, Stint, as_overrides, is_in_use, measure_finished, others_of
 from rethinkgen.sweep.view import Progress
 
 
@@ -118,6 +118,25 @@ def test_numbers_are_columns_of_the_sweep_and_quantities_of_the_report(
     drawn = pd.read_csv(tmp_path / "report" / "figures" / "own_figure.csv")
     assert set(drawn.step) == {0, 8, 40}
     assert set(drawn.series) == {"measure/fit/test/accuracy"}
+
+
+def test_what_is_replayed_is_said_before_it_begins_with_what_it_costs(
+    sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in sweep.glob("*/weights/*.state.pt"):
+        state.unlink()
+    asked = (sweep, "measure=[distance,interpolation,loss_sensitivity]", "at=[end]", "where=data.corruption=none")
+    few = ("measure.interpolation.num_alphas=4", "measure.interpolation.num_examples=20", "measure.interpolation.to=8")
+    assert measure(*asked, *few, "measure.loss_sensitivity.num_times=1") in (0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    begun = next(number for number, line in enumerate(lines) if line.startswith("Replaying"))
+    said = " ".join(" ".join(lines[:begun]).split())
+    assert "2 runs are trained once more, as far as steps that are asked for were not kept: in all about" in said
+    assert "2 rows go through trainings once more: in all about" in said
+    replays = [line for line in lines if line.startswith("Replaying 8 steps of")]
+    assert len(replays) == 2, "of steps 0 and 8 together, one a run"
+    found = table(sweep)
+    assert set(found[found.measure == "interpolation"].weights) <= {"replayed", "replayed unchecked"}
 
 
 def test_a_second_run_is_the_one_that_is_alike_but_for_what_chooses_it(sweep: Path, measure: Measure) -> None:
@@ -325,6 +344,18 @@ def test_a_stint_that_slurm_requeues_goes_on_with_the_run_that_it_was_at(
     assert len(table(sweep)) == 4
 
 
+def test_beside_what_is_no_run_of_ours_nothing_is_written(
+    measure: Measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "somebodys" / "thing"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"a": 1}')
+    (folder / "config.yaml").write_text("hello")
+    assert measure(folder.parent, "measure=[fit]") == 1
+    assert "Only a finished run is measured." in " ".join(capsys.readouterr().out.split())
+    assert sorted(path.name for path in folder.parent.rglob("*")) == ["config.yaml", "result.json", "thing"]
+
+
 def test_of_the_run_that_a_stint_was_at_only_the_steps_that_it_has_not_told_are_due(tmp_path: Path) -> None:
     path = tmp_path / "stint-0"
     path.mkdir()
@@ -332,10 +363,32 @@ def test_of_the_run_that_a_stint_was_at_only_the_steps_that_it_has_not_told_are_
     steps = [[0, 8, 40]] * 3
     for number, due in zip((0, 1), _what_is_due(path, steps), strict=False):
         assert due == (number, [0, 8, 40])
-    lines = [{"run": 0}, *({"run": 0, "step": step} for step in steps[0]), {"run": 1}, {"run": 1, "step": 0}]
+    lines = [*({"run": 0, "step": step} for step in steps[0]), {"run": 1, "step": 0}]
     (path / ROWS).write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"run": 1, "st')
     assert list(_what_is_due(path, steps)) == [(1, [8, 40]), (2, [0, 8, 40])]
-    assert list(_what_is_due(path, [[0], [0], [0]])) == []  # all of it was told
+    # Killed between its claim of the last run and its first line, it has that run to do.
+    assert list(_what_is_due(path, [[0], [0], [0]])) == [(2, [0])]
+    other = tmp_path / "stint-1"
+    other.mkdir()
+    assert list(_what_is_due(other, steps)) == []
+
+
+def test_rows_are_read_on_from_where_they_ended_and_a_torn_one_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "stint-0" / ROWS
+    path.parent.mkdir()
+    seen = Seen(tmp_path, 3)
+    seen.read()
+    whole = [json.dumps({"run": run, **Row(0, "done", numbers={"x": run}).__dict__}) for run in range(3)]
+    path.write_text(f"{whole[0]}\n{whole[1][:20]}")
+    seen.read()
+    seen.read()
+    assert [run for run, _ in seen.latest] == [0]
+    append_line(path, whole[2])  # on a line of its own
+    seen.read()
+    assert [(run, row.numbers) for run, row in seen.latest] == [(0, {"x": 0}), (2, {"x": 2})]
+    path.write_bytes(b"#" * path.stat().st_size + b"\n")  # what was read once is not read again
+    seen.read()
+    assert len(seen.latest) == 2
 
 
 def test_what_is_alive_of_a_command_before_keeps_its_folder(

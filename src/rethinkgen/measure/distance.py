@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rethinkgen.measure.subject import At, Findings, Number, Table
+from rethinkgen.measure.subject import At, Findings, Number, Table, asks
 from rethinkgen.measure.weights import check_same_architecture, layer_tensors, state_of
 
 if TYPE_CHECKING:
     from rethinkgen.measure.subject import Subject
 
 
+@asks("origin")
 def distance(subject: Subject, *, origin: At = 0) -> Findings:
     """Return the normalised 2-norm and the max-norm of how far each layer's weights are from those at ``origin``.
 

@@ -13,7 +13,7 @@ from rethinkgen.checks import check_whole
 from rethinkgen.measure.examples import examples
 from rethinkgen.measure.fit import judged_by
 from rethinkgen.measure.predict import batch_norms, has_batch_norm, predict, recalibrated_batch_norm
-from rethinkgen.measure.subject import At, Findings, Number
+from rethinkgen.measure.subject import At, Findings, Number, asks
 from rethinkgen.measure.weights import State, check_same_architecture, replaced, state_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
+@asks("to", unless_other=True)
 def interpolation(
     subject: Subject,
     *,

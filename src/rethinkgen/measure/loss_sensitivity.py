@@ -13,7 +13,7 @@ from rethinkgen.checks import check_switch, check_whole
 from rethinkgen.measure.adjoint import Adjoint, Step
 from rethinkgen.measure.outputs import BYTES
 from rethinkgen.measure.predict import has_batch_norm
-from rethinkgen.measure.subject import Findings, Number, Table
+from rethinkgen.measure.subject import Findings, Number, Table, asks
 from rethinkgen.measure.weights import State
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ ROUNDING = 1e-6
 """The same, as a share of the length of the weights: what float32 makes of a short step."""
 
 
+@asks(trainings=4)
 def loss_sensitivity(subject: Subject, *, num_times: int = 20, by_class: bool = True) -> Findings:
     """Return the loss sensitivity of each training example (Arpit et al. 2017, arXiv 1706.05394), and its Gini index.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,50 @@ class Findings:
     numbers: Mapping[str, Number] = field(default_factory=dict)
     """Name -> value; ``None`` where there is none to give. They go by ``measure/<name>/<number>``."""
     tables: Mapping[str, Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What a measure asks of a run beside its network at the measure's own step: it may cost trainings."""
+
+    parameters: tuple[str, ...] = ()
+    """Those of its parameters that name a step, or a list of steps, that it asks for by ``subject.at``."""
+    also: tuple[At, ...] = ()
+    """Steps that it asks for whatever its parameters are."""
+    unless_other: bool = False
+    """Whether it asks for none of them where a second run was chosen."""
+    trainings: float = 0.0
+    """How long it takes at least, in trainings up to its step, since it goes through ``subject.training``."""
+
+    def steps(self, given: Mapping[str, Any], *, has_other: bool) -> list[At]:
+        """Return the steps that the measure asks for, given its parameters."""
+        if self.unless_other and has_other:
+            return []
+        named = [given.get(name) for name in self.parameters]
+        each = [step for value in named for step in (value if isinstance(value, list | tuple) else [value])]
+        return [*self.also, *(step for step in each if step is not None)]
+
+
+Function = TypeVar("Function", bound=Callable[..., Findings])
+
+
+def asks(
+    *parameters: str, also: Sequence[At] = (), unless_other: bool = False, trainings: float = 0.0
+) -> Callable[[Function], Function]:
+    """Declare, above a measure's function, which other steps it asks for: see ``Asks``.
+
+    So their cost is said before anything begins, and all that were not kept are had in one replay of the run, together
+    with those that other measures ask for. What is not declared is had all the same, each by a replay of its own.
+
+        @asks("origin")
+        def distance(subject, *, origin=0): ...
+    """
+
+    def declared(function: Function) -> Function:
+        function.asks = Asks(parameters, tuple(also), unless_other, trainings)  # type: ignore[attr-defined]
+        return function
+
+    return declared
 
 
 class TrainingStep(NamedTuple):

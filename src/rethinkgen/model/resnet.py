@@ -26,8 +26,8 @@ class CifarResNet(Classifier):
     3x3 ones. ``pre_activation``: BatchNorm and ReLU come before each convolution (version 2, He et al. 2016b), instead
     of after it and after the sum. A block that changes the shape has a 1x1 convolution in its shortcut, which sees what
     the first convolution sees. ``stem_width``: channels of the first convolution, by default ``width``.
-    ``batch_norm=False`` leaves BatchNorm out and gives convolutions biases. Weights are drawn by He's normal by the
-    fan-out, biases zero. Dropout, where asked for, comes before the last layer.
+    ``batch_norm=False`` leaves BatchNorm out and gives convolutions biases. Weights are drawn by He's normal,
+    those of convolutions by the fan-out, biases zero. Dropout, where asked for, comes before the last layer.
     """
 
     def __init__(

@@ -92,9 +92,13 @@ def _check_widths(key: str, value: Any, or_else: str = "") -> None:
         check_whole(key, value, 1, most=10**6, or_else=f"a list of them or {or_else}")
 
 
-def _check_depth_of_vgg(key: str, value: Any, or_else: str = "") -> None:
-    if type(value) is not int or value not in VGG_DEPTHS:
-        raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, VGG_DEPTHS))} is needed.")
+def _check_is_one_number_of(key: str, value: Any, allowed: Sequence[int], or_else: str = "") -> None:
+    if type(value) is not int or value not in allowed:
+        raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, allowed))} is needed.")
+
+
+def _one_number_of(*allowed: int) -> Rule:
+    return Rule(partial(_check_is_one_number_of, allowed=allowed))
 
 
 def _whole_numbers(least: int, most: int) -> Rule:
@@ -126,7 +130,8 @@ KEYS: dict[str, Rule] = {
     "data.root": TEXT,
     "data.batch_size": _whole(1).or_else("all"),
     "data.micro_batch_size": _whole(1).or_else(None),
-    "data.preprocessing": _one_of("whitening", "normalization", "signed", "none"),
+    "data.preprocessing": _one_of("whitening", "normalization", "unit_sphere", "signed", "none"),
+    "data.resize": _whole(1).or_else(None),
     "data.crop": _whole(1).or_else("auto", None),
     "data.num_train": _whole(1).or_else(None),
     "data.validation": SHARE,
@@ -148,6 +153,7 @@ KEYS: dict[str, Rule] = {
 """Keys that every config has."""
 
 NETWORK = {"channels_last": SWITCH, "runs_alone": SWITCH}
+OF_TORCHVISION = {**NETWORK, "weights": TEXT.or_else(None)}
 CLOSED_FORM = {**NETWORK, "l2": NOT_NEGATIVE}
 CLASSES: dict[str, dict[str, Rule]] = {
     "MLP": {
@@ -159,9 +165,11 @@ CLASSES: dict[str, dict[str, Rule]] = {
     },
     "AlexNet": NETWORK,
     "Inception": {**NETWORK, "batch_norm": SWITCH},
-    "InceptionV3": NETWORK,
-    "ResNet50": NETWORK,
-    "CifarVGG": {**NETWORK, "depth": Rule(_check_depth_of_vgg), "batch_norm": SWITCH},
+    "InceptionV3": OF_TORCHVISION,
+    "ResNet50": OF_TORCHVISION,
+    "ImageNetResNet": {**OF_TORCHVISION, "depth": _one_number_of(18, 34, 50, 101, 152)},
+    "ImageNetVGG": {**OF_TORCHVISION, "depth": _one_number_of(*VGG_DEPTHS)},
+    "CifarVGG": {**NETWORK, "depth": _one_number_of(*VGG_DEPTHS), "batch_norm": SWITCH},
     "CifarResNet": {
         **NETWORK,
         **dict.fromkeys(("bottleneck", "pre_activation", "batch_norm"), SWITCH),

@@ -11,7 +11,7 @@ from rethinkgen.run.curves import STEP, read_rows
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.run import Run, read_run
-from rethinkgen.train.kept_files import kept_steps
+from rethinkgen.train.kept_files import is_whole, kept_steps
 
 
 def check_keep(key: str, value: Any, *, or_else: str = "") -> None:
@@ -95,7 +95,7 @@ def step_of_run(run: Run, moment: Moment) -> int:
 
 
 def missing_steps(run: Run, moments: Sequence[Moment]) -> list[int]:
-    """Return the steps, ascending, of a finished run whose states were asked for and are not there.
+    """Return the steps, ascending, of a finished run whose states were asked for and are not there, or are damaged.
 
     Those that the run did not reach are left out, as are all of a run that is solved and not trained.
     """
@@ -105,7 +105,8 @@ def missing_steps(run: Run, moments: Sequence[Moment]) -> list[int]:
     timetable = timetable_of(run) or Timetable(1, 1)
     end = last if run.end_step is None else run.end_step
     steps = {step_of(each, timetable, end=end, last=last) for each in moments}
-    return sorted(step for step in steps - set(kept) if step <= last)
+    whole = {step for step in steps.intersection(kept) if is_whole(RunFolder(run.path).weights, step)}
+    return sorted(step for step in steps - whole if step <= last)
 
 
 def unreached(run: Run, moments: Sequence[Moment]) -> list[Moment]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,24 @@ if TYPE_CHECKING:
 
 FOLDER = "measures"
 ID_LENGTH = 6
+WORTH = (
+    READ := "read",
+    SOLVED := "solved",
+    REPLAYED := "replayed",
+    TO_TOLERANCE := "replayed nearly",
+    UNCHECKED := "replayed unchecked",
+    INEXACT := "replayed inexactly",
+)
+"""How weights were had, the surest first: as they were kept; solved once more; trained up to once more, where the run's
+own rows told the same on the way, to the bit, or nearly (1 % of the loss) where bits cannot be asked for; where it had
+no row on the way; where they told something else."""
+
+
+def least_sure(words: Iterable[str]) -> str:
+    """Return of several words of ``WORTH`` the last; nothing of none."""
+    return max(words, key=lambda word: WORTH.index(word) if word in WORTH else len(WORTH), default="")
+
+
 NEEDED = ("measure", "function", "protocol", "parameters", "step", "numbers", "tables")
 
 
@@ -50,6 +68,11 @@ class Measured:
     tables: tuple[str, ...]
     facts: dict[str, Any] = field(repr=False)
     """All that the file holds."""
+
+    @property
+    def weights(self) -> str | None:
+        """How the least sure of the weights that it looked at were had; ``None`` of files that do not tell."""
+        return least_sure(filter(None, (self.facts.get("weights") or {}).values())) or None
 
     @property
     def key(self) -> str:
@@ -191,6 +214,7 @@ def row_of(measured: Measured) -> dict[str, Any]:
         "id": measured.key.rpartition("-")[2],
         "protocol": measured.protocol,
         "other": measured.other,
+        "weights": measured.weights,
         **{f"{measured.measure}.{key}": value for key, value in measured.parameters.items()},
         **numbers_of(measured),
     }

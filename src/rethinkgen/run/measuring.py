@@ -5,6 +5,7 @@ Light until something is measured: a finished row is found without torch.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rethinkgen.console import first_line, say
 from rethinkgen.errors import DamagedFileError, RunFolderError, is_users_mistake, reason_of
@@ -27,13 +28,13 @@ from rethinkgen.run.description import LIBRARIES, digest_of_code
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.identity import class_name
 from rethinkgen.run.kept import last_step, step_of_run, unreached
-from rethinkgen.run.measured import FOLDER, Measured, called, file_of, read_file, write_measured
+from rethinkgen.run.measured import FOLDER, READ, Measured, called, file_of, least_sure, read_file, write_measured
 from rethinkgen.run.measures_asked import Measure, Request, asked_of_a_run, measures_in
 from rethinkgen.train.kept_files import kept_steps
 
 if TYPE_CHECKING:
     from rethinkgen.measure.subject import At, Findings, Subject
-    from rethinkgen.run.opened import OpenedRun
+    from rethinkgen.run.opened import OpenedRun, Seen
     from rethinkgen.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Row:
     seconds: float = 0.0
     numbers: dict[str, Any] = field(default_factory=dict)
     """By ``<name>/<number>``: what is shown at once."""
+    weights: str = ""
+    """How the least sure of the weights that were looked at were had, a word of ``rethinkgen.run.measured.WORTH``."""
 
 
 def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
@@ -82,7 +85,7 @@ def steps_of(run: Run, at: Sequence[At]) -> tuple[list[int], list[Row]]:
         try:
             if run.state != "done":
                 why = f": {run.reason}" if run.reason else ""
-                raise ValueError(f"the run is {run.state}{why}. Only a finished run is measured.")
+                raise ValueError(f"the run is {run.state}{why.removesuffix('.')}. Only a finished run is measured.")
             steps.add(step_of_run(run, moment))
         except (ValueError, RunFolderError) as error:
             failed.append(Row(moment, "failed", first_line(reason_of(error))))
@@ -95,12 +98,20 @@ def not_kept(run: Run, steps: Sequence[int]) -> list[int]:
     return [step for step in steps if step not in kept and step != run.end_step]
 
 
-def there_and_missing(
-    run: Path, request: Request, step: int, other_id: str | None
-) -> tuple[dict[str, Any], list[Measure]]:
-    """Return the numbers that measures left of a step of a run, by ``<name>/<number>``, and the measures it lacks."""
+class There(NamedTuple):
+    """What measures have left of a step of a run."""
+
+    numbers: dict[str, Any]
+    """By ``<name>/<number>``."""
+    lacking: list[Measure]
+    weights: list[str]
+    """How those that each of them looked at were had."""
+
+
+def there_and_missing(run: Path, request: Request, step: int, other_id: str | None) -> There:
+    """Return what measures left of a step of a run, and which of them it lacks."""
     numbers: dict[str, Any] = {}
-    lacking = []
+    lacking, weights = [], []
     for measure in request.measures:
         if measure.other is not None and other_id is None:
             continue  # it is itself the other one
@@ -109,7 +120,37 @@ def there_and_missing(
             lacking.append(measure)
         else:
             numbers |= {f"{measure.name}/{name}": value for name, value in found.numbers.items()}
-    return numbers, lacking
+            weights += [found.weights] if found.weights else []
+    return There(numbers, lacking, weights)
+
+
+class Work(NamedTuple):
+    """What a run's measures need beyond what lies in its folder."""
+
+    steps: list[int]
+    """Ascending: those whose weights must be had by training up to there once more, in one pass."""
+    trainings: dict[int, float]
+    """Step -> how often they go through the training up to it, by their own word."""
+
+
+def work_of(
+    run: Run, lacking: Mapping[int, Sequence[Measure]], functions: Mapping[str, Callable[..., Any]], *, has_other: bool
+) -> Work:
+    """Return what it takes to measure what each step of a run lacks, so far as measures declare what they ask for."""
+    from rethinkgen.measure.subject import Asks
+
+    steps = set(lacking)
+    trainings: dict[int, float] = {}
+    for step, measures in lacking.items():
+        for measure in measures:
+            asks = getattr(getattr(functions[measure.name], "func", None), "asks", None)
+            if not isinstance(asks, Asks):
+                continue
+            trainings[step] = trainings.get(step, 0.0) + asks.trainings
+            for moment in asks.steps(measure.parameters, has_other=has_other and measure.wants_other):
+                with contextlib.suppress(ValueError, RunFolderError):  # the measure itself says so, in its row
+                    steps.add(step_of_run(run, moment))
+    return Work(not_kept(run, sorted(steps)), {step: times for step, times in trainings.items() if times and step})
 
 
 def _read(path: Path) -> Measured | None:
@@ -137,6 +178,7 @@ class Measuring:
         self._functions: dict[str, Callable[[Subject], Findings]] = {}
         self._latest: OpenedRun | None = None
         self._latest_other: OpenedRun | None = None
+        self._data: object = None
 
     @functools.cached_property
     def _device(self) -> str:
@@ -152,7 +194,12 @@ class Measuring:
             ValueError: one of them cannot be, or was given what it does not take.
         """
         for measure in self.request.measures:
+            self._function(measure)
+
+    def _function(self, measure: Measure) -> Callable[[Subject], Findings]:
+        if measure.name not in self._functions:
             self._functions[measure.name] = function_of(measure)
+        return self._functions[measure.name]
 
     def rows(self, path: Path, other: Path | None = None, at: Sequence[At] | None = None) -> Iterator[Row]:
         """Measure a run at each step, and say what came of it; what is wrong with the run is said at each."""
@@ -173,17 +220,25 @@ class Measuring:
         ):
             for each in (path / FOLDER).glob("*/"):
                 remove_leftovers(each)
-            lacking = [step for step in steps if there_and_missing(path, self.request, step, other_id)[1]]
-            to_replay = not_kept(run, lacking)
-            try:
-                if len(to_replay) > 1:  # all in one pass
-                    self._opened(run).replay(to_replay)
-            except Exception as error:  # of one run: the others go on, and what was kept is there all the same
-                why = self._why(error)
-                yield from (Row(step, "failed", why) for step in to_replay)
-                steps = [step for step in steps if step not in to_replay]
-            for step in steps:
-                yield self._row(run, step, other, other_id)
+            there = {step: there_and_missing(path, self.request, step, other_id) for step in steps}
+            lost: dict[int, str] = {}
+            if to_replay := self._to_replay(run, there, has_other=other is not None):
+                try:
+                    self._opened(run).replay(to_replay)  # all in one pass
+                except Exception as error:  # of one run: the others go on, and so do what was kept and what was right
+                    right = self._latest.at_hand if self._latest is not None else ()
+                    lost = dict.fromkeys(set(to_replay).difference(right), self._why(error))
+            for step, found in there.items():
+                yield self._row(run, step, found, other, other_id, lost.get(step) if found.lacking else None)
+
+    def _to_replay(self, run: Run, there: Mapping[int, There], *, has_other: bool) -> list[int]:
+        lacking = {step: found.lacking for step, found in there.items() if found.lacking}
+        functions = {}
+        for measure in {measure.name: measure for measures in lacking.values() for measure in measures}.values():
+            with contextlib.suppress(ValueError):  # its rows say so
+                functions[measure.name] = self._function(measure)
+        known = {step: [each for each in measures if each.name in functions] for step, measures in lacking.items()}
+        return work_of(run, known, functions, has_other=has_other).steps
 
     def _why(self, error: Exception) -> str:
         log.debug("what ended it", exc_info=error)
@@ -191,33 +246,43 @@ class Measuring:
             traceback.print_exception(error)
         return first_line(reason_of(error))
 
-    def _row(self, run: Run, step: int, other: Path | None, other_id: str | None) -> Row:
+    def _row(
+        self, run: Run, step: int, there: There, other: Path | None, other_id: str | None, lost: str | None
+    ) -> Row:
         begun = time.monotonic()
-        numbers, lacking = there_and_missing(run.path, self.request, step, other_id)
-        if not lacking:
-            return Row(step, "before", numbers=numbers)
+        if not there.lacking:
+            return Row(step, "before", numbers=there.numbers, weights=least_sure(there.weights))
+        if lost is not None:
+            return Row(step, "failed", lost)
         failures: list[str] = []
-        for measure in lacking:
+        numbers, words = dict(there.numbers), list(there.weights)
+        for measure in there.lacking:
             try:
-                found = self._measure(run, measure, step, other if measure.wants_other else None, other_id)
+                found, weights = self._measure(run, measure, step, other if measure.wants_other else None, other_id)
             except Exception as error:  # of one measure: the other rows go on
                 failures.append(f"{measure.name}: {self._why(error)}")
                 continue
             numbers |= {f"{measure.name}/{name}": value for name, value in found.items()}
+            words += weights.values()
         state: State = "failed" if failures else "done"
-        return Row(step, state, "; ".join(failures), round(time.monotonic() - begun, 3), numbers)
+        seconds = round(time.monotonic() - begun, 3)
+        return Row(step, state, "; ".join(failures), seconds, numbers, least_sure(words))
 
     def _measure(
         self, run: Run, measure: Measure, step: int, other: Path | None, other_id: str | None
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Measure and write the file; return the numbers, and how each of the weights looked at was had."""
+        from rethinkgen.run.opened import provenance_of
+
         begun = time.monotonic()
-        function = self._functions.get(measure.name) or function_of(measure)
-        self._functions[measure.name] = function
+        function = self._function(measure)
         # By how it was chosen, which is the same for all runs of a sweep; each has a second run of its own.
         second = {"other": measure.other} if measure.wants_other and other is not None else {}
-        subject = self._subject(run, measure, step, other)
+        seen: Seen = {}
+        subject = self._subject(run, measure, step, other, seen)
         findings = function(subject)
         numbers, tables = checked(measure.name, findings)
+        weights = provenance_of(seen)
         facts = {
             "measure": measure.name,
             "called": called(measure.name, measure.parameters | second, _defaults(function)),
@@ -229,13 +294,14 @@ class Measuring:
             "run_id": run.run_id,
             "step": step,
             "epoch": epoch_of(run, step),
+            "weights": weights,
             "numbers": numbers,
             "seconds": round(time.monotonic() - begun, 3),
             "finished": now(),
             "code": _code_of(measure.target),
         }
         write_measured(_file(run.path, measure, other_id, step), facts, tables)
-        return numbers
+        return numbers, weights
 
     def _open(self, path: Path) -> OpenedRun:
         from rethinkgen.run.opened import open_run
@@ -244,23 +310,33 @@ class Measuring:
 
     def _opened(self, run: Run) -> OpenedRun:
         if self._latest is None or self._latest.path != run.path:
-            # The one before is let go of only then: its data may be the same.
-            self._latest = self._open(run.path)
+            before, self._latest = self._latest, self._open(run.path)
+            # Held until then, as they are set up anew otherwise; others would be in memory twice.
+            self._data = before.made_data if before is not None and data_of(before.run) == data_of(run) else None
         return self._latest
 
-    def _subject(self, run: Run, measure: Measure, step: int, other: Path | None) -> Subject:
+    def _subject(self, run: Run, measure: Measure, step: int, other: Path | None, seen: Seen) -> Subject:
         return self._opened(run).subject(
             step,
             name=measure.name,
             memory_mb=self.request.memory_mb,
-            other=None if other is None else lambda: self._other_subject(other, measure),
+            other=None if other is None else lambda: self._other_subject(other, measure, seen),
+            seen=seen,
         )
 
-    def _other_subject(self, path: Path, measure: Measure) -> Subject:
+    def _other_subject(self, path: Path, measure: Measure, seen: Seen) -> Subject:
         latest = self._latest_other
         if latest is None or latest.path != path:
             self._latest_other = latest = self._open(path)
-        return latest.subject("end", name=measure.name, memory_mb=self.request.memory_mb)
+        of_other: Seen = {}
+        subject = latest.subject("end", name=measure.name, memory_mb=self.request.memory_mb, seen=of_other)
+        seen |= {f"other {step}": had for step, had in of_other.items()}
+        return subject
+
+
+def data_of(run: Run) -> str:
+    """Return what tells the data of runs apart, as their files have it."""
+    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
 
 
 def epoch_of(run: Run, step: int) -> float | None:
@@ -373,7 +449,8 @@ def told_of(row: Row) -> str:
     if row.state == "failed":
         return f"failed: {row.reason}"
     shown = [f"{name} {brief(value)}" for name, value in list(row.numbers.items())[:MOST_NUMBERS]]
-    return ", ".join([*shown, f"{row.seconds:.1f} s"])
+    how = [] if row.weights in ("", READ) else [f"weights {row.weights}"]
+    return ", ".join([*shown, f"{row.seconds:.1f} s", *how])
 
 
 def brief(value: Any) -> str:

@@ -28,10 +28,11 @@ from rethinkgen.data.augmentation import center_crop
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
+from rethinkgen.data.preprocessing import reduced
 from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
-from rethinkgen.errors import DamagedFileError
+from rethinkgen.errors import DamagedFileError, ReplayDiffersError
 from rethinkgen.measure.subject import At, Draw, Subject, TrainingStep
 from rethinkgen.model.closed_form.closed_form import ClosedForm
 from rethinkgen.received import opened_arrays
@@ -40,9 +41,12 @@ from rethinkgen.run.build import build, target_class
 from rethinkgen.run.data_of_run import datamodule_of
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import named_files
 from rethinkgen.run.kept import step_of_run
+from rethinkgen.run.measured import READ, SOLVED
 from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.replay import states, weights_along, weights_at
+from rethinkgen.run.replay_checks import Checks
 from rethinkgen.run.retrained import retrained
 from rethinkgen.run.run import Run, open_one
 from rethinkgen.train.checkpoint import damage_of, load_checkpoint
@@ -55,6 +59,8 @@ AT_ONCE = 500
 """Images that are predicted at once."""
 MOST_AT_HAND = 8
 """Steps whose weights an opened run holds, as they may have cost a training."""
+Seen = dict[str, str | Checks]
+"""A step, or steps of the training, ``"0 to 60"`` -> how the weights were had: a word, or what compared a replay."""
 BEFORE_PREPROCESSING = {
     "preprocessing": "none",
     # They would keep a second copy of the images, and change none of the splits.
@@ -120,8 +126,12 @@ class OpenedRun:
         self._tell = tell
         self._replayed: dict[int, dict[str, Tensor]] = {}
         """By step, what ``replay`` was asked for."""
+        self._lost: dict[int, ReplayDiffersError] = {}
+        """By step, why ``replay`` could not have it."""
         self._latest: dict[int, dict[str, Tensor]] = {}
         """Of the steps that were asked for last: several measures ask for the same."""
+        self._had: dict[int, str | Checks] = {}
+        """By step, how its weights were had."""
 
     def __repr__(self) -> str:
         told = {name: self.metrics.get(name) for name in ("fit/accuracy", "test/accuracy")}
@@ -222,6 +232,7 @@ class OpenedRun:
         number = self.step(step)
         is_solution = self._is_closed_form and number == self.step()
         weights = self._weights(number) if not is_solution or self.run.end_weights.exists() else None
+        self._had.setdefault(number, SOLVED)
         with self._building():
             model = self._solved() if self._is_closed_form else self._built()
         try:
@@ -236,20 +247,58 @@ class OpenedRun:
             model = model.float()
         return model.eval().to(self.device)
 
+    @property
+    def provenance(self) -> dict[int, str]:
+        """How the weights of each step that was asked for were had, a word of ``rethinkgen.run.measured.WORTH``.
+
+        ``read``, as they were kept; ``replayed``, where the run's own rows told the same; ``replayed unchecked``, where
+        the replay passed none of them; ``replayed inexactly``, where they told other numbers.
+        """
+        return {step: _word(had) for step, had in sorted(self._had.items())}
+
     def replay(self, steps: Sequence[At]) -> None:
-        """Have ``network`` find the weights at these steps, all in one pass where they must be trained up to."""
-        with self._building():
-            told = weights_along(self, [self.step(step) for step in steps], inexact=self._inexact, tell=self._tell)
-            self._replayed = dict(told)
+        """Have ``network`` find the weights at these steps, all in one pass where they must be trained up to.
+
+        Raises:
+            ReplayDiffersError: the run's own rows tell other numbers; steps before the last row that did not are had,
+                and ``network`` raises the same for the others.
+        """
+        numbers = sorted({self.step(step) for step in steps})
+        had: dict[int, str | Checks] = dict.fromkeys(numbers, READ)
+        found: dict[int, dict[str, Tensor]] = {}
+        self._replayed, self._lost = found, {}
+        try:
+            with self._building():
+                for step, weights in weights_along(
+                    self, numbers, inexact=self._inexact, tell=self._tell, note=had.__setitem__
+                ):
+                    found[step] = weights
+        except ReplayDiffersError as error:
+            for step in numbers:
+                checks = had[step]
+                if step not in found or (isinstance(checks, Checks) and step > checks.last_right):
+                    found.pop(step, None)
+                    self._lost[step] = error
+            raise
+        finally:
+            self._had |= {step: how for step, how in had.items() if step in found}
+
+    @property
+    def at_hand(self) -> set[int]:
+        """Which steps that ``replay`` was asked for last it has the weights of."""
+        return set(self._replayed)
 
     def _weights(self, step: int) -> dict[str, Tensor]:
         if (at_hand := self._replayed.get(step) or self._latest.get(step)) is not None:
             return at_hand
+        if step in self._lost:
+            raise self._lost[step]
+        self._had[step] = READ
         saved = self._checkpoint if self.result is None else None
         if saved is not None and step == int(saved["global_step"]):
             return dict(saved["state_dict"])
         with self._building():
-            weights = weights_at(self, step, inexact=self._inexact, tell=self._tell)
+            weights = weights_at(self, step, inexact=self._inexact, tell=self._tell, note=self._had.__setitem__)
         self._latest[step] = weights
         if len(self._latest) > MOST_AT_HAND:
             del self._latest[next(iter(self._latest))]
@@ -282,8 +331,16 @@ class OpenedRun:
             ValueError: it has no such steps, or cannot be replayed.
             ReplayDiffersError: its own rows tell other numbers.
         """
+        yield from self._training(first, last, {})
+
+    def _training(self, first: At, last: At, seen: Seen) -> Iterator[TrainingStep]:
+        start, end = self.step(first), self.step(last)
+
+        def note(step: int, checks: Checks) -> None:
+            seen[f"{start} to {step}"] = checks
+
         with own_code.opening(self._code):
-            yield from states(self, self.step(first), self.step(last), inexact=self._inexact, tell=self._tell)
+            yield from states(self, start, end, inexact=self._inexact, tell=self._tell, note=note)
 
     def trainings(
         self,
@@ -314,6 +371,12 @@ class OpenedRun:
         """
         with self._building():
             return datamodule_of(self.run, self._acting["data"], self._data_root, self.device)
+
+    @property
+    def made_data(self) -> CorruptedImages | None:
+        """Its data, if they have been asked for."""
+        made: CorruptedImages | None = self.__dict__.get("datamodule")
+        return made
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
@@ -415,6 +478,10 @@ class OpenedRun:
         if isinstance(loaded, ImageFiles):
             view = View(loaded.resize, (height, width))
             return torch.stack([view(each, None) for each in images])
+        if (side := self.datamodule.resize) is not None:
+            if any(min(each.shape[1:]) < side for each in images):
+                return None
+            images = [torch.from_numpy(reduced(each[None].numpy(), side))[0] for each in images]
         if any(each.shape[1] < height or each.shape[2] < width for each in images):
             return None
         return torch.stack([center_crop(each, (height, width)) for each in images])
@@ -444,21 +511,29 @@ class OpenedRun:
         name: str = "",
         memory_mb: float = 1024.0,
         other: Callable[[], Subject] | None = None,
+        seen: Seen | None = None,
     ) -> Subject:
-        """Return what a measure asks about: the network at a step, the data, and what can be made of them."""
+        """Return what a measure asks about: the network at a step, the data, and what can be made of them.
+
+        ``seen`` is told how the weights that it looks at were had, these and others (``provenance_of``).
+        """
+        number = self.step(step)
+        network = self.network(step)
+        seen = {} if seen is None else seen
+        seen[f"{number}"] = self._had[number]
         return Subject(
-            self.network(step),
+            network,
             _WhenAsked(lambda: self.splits),
-            self.step(step),
+            number,
             seed=int(self.run.seed),
             name=name,
             memory_mb=memory_mb,
             class_names=lambda: self.class_names,
             pixels=self.pixels,
             from_pixels=self.from_pixels,
-            at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other),
+            at=lambda at: self.subject(at, name=name, memory_mb=memory_mb, other=other, seen=seen),
             fresh=self.fresh,
-            training=self.training,
+            training=lambda first, last: self._training(first, last, seen),
             trainings=lambda draws, epochs, splits: self.trainings(draws, epochs, splits, memory_mb),
             other=other,
         )
@@ -481,9 +556,12 @@ class OpenedRun:
         return acting(self.run.config)
 
     def _built(self) -> Classifier:
-        shapes = self._shapes
+        """Build its network with initial weights of its own: a file of others that it began with is not asked for."""
+        shapes, node = self._shapes, dict(self._acting["model"])
+        for key in named_files({"model": node}):
+            del node[key.removeprefix("model.")]
         return build(  # type: ignore[no-any-return]
-            self._acting["model"],
+            node,
             "model",
             image_shape=tuple(shapes["image_shape"]),
             num_classes=shapes["num_classes"],
@@ -516,6 +594,15 @@ class OpenedRun:
         if self.result is None:
             return f"is written when a run ends; this one is {self.state}."
         return "every finished run has: the folder came without it."
+
+
+def provenance_of(seen: Seen) -> dict[str, str]:
+    """Return a word of ``rethinkgen.run.measured.WORTH`` for all that a measure has looked at, once it has ended."""
+    return {what: _word(had) for what, had in seen.items()}
+
+
+def _word(had: str | Checks) -> str:
+    return had if isinstance(had, str) else had.worth
 
 
 class _WhenAsked(Mapping[SplitName, Split]):

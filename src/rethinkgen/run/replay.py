@@ -9,7 +9,7 @@ compared with the run's own rows.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +30,13 @@ from rethinkgen.run.retraining import Retraining
 from rethinkgen.run.run import Run
 from rethinkgen.train.kept import State, read_state, read_weights, read_weights_alone, write_state
 from rethinkgen.train.kept_files import kept_steps
+
+Note = Callable[[int, Checks], object]
+"""Is given each step that was replayed, with what compares that replay, and knows all of it once it has ended."""
+
+
+def _unnoted(step: int, checks: Checks) -> None:
+    pass
 
 
 def device_of(run: Run) -> torch.device:
@@ -59,7 +66,7 @@ class Built:
 
 
 def states(
-    built: RunBuilt, first: int, last: int, *, inexact: bool = False, tell: Tell = print
+    built: RunBuilt, first: int, last: int, *, inexact: bool = False, tell: Tell = print, note: Note = _unnoted
 ) -> Iterator[TrainingStep]:
     """Take the optimizer steps ``first`` to ``last - 1`` of a run once more.
 
@@ -73,6 +80,7 @@ def states(
     """
     check_replayable(built.run, last)
     with begun(built, first, last, inexact=inexact, tell=tell) as training:
+        note(last, training.checks)
         training.train_to(first)
         for block in training.blocks(lambda step: step + 1, last):
             with training.setting, training.precision():
@@ -82,18 +90,20 @@ def states(
         training.checks.conclude(last)
 
 
-def weights_at(built: RunBuilt, step: int, *, inexact: bool = False, tell: Tell = print) -> dict[str, Tensor]:
+def weights_at(
+    built: RunBuilt, step: int, *, inexact: bool = False, tell: Tell = print, note: Note = _unnoted
+) -> dict[str, Tensor]:
     """Return the weights after ``step`` steps, on the CPU: those that were kept, or of a replay.
 
     Raises:
         ValueError, ReplayDiffersError: as ``states``.
     """
-    ((_, weights),) = weights_along(built, [step], inexact=inexact, tell=tell)
+    ((_, weights),) = weights_along(built, [step], inexact=inexact, tell=tell, note=note)
     return weights
 
 
 def weights_along(
-    built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: Tell = print
+    built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: Tell = print, note: Note = _unnoted
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield the weights at several steps, ascending, in one pass.
 
@@ -108,10 +118,15 @@ def weights_along(
             if step in there and (weights := _weights_there(built.run, step, tell)) is not None:
                 yield step, weights
             elif step not in there:
-                yield step, _copied(next(replayed).model.state_dict())
+                yield step, _noted(next(replayed), note)
             else:
                 with closing(_replayed(built, [step], inexact=inexact, tell=tell)) as alone:
-                    yield step, _copied(next(alone).model.state_dict())
+                    yield step, _noted(next(alone), note)
+
+
+def _noted(training: Retraining, note: Note) -> dict[str, Tensor]:
+    note(training.step, training.checks)
+    return {name: value.detach().cpu().clone() for name, value in training.model.state_dict().items()}
 
 
 def keep(built: RunBuilt, steps: Sequence[int], *, inexact: bool = False, tell: Tell = print) -> None:
@@ -192,10 +207,6 @@ def _weights_there(run: Run, step: int, tell: Tell) -> dict[str, Tensor] | None:
     return weights
 
 
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in weights.items()}
-
-
 @contextmanager
 def begun(built: RunBuilt, first: int, last: int, *, inexact: bool, tell: Tell) -> Iterator[Retraining]:
     """Give the training at the nearest state up to ``first``, once it is told what it costs to go on to ``last``."""
@@ -225,6 +236,14 @@ def cost(run: Run, start: int, last: int) -> float | None:
     """Return about how many seconds it takes to replay a run from one step to another, by its own time."""
     seconds, steps = (run.result or {}).get("seconds"), run.metrics.get("steps")
     return seconds / steps * (last - start) if seconds and steps else None
+
+
+def cost_of_steps(run: Run, steps: Sequence[int]) -> float:
+    """Return about how many seconds it takes to replay a run for all of these steps, 0 where its files do not tell."""
+    kept = kept_steps(RunFolder(run.path).weights)
+    parts = _parts(sorted(set(steps)), kept)
+    starts = [max((step for step in kept if step <= part[0]), default=0) for part in parts]
+    return sum(cost(run, start, part[-1]) or 0.0 for start, part in zip(starts, parts, strict=True))
 
 
 def announced(run: Run, start: int, last: int) -> str:

@@ -11,6 +11,7 @@ from rethinkgen.measure.fit import state_digest
 from rethinkgen.run.curves import STEP, read_rows
 from rethinkgen.run.description import changed_code, digest_of_code
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.measured import INEXACT, REPLAYED, TO_TOLERANCE, UNCHECKED
 from rethinkgen.run.run import Run
 from rethinkgen.run.training import PACKAGES, commit
 from rethinkgen.train.classifier import Classifier
@@ -55,9 +56,20 @@ class Checks:
             self.window.load_state_dict(state.rest["evaluation"]["histories"]["window"])
         self.is_exact = _is_exact(run)
         self.num_checked = 0
+        self.last_right = self.start
+        """The last step that is known to be the run's: that of the state, or of a row that told the same."""
         self.has_differed = False
         self.device = ""
         """Of the replay."""
+
+    @property
+    def worth(self) -> str:
+        """How sure what was replayed so far is, a word of ``rethinkgen.run.measured.WORTH``."""
+        if self.has_differed:
+            return INEXACT
+        if not self.num_checked:
+            return UNCHECKED
+        return REPLAYED if self.is_exact else TO_TOLERANCE
 
     def next_stop(self, step: int) -> float:
         """Return the first step after ``step`` of which the run tells a digest of the weights."""
@@ -79,6 +91,8 @@ class Checks:
             self.num_checked += 1
             if told != (ours := state_digest(model.state_dict())):
                 self._differs(f"its weights at step {step:,} have the digest {ours}, those of the run {told}")
+            else:
+                self.last_right = step
 
     def _compare_losses(self, step: int, ours: float, theirs: float) -> None:
         self.num_checked += 1

@@ -85,7 +85,7 @@ STATUS: Schema = OF_A_RUN | {
 """Not the seed: a run may have failed by what was asked for in its place."""
 IDENTITY: Schema = {
     "run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES, "begun_in": TEXT,
-    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE, "world_sizes": COUNTS,
+    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE, "world_sizes": COUNTS, "excluded_by": TEXTS,
 }  # fmt: skip
 CONFIG: Schema = {
     "seed": COUNT, "max_steps": COUNT, "max_epochs": COUNT, "evaluate_every": COUNT, "fit_threshold": COUNT,
@@ -100,7 +100,7 @@ CELL: Schema = OF_A_RUN | {
 MEASURED: Schema = {
     "measure": NAME, "called": NAME, "function": NAME, "protocol": POSITIVE, "parameters": NODE, "other": NAME,
     "step": COUNT, "epoch": COUNT, "numbers": METRICS, "tables": TEXTS, "seconds": COUNT, "finished": NAME,
-    "code": NAMES, "checksum": NAME,
+    "code": NAMES, "checksum": NAME, "weights": NAMES,
 }  # fmt: skip
 """What a measure found of a run at a step."""
 

@@ -1,7 +1,7 @@
 """What a process does that measures runs: it takes one after another off a list that it shares with others.
 
-In its folder it tells each run that it takes, and each row that comes of it, in a line; ``rethinkgen.sweep.measuring``
-reads them. Beside that folder lie the list, and a file for each run that was taken.
+In its folder it tells each row that comes of a run in a line; ``rethinkgen.sweep.measuring`` reads them. Beside that
+folder lie the list, and for each run that was taken a link that names the stint which did.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ def _measure(path: Path) -> None:
     measuring.check()
     for number, steps in _what_is_due(path, [steps for _, _, steps in runs]):
         run, other, _ = runs[number]
-        append_line(path / ROWS, json.dumps({"run": number}))
         for row in measuring.rows(Path(run), None if other is None else Path(other), steps):
             append_line(path / ROWS, json.dumps({"run": number, **row.__dict__}))
     (path / ENDED).touch()
@@ -57,24 +56,37 @@ def _measure(path: Path) -> None:
 
 def _what_is_due(path: Path, steps: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
     """Yield the run that this stint was at, where it was begun before, and then those that it takes; with steps."""
-    if (before := _was_at(path)) is not None:
-        number, told = before
-        if left := [step for step in steps[number] if step not in told]:
+    told = _told(path)
+    for number in sorted(claims_of(path)):  # where SLURM has requeued its job
+        if left := [step for step in steps[number] if step not in told.get(number, ())]:
             yield number, left
     for number in _in_turn(path, len(steps)):
         yield number, steps[number]
 
 
-def _was_at(path: Path) -> tuple[int, set[int]] | None:
-    """Return the run that this stint took last and the steps it has told of, where SLURM has requeued its job."""
-    lines = []
+def _told(path: Path) -> dict[int, set[int]]:
+    """Return the steps that this stint has told of, by run."""
+    told: dict[int, set[int]] = {}
     for line in each_line(path / ROWS):
         with contextlib.suppress(ValueError):  # cut short as the process was killed
-            lines.append(json.loads(line))
-    if not lines:
-        return None
-    number = lines[-1]["run"]
-    return number, {line["step"] for line in lines if line["run"] == number and "step" in line}
+            row = json.loads(line)
+            told.setdefault(row["run"], set()).add(row["step"])
+    return told
+
+
+def claims_of(path: Path) -> list[int]:
+    """Return the runs that a stint has taken."""
+    return [number for number, stint in claims(path.parent).items() if stint == path.name]
+
+
+def claims(root: Path) -> dict[int, str]:
+    """Return the name of the stint that took it for each run that was taken."""
+    found = {}
+    with os.scandir(root / CLAIMS) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # it is none of ours
+                found[int(entry.name)] = os.readlink(entry.path)
+    return found
 
 
 def _in_turn(path: Path, num_runs: int) -> Iterator[int]:
@@ -83,7 +95,8 @@ def _in_turn(path: Path, num_runs: int) -> Iterator[int]:
     first = int(path.name.removeprefix("stint-")) * num_runs // max(1, stints) % num_runs
     for number in (*range(first, num_runs), *range(first)):
         try:
-            os.close(os.open(path.parent / CLAIMS / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            # Whose it is must be there in the same instant: a kill right after it would else lose the run.
+            os.symlink(path.name, path.parent / CLAIMS / str(number))
         except FileExistsError:
             continue
         yield number

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.console import Column, say, say_command, say_table, shown, stdout
 from rethinkgen.files import csv_cell, write_atomically
+from rethinkgen.names import in_csv
 from rethinkgen.run.command import command_line, other_command
-from rethinkgen.run.measured import row_of
-from rethinkgen.run.measuring import brief
+from rethinkgen.run.measured import READ, row_of
+from rethinkgen.run.measuring import Row, brief
 from rethinkgen.run.run import Run, read_runs
 from rethinkgen.sweep.conclusion import MOST_ROWS
 from rethinkgen.sweep.measuring_view import name_of
@@ -36,6 +37,8 @@ def conclude(told: Sequence[Told], folders: Sequence[Path] = ()) -> int:
         return 0
     _tell_table(told)
     for sweep in dict.fromkeys(each.run.sweep for each in told):
+        if not any(each.row.numbers for each in told if each.run.sweep == sweep):
+            continue  # nothing was measured, and the folder may be anybody's
         try:
             say(f"Every number of every measure: {shown(write_measures(sweep))}")
         except OSError as error:
@@ -67,7 +70,7 @@ def _tell_table(told: Sequence[Told]) -> None:
             str(each.row.step),
             *(brief(each.row.numbers[name]) if name in each.row.numbers else "" for name in numbers),
             f"{each.row.seconds:.1f} s" if each.row.seconds else "",
-            f"failed: {each.row.reason}" if each.row.state == "failed" else STATUS[each.row.state],
+            _status(each.row),
         ]
         for each in rows[:MOST_ROWS]
     ]
@@ -87,6 +90,12 @@ def _shown(rows: Sequence[Mapping[str, Any]], room: int) -> list[str]:
     return [name for name, width in zip(found, widths, strict=True) if width <= room]
 
 
+def _status(row: Row) -> str:
+    if row.state == "failed":
+        return f"failed: {row.reason}"
+    return STATUS[row.state] if row.weights in ("", READ) else f"{STATUS[row.state]}, weights {row.weights}"
+
+
 STATUS = {"done": "measured", "before": "measured before"}
 
 
@@ -97,7 +106,7 @@ def write_measures(sweep: Path) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: in_csv(value) for name, value in row.items()} for row in rows)
     path = sweep / FILE_NAME
     write_atomically(path, text.getvalue(), durable=False)
     return path
@@ -112,7 +121,3 @@ def rows_of_sweep(runs: Sequence[Run]) -> list[dict[str, Any]]:
         facts = {"run": run.path.name, "run_id": run.run_id, **run.choices, "seed": run.seed}
         rows += [facts | row_of(each) for each in run.measured[0]]
     return rows
-
-
-def _cell(value: Any) -> Any:
-    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)

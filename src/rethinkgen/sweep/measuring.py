@@ -6,6 +6,7 @@ off one list, those on the same data one after another. One that dies costs the 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -27,21 +28,24 @@ from rethinkgen.checks import check_one_of, check_positive, check_switch, check_
 from rethinkgen.console import duration, say, shown
 from rethinkgen.errors import SlurmError, StoppedError
 from rethinkgen.files import is_locked, lock, write_atomically
-from rethinkgen.received import each_line
-from rethinkgen.run.folder import RunFolder
+from rethinkgen.received import open_regular
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.kept import unreached
-from rethinkgen.run.measures_asked import Request, measures_in, moments_in
-from rethinkgen.run.measuring import Row, function_of, not_kept, steps_of, there_and_missing
+from rethinkgen.run.measured import least_sure
+from rethinkgen.run.measures_asked import Measure, Request, measures_in, moments_in
+from rethinkgen.run.measuring import Row, data_of, function_of, steps_of, there_and_missing, work_of
 from rethinkgen.run.run import Outcome, Run, read_run, read_runs
-from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, measure_stint
+from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, claims, claims_of, measure_stint
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.measured_table import FILE_NAME, conclude
 from rethinkgen.sweep.slurm import FOLDER, Submissions
-from rethinkgen.train.kept_files import kept_steps
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
 """(runs, what is told, the key that tells it) -> those chosen, and the keys that choose them."""
+
+
+MEASURING = ".measuring"
+"""The folder in a sweep's in which the processes of a command tell how far they are, while they live."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,13 @@ class Task:
 
     run: Run
     other: Run | None
-    steps: list[int]
+    lacking: dict[int, list[Measure]]
+    """Step -> the measures that it lacks."""
+
+    @property
+    def steps(self) -> list[int]:
+        """Those at which something is missing, ascending."""
+        return list(self.lacking)
 
 
 @dataclass
@@ -164,15 +174,16 @@ def _measured(
     launcher: Launcher, config: DictConfig, request: Request, told: list[Told], tasks: list[Task]
 ) -> tuple[list[Told], int | None]:
     """Measure what is missing; return what came of each run at each step, and the signal that ended it."""
+    for sweep in {each.run.sweep for each in told} | {task.run.sweep for task in tasks}:
+        remove_dead(sweep)
     if before := sum(each.row.state == "before" for each in told):
         say(f"{before:,} of {before + sum(len(task.steps) for task in tasks):,} rows were measured before.")
     if not tasks:
         return told, None
     if hasattr(launcher, "warm_up"):
         launcher.warm_up()
-    for measure in request.measures:
-        function_of(measure)  # what is wrong with it is said once
-    _tell_replays(tasks)
+    functions = {measure.name: function_of(measure) for measure in request.measures}  # what is wrong is said once
+    tell_work(tasks, functions)
     stints = Stints(config, request, tasks)
     stopped_by: int | None = None
     try:
@@ -185,21 +196,25 @@ def _measured(
     return told, stopped_by
 
 
-def _tell_replays(tasks: Sequence[Task]) -> None:
-    """Say what it costs to have the weights of steps that were not kept."""
-    from rethinkgen.run.replay import cost
+def tell_work(tasks: Sequence[Task], functions: Mapping[str, Callable[..., Any]]) -> None:
+    """Say what it costs to have the weights of steps that were not kept, and to go through trainings once more."""
+    from rethinkgen.run.replay import cost, cost_of_steps
 
-    num_rows, seconds = 0, 0.0
+    num_runs, num_rows, of_replays, of_trainings = 0, 0, 0.0, 0.0
     for task in tasks:
-        if steps := not_kept(task.run, task.steps):
-            kept = [step for step in kept_steps(RunFolder(task.run.path).weights) if step <= steps[0]]
-            num_rows += len(steps)
-            seconds += cost(task.run, max(kept, default=0), steps[-1]) or 0.0
-    if num_rows:
+        work = work_of(task.run, task.lacking, functions, has_other=task.other is not None)
+        if work.steps:
+            num_runs += 1
+            of_replays += cost_of_steps(task.run, work.steps)
+        num_rows += len(work.trainings)
+        of_trainings += sum(times * (cost(task.run, 0, step) or 0.0) for step, times in work.trainings.items())
+    if num_runs:
         say(
-            f"{num_rows:,} rows are of steps that were not kept: their runs are trained up to there once more, which "
-            f"takes one process at most about {duration(seconds)}. keep=... keeps steps along training."
+            f"{num_runs:,} runs are trained once more, as far as steps that are asked for were not kept: in all about "
+            f"{duration(of_replays)} of one process at most. keep=... keeps steps along training."
         )
+    if num_rows:
+        say(f"{num_rows:,} rows go through trainings once more: in all about {duration(of_trainings)} of one process.")
 
 
 def look(
@@ -216,24 +231,21 @@ def look(
         steps, failed = steps_of(run, [each for each in request.at if each not in late] or request.at)
         told += [Told(run, row) for row in failed]
         other = others.get(run.run_id)
-        left = []
+        left = {}
         for step in steps:
-            numbers, lacking = there_and_missing(run.path, request, step, other.run_id if other else None)
-            if lacking:
-                left.append(step)
+            there = there_and_missing(run.path, request, step, other.run_id if other else None)
+            if there.lacking:
+                left[step] = there.lacking
             elif other is not None or any(each.other is None for each in request.measures):
-                told.append(Told(run, Row(step, "before", numbers=numbers)))  # else it is itself the other one
+                row = Row(step, "before", numbers=there.numbers, weights=least_sure(there.weights))
+                told.append(Told(run, row))  # else it is itself the other one
         if left:
             tasks.append(Task(run, other, left))
     # Those on the same data one after another, else in the order that they have.
     by_data: dict[str, list[Task]] = {}
     for task in tasks:
-        by_data.setdefault(_data_of(task.run), []).append(task)
+        by_data.setdefault(data_of(task.run), []).append(task)
     return told, [task for of_it in by_data.values() for task in of_it]
-
-
-def _data_of(run: Run) -> str:
-    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
 
 
 def others_of(chosen: Sequence[Run], candidates: Sequence[Run], keys: Sequence[str]) -> dict[str, Run]:
@@ -300,6 +312,8 @@ class StintCell:
 
 def _in_folder(config: DictConfig, folder: Path) -> DictConfig:
     copied: DictConfig = copy.deepcopy(config)
+    # Hydra has made it read-only for this command's own job; a launcher says where those of the stints lie.
+    OmegaConf.set_readonly(copied.hydra, None)
     with open_dict(copied), read_write(copied.hydra):
         copied.hydra.sweep.dir = str(folder)
     return copied
@@ -322,8 +336,7 @@ class Stint(Job):
     @property
     def has_taken(self) -> bool:
         """Whether it came as far as to take a run."""
-        rows = self.path / ROWS
-        return rows.exists() and rows.stat().st_size > 0
+        return bool(claims_of(self.path))
 
     def find_folder(self) -> None:
         """It stays where it is."""
@@ -335,10 +348,7 @@ class Stints:
     def __init__(self, config: DictConfig, request: Request, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
         sweep = tasks[0].run.sweep
-        self.root = sweep / ".measuring" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        for before in sweep.glob(".measuring/*"):
-            if not is_in_use(before):
-                shutil.rmtree(before, ignore_errors=True)  # of a command that has ended
+        self.root = sweep / MEASURING / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._held = ExitStack()
         self._held.enter_context(lock(self.root / LOCK))
         (self.root / CLAIMS).mkdir()
@@ -447,8 +457,8 @@ class Stints:
 
     def _in_charge(self, number: int) -> Stint | None:
         """Return the stint that took a run; where none came as far as that, the last that died of it."""
-        if number in self.seen.claimed:
-            return self.stints[self.seen.claimed[number]]
+        if (taken_by := claims(self.root).get(number)) is not None:
+            return self.stints[int(taken_by.removeprefix("stint-"))]
         dead = (each for each in reversed(self.stints) if each.outcome().state == "failed")
         return next(dead, self.stints[-1]) if self._has_given_up else None
 
@@ -457,8 +467,16 @@ class Stints:
         self._held.close()
         if not self._is_kept and not self._goes_on:
             shutil.rmtree(self.root, ignore_errors=True)
-            if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
-                self.root.parent.rmdir()
+            remove_dead(self.root.parents[1])
+
+
+def remove_dead(sweep: Path) -> None:
+    """Remove what the processes of commands that have ended left in a sweep's folder."""
+    for root in sweep.glob(f"{MEASURING}/*"):
+        if not is_in_use(root):
+            shutil.rmtree(root, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is not empty, or not there
+        (sweep / MEASURING).rmdir()
 
 
 def is_in_use(root: Path) -> bool:
@@ -482,8 +500,6 @@ class Seen:
     def __init__(self, root: Path, num_runs: int) -> None:
         self.root = root
         self.num_runs = num_runs
-        self.claimed: dict[int, int] = {}
-        """Run -> stint."""
         self.rows: dict[int, list[Row]] = {}
         self.latest: list[tuple[int, Row]] = []
         """All rows, in the order in which they came."""
@@ -494,19 +510,23 @@ class Seen:
         return self.num_runs - sum(1 for _ in (self.root / CLAIMS).iterdir())
 
     def read(self) -> None:
-        """Read what is new."""
+        """Read what is new: whole lines from where the last ones ended."""
         for path in sorted(self.root.glob(f"stint-*/{ROWS}")):
-            number = int(path.parent.name.removeprefix("stint-"))
-            lines = list(each_line(path))
-            for line in lines[self._offsets.get(path, 0) :]:
-                told = json.loads(line)
-                run = told.pop("run")
-                self.claimed[run] = number
-                if told:
-                    row = Row(**told)
-                    self.rows.setdefault(run, []).append(row)
-                    self.latest.append((run, row))
-            self._offsets[path] = len(lines)
+            file = open_regular(path)
+            if file is None:
+                continue
+            with file:
+                file.seek(self._offsets.get(path, 0))
+                lines, newline, _ = file.read().rpartition(b"\n")
+            self._offsets[path] = self._offsets.get(path, 0) + len(lines) + len(newline)
+            for line in lines.splitlines():
+                with contextlib.suppress(ValueError):  # cut short as the process was killed, or as the disk was full
+                    self._add(json.loads(line))
+
+    def _add(self, told: dict[str, Any]) -> None:
+        run, row = told.pop("run"), Row(**told)
+        self.rows.setdefault(run, []).append(row)
+        self.latest.append((run, row))
 
 
 # The command line.

@@ -9,6 +9,8 @@ which the two belong together.
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from pathlib import Path
 
 BEST = "best"
@@ -31,3 +33,15 @@ def kept_steps(folder: Path) -> list[int]:
     found = (_STATE.fullmatch(path.name) for path in folder.glob("*.state.pt"))
     steps = sorted(int(match[1]) for match in found if match)
     return [step for step in steps if weights_path(folder, step).is_file() and state_path(folder, step).is_file()]
+
+
+def is_whole(folder: Path, step: int) -> bool:
+    """Whether both files of a state have the content that their checksums tell, which reads all of them."""
+    try:
+        for path in (weights_path(folder, step), state_path(folder, step)):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error):
+        return False
+    return True
