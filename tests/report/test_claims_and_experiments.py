@@ -81,7 +81,7 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
             assert 0 in strengths
             assert len(strengths) > claim.tuned.at_least
         assert bearing, claim.id
-        departing = {text.partition("=")[0] for run in bearing for text in deviations(run, claim)}
+        departing = {found.key for run in bearing for found in deviations(run, claim)}
         assert departing <= SMALLER.get(experiment.partition("/")[0], set()), claim.id
         assert not departing or claim.trend, claim.id
         for name, setting in claim.settings.items():
