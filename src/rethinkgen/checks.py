@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -88,6 +88,24 @@ def check_text(key: str, value: Any, *, or_else: str = "") -> str:
     if isinstance(value, str) and value:
         return value
     raise ValueError(f"{key}={value!r}: a text{_besides(or_else)} is needed.")
+
+
+def check_groups(key: str, value: Any, *, or_else: str = "") -> None:
+    """Refuse what does not name at least two groups, each with a list of names.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if isinstance(value, Mapping) and len(value) > 1 and all(_is_list_of_some(names) for names in value.values()):
+        return
+    raise ValueError(
+        f"{key}={value!r}: at least two groups{_besides(or_else)} are needed, each with a list of classes, such as "
+        "{animal: [cat, dog], vehicle: [ship]}."
+    )
+
+
+def _is_list_of_some(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
 
 
 def _besides(or_else: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rethinkgen.checks import check_probability
+from rethinkgen.checks import check_groups, check_probability
 from rethinkgen.data import example_list
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.module import CorruptedImages, Labels, Pattern, SplitName
@@ -262,14 +262,7 @@ class ClassGroups(CorruptedImages):
     def __init__(self, source: Source, *, groups: Mapping[str, Sequence[str]] | None = None, **data: Any) -> None:
         super().__init__(source, **data)
         self.groups: Mapping[str, Sequence[str]] = CIFAR10_GROUPS if groups is None else groups
-        is_told = isinstance(self.groups, Mapping) and all(
-            isinstance(names, Sequence) and not isinstance(names, str) and len(names) for names in self.groups.values()
-        )
-        if not is_told or len(self.groups) < 2:
-            raise ValueError(
-                f"data.corruption.groups={groups!r}: at least two groups are needed, each with a list of classes, such "
-                "as {animal: [cat, dog], vehicle: [ship]}."
-            )
+        check_groups("data.corruption.groups", self.groups)
 
     def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """See ``class_groups``.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from rethinkgen.grouping import collected
@@ -18,7 +16,7 @@ from rethinkgen.report.style import facts
 from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import untuned
 from rethinkgen.run.identity import SEEDS
-from rethinkgen.run.quantities import property_of
+from rethinkgen.run.quantities import may_have, property_of
 from rethinkgen.run.run import Run
 from rethinkgen.run.spread import summarise
 from rethinkgen.run.where import matches
@@ -34,8 +32,8 @@ ANSWERS: dict[Judgement, Answer] = {
     "not enough steps": "not enough steps",
 }
 """What a rule says of runs of the protocol -> what that comes to."""
-TREND: dict[Judgement, Answer] = {"yes": "same trend"}
-OUTSIDE: dict[Judgement, Answer] = {**ANSWERS, **TREND, "no": "not comparable"}
+TREND: dict[Judgement, Answer] = {**ANSWERS, "yes": "same trend"}
+OUTSIDE: dict[Judgement, Answer] = {**TREND, "no": "not comparable"}
 WEAKEST: tuple[Answer, ...] = (
     "not reproduced", "not comparable", "cannot tell", "not enough steps", "not enough runs", "same trend",
     "reproduced",
@@ -115,21 +113,9 @@ def judge(runs: Sequence[Run]) -> list[Verdict]:
 
 
 def _bears_on(run: Run, claim: Claim) -> bool:
-    if not matches(run, claim.runs) or not _is_measured_by(run, claim.metric):
+    if not matches(run, claim.runs) or not may_have(run, claim.metric):
         return False
     return not claim.settings or any(matches(run, setting) for setting in claim.settings.values())
-
-
-def _is_measured_by(run: Run, metric: str) -> bool:
-    """Whether the measure that a number is of has looked at the run, is asked to, or may be: it has not finished."""
-    _, is_of_one, rest = metric.rpartition("measure/")
-    called = rest.partition("/")[0]
-    return (
-        not is_of_one
-        or run.state != "done"
-        or any(fnmatchcase(each.called, called) for each in run.measured[0])
-        or run.key(f"measure.{re.split(r'[(*]', called)[0]}") is not None
-    )
 
 
 def _verdict(claim: Claim, bearing: list[Run], comparisons: list[Comparison], pools: Pools) -> Verdict:
@@ -176,7 +162,7 @@ def _answer(comparison: Comparison, pools: Pools) -> tuple[Finding, Answer, str]
         weaker = _weaker(comparison, pools)
         if weaker is None:
             return finding, "not reproduced", f"{finding.why}; no weaker trend is claimed"
-        return finding, (ANSWERS | TREND)[weaker.judgement], f"{finding.why}; {_trend_text(weaker)}"
+        return finding, TREND[weaker.judgement], f"{finding.why}; {_trend_text(weaker)}"
     if claim.trend is None:
         return comparison.judged(claim.rule, pools), "not comparable", "nothing of this claim can be seen there"
     finding = comparison.judged(claim.trend, pools)

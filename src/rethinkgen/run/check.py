@@ -19,6 +19,7 @@ from typing import Any
 
 from rethinkgen.checks import (
     check_between,
+    check_groups,
     check_one_of,
     check_positive,
     check_probability,
@@ -27,6 +28,7 @@ from rethinkgen.checks import (
     check_whole,
 )
 from rethinkgen.data.example_list import read_labels
+from rethinkgen.data.parts import check_parts
 from rethinkgen.run.build import PLACES, check_partial, target_of
 from rethinkgen.run.command import install_command
 from rethinkgen.run.declaration import check_declaration
@@ -97,6 +99,10 @@ def _check_is_one_number_of(key: str, value: Any, allowed: Sequence[int], or_els
         raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, allowed))} is needed.")
 
 
+def _check_parts(key: str, value: Any, or_else: str = "") -> None:
+    check_parts(value)
+
+
 def _one_number_of(*allowed: int) -> Rule:
     return Rule(partial(_check_is_one_number_of, allowed=allowed))
 
@@ -106,6 +112,7 @@ def _whole_numbers(least: int, most: int) -> Rule:
 
 
 SWITCH, TEXT, PROBABILITY = Rule(check_switch), Rule(check_text), Rule(check_probability)
+PARTS = Rule(_check_parts)
 POSITIVE = Rule(partial(check_positive, most=LARGEST))
 NOT_NEGATIVE = _between(0, LARGEST)
 SHARE = _between(0, 1, below=True)
@@ -192,15 +199,18 @@ CLASSES: dict[str, dict[str, Rule]] = {
     "PartialLabels": {"probability": PROBABILITY},
     "AsymmetricLabels": {"probability": PROBABILITY.or_else(None)},
     "GaussianBlend": {"strength": PROBABILITY},
+    "ClassGroups": {"groups": Rule(check_groups, (None,))},
     "GivenLabels": {"labels": Rule(read_labels)},
     "NoisyInputs": {"fraction": PROBABILITY},
-    "ImageFolder": {"root": TEXT, "num_workers": _whole(0, 1024).or_else(None)},
+    "Digits": {"parts": PARTS},
+    "ImageFolder": {"root": TEXT, "parts": PARTS, "num_workers": _whole(0, 1024).or_else(None)},
     "StreamedFolder": {
         "root": TEXT,
+        "parts": PARTS,
         "resize": _whole(1, 2**14),
         "num_workers": _whole(0, 1024).or_else(None),
     },
-    **{name: {"root": TEXT} for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN")},
+    **{name: {"root": TEXT, "parts": PARTS} for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN")},
     "CrossEntropy": {"label_smoothing": SHARE},
     "exponential": {"factor": POSITIVE, "every": POSITIVE},
     "step": {"factor": POSITIVE},

@@ -6,6 +6,7 @@ Figures, tables and claims say so in YAML, ``runs=`` on a command line. Light: n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,18 @@ def observe(run: Run, metric: str) -> float | None:
         return math.inf
     found = FOLLOWING[metric](run) if metric in FOLLOWING else run.number(metric)
     return float(found) if math.isfinite(found) else None
+
+
+def may_have(run: Run, metric: str) -> bool:
+    """Whether the measure that a number is of has looked at the run, is asked to, or the run has not finished."""
+    _, is_of_one, rest = metric.rpartition("measure/")
+    called = rest.partition("/")[0]
+    return (
+        not is_of_one
+        or run.state != "done"
+        or any(fnmatchcase(each.called, called) for each in run.measured[0])
+        or run.key(f"measure.{re.split(r'[(*]', called)[0]}") is not None
+    )
 
 
 def _unsteadiness(run: Run) -> float:
