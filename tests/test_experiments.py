@@ -14,6 +14,8 @@ EXPERIMENTS = sorted(
 )
 TINY = ["trainer=cpu", "threads=1", "logger=none", "hydra/launcher=basic", "seed=0", "max_steps=1"]
 TINY += ["data.num_train=128"]
+AT_ONCE = ["keep=[0]", "measure.layer_robustness.steps=[0]", "measure.layer_robustness.num_draws=1"]
+"""Of a step there is no epoch to put layers back to."""
 RUNS_ON_DIGITS = {
     "zhang2017/figure_1a": (5, []),
     "zhang2017/figure_1b": (4, ["data.corruption.probability=0,1", "model=inception,mlp_1x512"]),
@@ -27,6 +29,13 @@ RUNS_ON_DIGITS = {
     "zhang2017/table_3": (16, []),
     "zhang2017/table_4": (14, []),
     "zhang2017/theorem_1": (1, []),
+    "zhang2019/corruption": (4, AT_ONCE),
+    "zhang2019/fcn_3x256": (1, AT_ONCE),
+    "zhang2019/resnet": (1, [*AT_ONCE, "model=cifar_resnet18", "model.width=4", "model.channels_last=false"]),
+    "zhang2019/stages": (1, [*AT_ONCE, "at=end"]),
+    "zhang2019/task": (1, AT_ONCE),
+    "zhang2019/vgg": (2, [*AT_ONCE, "model=fcn_3x256,mlp_1x512"]),
+    "zhang2019/width": (2, [*AT_ONCE, "model.width=16,32"]),
 }
 """Experiment: how many runs a seed, and what shortens it."""
 

@@ -25,7 +25,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, 
 
 
 def _select(*asked: Any) -> Any:
-    from rethinkgen.report.selection import select  # of no use to most sweeps
+    from rethinkgen.run.where import select  # of no use to most sweeps
 
     return select(*asked)
 

@@ -29,7 +29,7 @@ class MeasuresSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Measure, and exit with 1 if a run has no result then."""
-        from rethinkgen.report.selection import select
+        from rethinkgen.run.where import select
         from rethinkgen.sweep.grid import check_settings
         from rethinkgen.sweep.measuring import run_measures
 

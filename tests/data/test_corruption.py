@@ -12,6 +12,7 @@ from in_memory import InMemory
 from rethinkgen.data import corruption
 from rethinkgen.data.corruption import (
     AsymmetricLabels,
+    ClassGroups,
     Gaussian,
     GaussianBlend,
     NoisyInputs,
@@ -21,6 +22,7 @@ from rethinkgen.data.corruption import (
     RandomSigns,
     ShuffledPixels,
     TrueLabels,
+    UniqueLabels,
     asymmetric_labels,
     next_class,
     partial_labels,
@@ -31,6 +33,7 @@ from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split
 from rethinkgen.data.source import Digits
 
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 KEYS = np.arange(5000, dtype=np.uint64)
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 NOISY_PAIR = np.array([[0.5, 0.5, 0, 0], [0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 0]])
@@ -382,6 +385,69 @@ def test_noise_probability_names_the_amount() -> None:
     by_matrix = make(AsymmetricLabels, matrix=next_class(5, 0.5).tolist())
     assert by_matrix.noise["noise/probability"] is None
     assert torch.equal(by_matrix.splits["train"].labels, make(AsymmetricLabels, probability=0.5).splits["train"].labels)
+
+
+# Other tasks
+
+
+def test_each_training_example_may_be_a_class_of_its_own() -> None:
+    datamodule = make(UniqueLabels, num_train=60)
+    true = make(TrueLabels, num_train=60).splits["train"]
+    split = datamodule.splits["train"]
+    assert split.labels.tolist() == split.original_labels.tolist() == list(range(60))
+    assert datamodule.num_classes == datamodule.num_outputs == 60
+    assert datamodule.class_names == tuple(str(i) for i in true.index.tolist())
+    assert torch.equal(split.index, true.index), "chosen by the source's classes"
+    assert torch.equal(split.inputs, true.inputs)
+    assert set(datamodule.splits) == {"train"}
+    assert any("test set is null" in note for note in datamodule.notes)
+    assert not split.is_corrupted.any()
+    assert split.is_drawn.all()
+    assert datamodule.noise == {"noise/probability": 1.0, "noise/realised": 1.0}
+
+
+def test_nothing_is_held_out_of_examples_with_a_class_each() -> None:
+    with pytest.raises(ValueError, match=r"data\.validation=0\.2 .*unique_labels: .* Set data\.validation=0\.0"):
+        make(UniqueLabels, validation=0.2)
+    with pytest.raises(ValueError, match=r"data\.num_train=1: two examples"):
+        UniqueLabels(InMemory(), batch_size=1, num_train=1).setup()
+
+
+def test_classes_may_be_learnt_by_group() -> None:
+    names = make(TrueLabels).class_names
+    groups = {"late": names[2:], "early": names[:2]}
+    found, true = (
+        make(kind, validation=0.2, **given) for kind, given in ((ClassGroups, {"groups": groups}), (TrueLabels, {}))
+    )
+    assert found.class_names == ("late", "early")
+    for name, split in found.splits.items():
+        expected = [0 if label >= 2 else 1 for label in true.splits[name].labels.tolist()]
+        assert split.labels.tolist() == split.original_labels.tolist() == expected
+        assert torch.equal(split.inputs, true.splits[name].inputs)
+        assert torch.equal(split.index, true.splits[name].index), "chosen by the source's classes"
+    assert found.noise == {"noise/probability": 0.0, "noise/realised": 0.0}
+
+
+def test_the_groups_of_cifar10_are_its_classes() -> None:
+    assert sorted(name for names in corruption.CIFAR10_GROUPS.values() for name in names) == CIFAR10
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ("animals", "at least two groups"),
+        ({"all": list("0123456789")}, "at least two groups"),
+        ({"one": list("0123456789"), "two": []}, "at least two groups"),
+        ({"one": "01234", "two": ["5"]}, "at least two groups"),
+        ({"one": list("01234"), "two": list("5678")}, r": 9: each class"),
+        ({"one": list("012345"), "two": list("56789")}, r": 5: each class"),
+        ({"one": list("01234"), "two": [*"56789", "ten"]}, r": ten: each class"),
+        (None, r"bird, .*: each class"),
+    ],
+)
+def test_groups_must_have_each_class_once(groups: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.corruption\.groups.*{words}"):
+        ClassGroups(Digits(), groups=groups).setup()
 
 
 # Bad input

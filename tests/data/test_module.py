@@ -125,6 +125,35 @@ def test_the_other_preprocessings(preprocessing: str) -> None:
     np.testing.assert_allclose(data.splits["test"].inputs.numpy(), x, atol=1e-5)
 
 
+def test_images_on_the_unit_sphere_are_standardised_by_channel_first() -> None:
+    standard, sphere = (
+        make(crop=8, preprocessing=name).splits["test"].inputs for name in ("normalization", "unit_sphere")
+    )
+    for before, after in zip(standard.double(), sphere.double(), strict=True):
+        torch.testing.assert_close(after, before / float((before * before).sum()) ** 0.5, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("corner", [{}, {"flip": True, "random_crop": True}])
+def test_images_are_reduced_to_means_before_anything_else(corner: dict[str, Any]) -> None:
+    images = InMemory(shape=(3, 28, 28)).load()
+    data = make(source=InMemory(shape=(3, 28, 28)), resize=14, preprocessing="none", **corner)
+    assert data.image_shape == (3, 14, 14)
+    for found, image in zip(data.splits["test"].inputs.numpy() * 255, images.test.images, strict=True):
+        for (c, y, x), value in np.ndenumerate(found[:, ::5, ::5]):
+            four = image[c, 10 * y : 10 * y + 2, 10 * x : 10 * x + 2].astype(float)
+            assert value == pytest.approx(np.rint(four.mean()), abs=1e-4)
+    (batch,) = data.batches(block([3, 7], [2]))
+    assert batch.images.shape == (2, 3, 14, 14)
+    assert make(source=InMemory(shape=(3, 28, 28)), resize=14, crop=12).image_shape == (3, 12, 12)
+
+
+def test_images_are_never_made_larger() -> None:
+    with pytest.raises(ValueError, match=r"data\.resize=29: images are 28x28"):
+        make(source=InMemory(shape=(1, 28, 28)), resize=29)
+    with pytest.raises(ValueError, match=r"data\.resize=0: a whole number of at least 1"):
+        make(resize=0)
+
+
 @pytest.mark.parametrize(
     ("shape", "crop", "size"),
     [

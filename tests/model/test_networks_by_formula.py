@@ -19,7 +19,7 @@ from rethinkgen.model.vgg import CifarVGG
 from rethinkgen.run.build import target_class
 from rethinkgen.train.classifier import Classifier
 
-CIFAR = {"image_shape": (3, 32, 32), "num_classes": 10}
+CIFAR: dict[str, Any] = {"image_shape": (3, 32, 32), "num_classes": 10}
 
 
 def dense(*sizes: int) -> int:
@@ -83,7 +83,7 @@ COUNTS = {
 
 def make(name: str, **keywords: Any) -> Classifier:
     told = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
-    kind = target_class(told, "model")
+    kind: Any = target_class(told, "model")
     told = {key: value for key, value in told.items() if key not in ("_target_", "protocol", "learning_rate")}
     model: Classifier = kind(**(CIFAR | told | keywords))
     return model
@@ -93,6 +93,13 @@ def make(name: str, **keywords: Any) -> Classifier:
 def test_count(name: str) -> None:
     with torch.device("meta"):
         assert make(name).num_parameters == COUNTS[name]
+
+
+@pytest.mark.parametrize(("depth", "widening"), [(28, 1), (16, 4)])
+def test_count_of_smaller_wide_networks(depth: int, widening: int) -> None:
+    expected = residual(3 * [(depth - 4) // 6], 16 * widening, 16, bottleneck=False, version_2=True)
+    with torch.device("meta"):
+        assert make("wide_resnet", depth=depth, widening=widening).num_parameters == expected
 
 
 SMALL: dict[str, Callable[..., Classifier]] = {
@@ -131,11 +138,22 @@ def test_a_block_of_version_2_is_the_formula(batch_norm: bool) -> None:
     images = torch.randn(2, 4, 5, 5)
     expected = images
     for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            expected = layer(expected.relu())
-        else:
-            expected = layer(expected)
+        expected = layer(expected.relu() if isinstance(layer, nn.Conv2d) else expected)
     torch.testing.assert_close(block(images), images + expected)
+
+
+@pytest.mark.parametrize("name", ["resnet_1", "resnet_2", "wide", "vgg"])
+def test_convolutions_begin_as_he_says_and_logits_small(name: str) -> None:
+    torch.manual_seed(0)
+    model = SMALL[name](**CIFAR)
+    stds = {module: module.weight.std().item() for module in model.modules() if isinstance(module, nn.Conv2d)}
+    for convolution, std in stds.items():
+        fan = convolution.in_channels if name == "vgg" else convolution.out_channels
+        if convolution.weight.numel() > 500:
+            assert std == pytest.approx((2 / (fan * convolution.weight[0, 0].numel())) ** 0.5, rel=0.15)
+    (last,) = (module for module in model.modules() if isinstance(module, nn.Linear))
+    assert last.weight.std().item() == pytest.approx((2 / last.in_features) ** 0.5, rel=0.3)
+    assert not last.bias.any()
 
 
 def test_a_linear_model_that_starts_at_zero_knows_nothing() -> None:
@@ -156,7 +174,7 @@ def test_a_linear_model_that_starts_at_zero_knows_nothing() -> None:
         (lambda: CifarResNet(blocks=[], **CIFAR), r"model.blocks=\[\]: a list of whole numbers"),
         (lambda: CifarResNet(blocks=[2, 0], **CIFAR), "model.blocks=0: a whole number of at least 1"),
         (lambda: WideResNet(depth=12, **CIFAR), r"6n \+ 4 is needed"),
-        (lambda: ConvNet(channels=3, **CIFAR), "model.channels=3: a list"),
+        (lambda: ConvNet(**({"channels": 3} | CIFAR)), "model.channels=3: a list"),
         (lambda: ConvNet(image_shape=(1, 4, 8), num_classes=2), "at least 8x8 pixels"),
         (lambda: ArpitCNN(image_shape=(1, 3, 8), num_classes=2), "at least 4x4 pixels"),
     ],

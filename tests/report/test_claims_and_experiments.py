@@ -11,13 +11,19 @@ import yaml
 from conftest import ROOT, command_line
 from rethinkgen.report.claim_files import load_claims
 from rethinkgen.report.claims import judge
-from rethinkgen.report.quantities import deviations, matches, property_of
+from rethinkgen.report.comparisons import deviations
 from rethinkgen.run.catalogue import latest_entries
+from rethinkgen.run.quantities import property_of
 from rethinkgen.run.run import Run, read_runs
+from rethinkgen.run.where import matches
 from rethinkgen.sweep import grid
 
 CLAIMED = sorted({claim.command.rpartition("=")[2] for claim in load_claims()})
-SAME_RUNS = {"zhang2017/figure_1c": "zhang2017/figure_1b", "zhang2017/figure_2a": "zhang2017/table_2"}
+SAME_RUNS = {
+    "zhang2017/figure_1c": "zhang2017/figure_1b",
+    "zhang2017/figure_2a": "zhang2017/table_2",
+    "zhang2019/joint_fcn": "zhang2019/fcn_5x256",
+}
 """Figures that another experiment's runs are drawn from."""
 EXPERIMENTS = [name for name in CLAIMED if name not in SAME_RUNS]
 SEVERAL = ("table_1.", "table_4.", "theorem_1.", "table_2.random_labels.regularized")
@@ -30,7 +36,7 @@ def cells_of(experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     arguments = [f"results_dir={folder}", "seed=0", f"data.root={folder}", "trainer=cpu", "hydra/launcher=basic"]
     with contextlib.suppress(SystemExit):
         command_line("-m", f"+experiment={experiment}", *arguments)
-    return read_runs([sweep for sweep in sorted(folder.glob("zhang2017-*")) if latest_entries(sweep)])
+    return read_runs([sweep for sweep in sorted(folder.glob("*-*")) if latest_entries(sweep)])
 
 
 def seeds_of(experiment: str) -> list[str]:

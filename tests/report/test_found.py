@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_up import made_up_run
 
-from rethinkgen.report.found import doubts, sentence
+from rethinkgen.run.found import doubts, sentence
 from rethinkgen.run.run import Run
 
 WRONG = {"fit/accuracy_corrupted": 1.0}

@@ -12,9 +12,11 @@ from made_up import made_up_run
 
 from rethinkgen.report.figures import Picture, picture
 from rethinkgen.report.figures.declaration import check_quantities, read_figure
-from rethinkgen.report.quantities import observe
+from rethinkgen.report.tables import tables
 from rethinkgen.run.measured import file_of, measure_id, write_measured
+from rethinkgen.run.quantities import observe
 from rethinkgen.run.run import Run
+from rethinkgen.run.where import matches
 
 SOURCES = ("drawn anew", "0", "1ep", "as trained")
 MAPS: dict[str, Any] = {
@@ -116,6 +118,15 @@ def test_many_layers_are_as_high_as_they_need(runs: list[Run]) -> None:
     assert len(made.figure.axes[0].texts) == 240
 
 
+def test_maps_beside_curves_are_as_wide_as_their_numbers_need(runs: list[Run]) -> None:
+    curves = {"of": "runs", "kind": "curves", "only": {}, "x": None, "value": None, "y": "test/accuracy"}
+    made = drawn({**MAPS, "rows": None, "panels": [curves, {}, {}]}, runs)
+    _, second, third = made.figure.axes[:3]
+    assert made.figure.get_size_inches()[0] == pytest.approx(3.4 + 2 * (1.2 + 0.36 * 4))
+    # Layers are named once, beside the first map.
+    assert (second.get_ylabel(), third.get_ylabel()) == ("layer", "")
+
+
 def test_of_what_was_measured_otherwise_nothing_is_drawn(runs: list[Run]) -> None:
     """An earlier protocol has other columns: it must not take the page with it."""
     for run in runs[:2]:
@@ -138,6 +149,29 @@ def test_a_table_that_is_not_there_is_named(runs: list[Run]) -> None:
 def test_a_number_is_found_whatever_the_parameters_of_its_measure_are(runs: list[Run]) -> None:
     assert observe(runs[0], "measure/layers*/test/critical_share") == 0.25
     assert observe(runs[0], "measure/layers*/test/critical") is None
+    assert matches(runs[0], {"measure/layers*/test/critical_share": {"at_least": 0.25}})
+    assert not matches(runs[0], {"measure/layers*/test/critical_share": {"at_least": 0.26}})
+    assert not matches(runs[0], {"measure/layers*/test/critical": {"at_least": 0}})
+
+
+def test_the_papers_table_has_a_row_for_each_setting(tmp_path: Path) -> None:
+    runs = []
+    for kind, rise in (("none", 0.5), ("random_labels", -0.02)):
+        for seed in (0, 1):
+            run = made_up_run(tmp_path / kind, model="fcn_3x256", corruption=kind, seed=seed)
+            numbers = {"test/error": 0.02, "test/first_layer": rise + 0.02 * seed, "test/robust_together": None}
+            told = {"measure": "layer_robustness", "called": "layer_robustness(num_draws=3)", "function": "f"}
+            told |= {"protocol": 2, "parameters": {}, "numbers": numbers, "step": run.end_step, "epoch": 1.0}
+            write_measured(file_of(run.path, "layer_robustness", "abc123", run.end_step or 0), told, {})
+            runs.append(run)
+    (table,) = [table for table in tables(runs) if table.name == "layers"]
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.texts]
+    assert [row["labels"] for row in rows] == ["none", "random_labels"]
+    assert [row["test error"] for row in rows] == ["2.0 ± 0", "2.0 ± 0"]
+    # Points have no ends at 0 and 100; and what a finished run has no number of is none to come.
+    assert rows[0]["first layer put back"] == "+51.00 ± 1.41 [38.29, 63.71] points"
+    assert rows[1]["first layer put back"] == "-1.00 ± 1.41 [-13.71, 11.71] points"
+    assert [row["robust ones together"] for row in rows] == ["\u2013", "\u2013"]
 
 
 def read_again(runs: list[Run]) -> list[Run]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, TINY, Command
 from rethinkgen.commands.report import main
-from rethinkgen.report.names import distinct, stem, to_csv
+from rethinkgen.names import distinct, stem, to_csv
 from rethinkgen.sweep.summary import Summary
 from run_folders import write_run
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from rethinkgen.report.claims import Answer
-from rethinkgen.report.contents import gather, without_machine_paths
+from rethinkgen.report.contents import gather
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.page import (
     MEDIA,
@@ -25,6 +25,7 @@ from rethinkgen.report.page import (
     download,
     write,
 )
+from rethinkgen.run.origin import without_machine_paths
 from rethinkgen.run.run import read_runs
 from run_folders import write_run
 from unfinished import leave_unfinished

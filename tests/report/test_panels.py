@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
-from rethinkgen.report.figures.rows import mean_curve, means
+from rethinkgen.run.rows import mean_curve, means
 
 
 def curve(values: Mapping[int, float]) -> pd.DataFrame:

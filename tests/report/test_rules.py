@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.stats import bartlett
 
-from rethinkgen.report.numbers import Spread, Summary, half_width, interval, shown, shown_summary, shown_with_interval
+from rethinkgen.numbers import shown, shown_summary, shown_with_interval
 from rethinkgen.report.rules import RULES, Context, Finding, Seed, alike, pool
+from rethinkgen.run.spread import Spread, Summary, half_width
 
 PERCENT = Context(value=50.5, unit="%", chance=10.0, num_test=10_000)
 STEPS = Context(value=None, unit="steps", chance=None, num_test=None)
@@ -390,4 +391,4 @@ def test_a_spread_stands_beside_a_mean(summary: Summary, unit: str, text: str) -
 )
 def test_an_interval_stands_beside_a_spread(summary: Summary, unit: str, text: str) -> None:
     assert shown_with_interval(summary, unit) == text
-    assert (interval(summary) is None) == (summary.deviation is None)
+    assert (summary.interval is None) == (summary.deviation is None)

@@ -21,7 +21,7 @@ from typing import Any, cast
 import pytest
 from omegaconf import OmegaConf
 
-from conftest import PATIENCE_SECONDS, ROOT, TINY, Command, in_own_process, read_result
+from conftest import PATIENCE_SECONDS, ROOT, TINY, Command, Measure, in_own_process, read_result
 from outcomes import assert_same, outcome, status_text
 from rethinkgen.errors import RunIsHeldError
 from rethinkgen.run import entry
@@ -406,3 +406,21 @@ def test_paths_of_what_is_left_out_are_from_where_the_command_was_given(exclude:
     found = entry.with_whole_paths(config, Path("/start"))
     assert OmegaConf.to_container(found) == {"data": {"root": "/start/data", "exclude": whole}}
     assert config.data.exclude == exclude
+
+
+def test_a_single_run_says_where_the_numbers_of_its_measures_are_and_what_makes_a_table_of_them(
+    train: Command, measure: Measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [*TINY, "max_steps=2", "data.num_train=200"]
+    train(*short, "seed=1", "measure=[confusion]")
+    run = train(*short, "measure=[fit,margins]")
+    for _ in range(2):
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"Every number of every measure: multirun/runs/{run.name}/measures" in said
+        proposed = re.search(r"measures\.csv\): \S*python \S*measure\.py (multirun/runs/\S+) '?(measure=\S+\])'?", said)
+        assert proposed is not None
+        train(*short, "measure=[fit,margins]")
+    assert measure(proposed[1], proposed[2]) == 0
+    assert "1 of 1 rows were measured before." in capsys.readouterr().out
+    table = (tmp_path / "multirun" / "runs" / "measures.csv").read_text()
+    assert [name in table for name in ("confusion", "fit", "margins")] == [True] * 3

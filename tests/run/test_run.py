@@ -10,10 +10,10 @@ import pytest
 
 from conftest import TINY, Command
 from rethinkgen.data.source import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-from rethinkgen.report.quantities import num_test, property_of
 from rethinkgen.run.catalogue import FILE_NAME
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.origin import command_of
+from rethinkgen.run.quantities import property_of
 from rethinkgen.run.run import NUM_TRAIN, Run, read_runs
 from run_folders import write_run
 
@@ -34,7 +34,7 @@ def test_a_real_sweep_with_a_cell_that_nobody_began(train: Command, tmp_path: Pa
     assert noisy.metrics["steps"] == 4
     assert noisy.fitted is False
     assert noisy.num_classes == 10
-    assert (property_of(noisy, "num_examples"), num_test(noisy)) == (200, 360)
+    assert (property_of(noisy, "num_examples"), noisy.num_test) == (200, 360)
     assert noisy.result is not None
     assert noisy.result["num_test"] == 360
     assert noisy.data == "digits"

@@ -173,6 +173,11 @@ def test_what_a_run_left_out_is_known_whatever_becomes_of_the_runs_that_said_so(
     folder.excluded.unlink()
     with pytest.raises(ValueError, match="1 of 4 runs are not finished"):
         _selected(node, run)
+    RunFolder(next(each.path for each in read_runs([sweep]) if each.seed == 3)).path.rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match=r"has no list of its own \(excluded\.npy\).*Put these runs back as they were"):
+        _selected(node, run)
+    next(each.path for each in read_runs([sweep]) if each.seed == 2).rename(tmp_path / "beside")
+    assert _selected(node, run) == left_out
 
 
 def test_the_same_command_goes_on_with_a_run_while_those_that_it_went_by_are_trained(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,11 @@ def test_a_sweep_may_move(tmp_path: Path, conf: Path) -> None:
     (tmp_path / "sweep").rename(tmp_path / "moved")
     found = index_of(tmp_path / "moved", conf, []).find(OVERRIDES)
     assert found == (tmp_path / "moved" / "run-0123", described().run_id)
+
+
+def test_a_cell_that_goes_by_other_runs_is_looked_for_anew_each_time(tmp_path: Path, conf: Path) -> None:
+    description = described()
+    exclude = {"runs": "multirun/whole", "column": "presented_times_forgotten", "share": 0.2}
+    data = description.config["data"] | {"exclude": exclude}
+    add(tmp_path, conf, dataclasses.replace(description, config=description.config | {"data": data}))
+    assert known(tmp_path, conf) is None

@@ -22,11 +22,11 @@ from conftest import ROOT, Measure, read_result
 from rethinkgen.commands.report import main as report
 from rethinkgen.errors import SlurmError, StoppedError
 from rethinkgen.files import append_line, lock
-from rethinkgen.report.selection import select
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.measuring import Measuring, Row
 from rethinkgen.run.run import read_runs
 from rethinkgen.run.stint import CLAIMS, ROWS, _what_is_due, measure_stint
+from rethinkgen.run.where import select
 from rethinkgen.sweep import slurm
 from rethinkgen.sweep.measuring import Seen, Stint, as_overrides, is_in_use, measure_finished, others_of
 from rethinkgen.sweep.view import Progress

@@ -222,6 +222,16 @@ def test_ranks_of_ddp_are_tasks_of_one_job_and_are_requeued_together(sweep: Call
     assert ddp.job_ids() == [job_id]
 
 
+def test_what_goes_by_other_runs_is_submitted_when_these_have_finished(sweep: Callable[..., Sweep]) -> None:
+    selection = "{runs: multirun/runs, column: presented_times_forgotten, share: 0.2}"
+    few = ("data.num_train=200", "data.batch_size=50", "max_steps=6")
+    grid = sweep(f"data.exclude=null,{selection}", *few)
+    code, printed = grid.run()
+    assert code == 0, printed
+    first, second = ([grid.runs / run for run in fact["runs"]] for fact in grid.facts() if "runs" in fact)
+    assert [(run / "excluded.npy").exists() for run in (*first, *second)] == [False, True]
+
+
 def test_command_may_die_and_the_next_one_attaches(sweep: Callable[..., Sweep]) -> None:
     grid = sweep("seed=0,1", "max_steps=3000")
     killed = grid.start()

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rethinkgen.console import say, say_error, stdout, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE
+from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.own_page import check_is_own
 from rethinkgen.run.command import command_line, noted_program, typed
 from rethinkgen.run.own_code import asked_for, opening
@@ -137,16 +138,22 @@ def _own_paper(claims: Path | None) -> Iterator[list[Figure]]:
     """Have the claims and tables of a paper of the user's own judged and made for a while; give its figures.
 
     Raises:
-        ValueError: it says something that cannot be.
+        ValueError: there is no such file, or it says something that cannot be.
     """
     if claims is None:
         yield []
         return
-    from rethinkgen.report.claim_files import read_own, with_paper
+    from rethinkgen.report.claim_files import load_claims, read_paper, with_paper
     from rethinkgen.report.figures.declaration import read_figure
     from rethinkgen.report.tables import declared
 
-    own = read_own(claims)
+    content = read_bytes(claims, MOST_BYTES_OF_TABLE)
+    if content is None:
+        raise ValueError(f"claims={claims}: there is no such file.")
+    own = read_paper(f"claims={claims}", content.decode("utf-8", errors="replace"))
+    # It may not take the place of ours.
+    if taken := {claim.id for claim in own.claims} & {claim.id for claim in load_claims()}:
+        raise ValueError(f"claims={claims}, claim {min(taken)}: there is one of this id already. Give it another.")
     with with_paper(own):
         try:
             declared()
@@ -192,8 +199,6 @@ def read_arguments(arguments: Sequence[str]) -> Request:
             continue
         _check_key(key, value)
         if key == "figure":
-            from rethinkgen.report.figures.declaration import declared_in
-
             figures += declared_in(value)
             continue
         if key in values:
@@ -219,6 +224,37 @@ def read_arguments(arguments: Sequence[str]) -> Request:
         entity=values.get("entity"),
         project=values.get("project"),
     )
+
+
+def declared_in(argument: str) -> list[Figure]:
+    """Return the figures that ``figure=...`` says: ``{x: ..., y: ...}``, or a YAML file that has ``figures``.
+
+    Raises:
+        ValueError: it is neither, or says what no figure has.
+    """
+    import yaml
+
+    where = f"figure={argument}"
+    is_file = argument.endswith((".yaml", ".yml"))
+    content = read_bytes(Path(argument), MOST_BYTES_OF_TABLE) if is_file else argument.encode()
+    if content is None:
+        raise ValueError(f"{where}: there is no such file.")
+    try:
+        told = yaml.safe_load(content.decode("utf-8", errors="replace"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
+    if not is_file:
+        return [_figure("own_figure", told, where)]
+    if not isinstance(told, dict) or not isinstance(told.get("figures"), dict):
+        raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
+    return [_figure(str(name), node, f"{where}, {name}") for name, node in told["figures"].items()]
+
+
+def _figure(name: str, node: Any, where: str) -> Figure:
+    from rethinkgen.report.figures.declaration import read_figure
+
+    figure = read_figure(name, node, where, may_guess=True)
+    return figure if "leads" in node else figure.but(leads=True)
 
 
 def _completed(figure: Figure, runs: Sequence[Run]) -> Figure:
@@ -276,8 +312,10 @@ def tell_report(report: Report, index: Path, seconds: float) -> None:
     if len(damage) > MOST_DAMAGE:
         say(f"... and {len(damage) - MOST_DAMAGE:,} more, which the page names.", style="yellow")
     if report.verdicts:
+        from rethinkgen.report.claims import headline
+
         beside = f"; {report.num_not_counted} known from memory only, not counted" if report.num_not_counted else ""
-        say(f"Published claims: {report.headline}{beside}.")
+        say(f"Published claims: {headline(report.verdicts)}{beside}.")
     else:
         say("No published claim is about these runs.")
     numbers = {"table": len(report.tables), "figure": len(report.pictures)}

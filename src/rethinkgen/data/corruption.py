@@ -11,7 +11,7 @@ corrupted at probability 0.2 are among those corrupted at 0.4, with the same new
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,21 @@ def random_signs(keys: Keys, split: str, seed: int) -> IntLabels:
     These are the signs of the empirical Rademacher complexity (Zhang et al. 2017, Section 2.2).
     """
     return (uniforms("signs", seed, split, keys, 1)[:, 0] >= 0.5).astype(np.int64)
+
+
+def unique_labels(count: int, positions: NDArray[np.intp]) -> IntLabels:
+    """Give the examples at ``positions (n,)`` of ``count`` a class each, 0 to ``n - 1``: Arpit et al. 2017, Figure 3b.
+
+    All others, which nothing is asked of, are of class 0.
+    """
+    labels = np.zeros(count, dtype=np.int64)
+    labels[positions] = np.arange(len(positions))
+    return labels
+
+
+def class_groups(labels: IntLabels, group_of: Sequence[int]) -> IntLabels:
+    """Replace each label ``k`` by the group of its class, ``group_of[k]``."""
+    return np.asarray(group_of, dtype=np.int64)[labels]
 
 
 def next_class(num_classes: int, probability: float) -> Transition:
@@ -185,6 +200,98 @@ class RandomSigns(CorruptedImages):
     def noise(self) -> dict[str, float | None]:
         """Every example was hit, though no sign is wrong."""
         return {"noise/probability": 1.0, "noise/realised": 1.0}
+
+
+class UniqueLabels(CorruptedImages):
+    """``unique_labels`` in place of the labels of the training examples: as many classes as there are of these.
+
+    A class is called by its example's position in the source. No other example can be of one, so that there is nothing
+    to test on, and nothing may be held out. A class is all the label that an example has: it is its own original, and
+    none is wrong.
+    """
+
+    noise_probability = 1.0
+
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        """See ``unique_labels``.
+
+        Raises:
+            ValueError: examples are held out.
+        """
+        if self.validation:
+            raise ValueError(
+                f"data.validation={self.validation} data.corruption=unique_labels: no example that is held out can be "
+                "of a class of those that are trained on. Set data.validation=0.0."
+            )
+        if len(self.trained_on) < 2:
+            raise ValueError(f"data.num_train={self.num_train}: two examples are needed, for two classes.")
+        if images.test is not None:
+            self.notes.append(
+                "data.corruption=unique_labels: no test image is of a class that is trained on: every number of the "
+                "test set is null."
+            )
+        train = replace(images.train, labels=unique_labels(len(images.train), self.trained_on))
+        return replace(images, train=train, test=None, class_names=tuple(map(str, self.trained_on.tolist())))  # type: ignore[arg-type]
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """Every one was given."""
+        return Labels(labels, np.ones(len(labels), dtype=bool))
+
+    @property
+    def noise(self) -> dict[str, float | None]:
+        """Every example was hit, though no label is wrong."""
+        return {"noise/probability": 1.0, "noise/realised": 1.0}
+
+
+CIFAR10_GROUPS = {
+    "animal": ["bird", "cat", "deer", "dog", "frog", "horse"],
+    "vehicle": ["airplane", "automobile", "ship", "truck"],
+}
+
+
+class ClassGroups(CorruptedImages):
+    """``class_groups`` in place of the labels of all examples, test examples too: a coarser task on the same images.
+
+    Nothing is corrupted: the groups are the original labels.
+
+    Args:
+        groups: name of a group -> names of its classes, each class of the source in one group; ``None``: the animals
+            and the vehicles of CIFAR-10.
+    """
+
+    def __init__(self, source: Source, *, groups: Mapping[str, Sequence[str]] | None = None, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.groups: Mapping[str, Sequence[str]] = CIFAR10_GROUPS if groups is None else groups
+        is_told = isinstance(self.groups, Mapping) and all(
+            isinstance(names, Sequence) and not isinstance(names, str) and len(names) for names in self.groups.values()
+        )
+        if not is_told or len(self.groups) < 2:
+            raise ValueError(
+                f"data.corruption.groups={groups!r}: at least two groups are needed, each with a list of classes, such "
+                "as {animal: [cat, dog], vehicle: [ship]}."
+            )
+
+    def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
+        """See ``class_groups``.
+
+        Raises:
+            ValueError: a class of the source is in no group or in two, or a group has a class that the source lacks.
+        """
+        listed = [(str(name), number) for number, names in enumerate(self.groups.values()) for name in names]
+        names = [name for name, _ in listed]
+        if sorted(names) != sorted(images.class_names):
+            wrong = [name for name in images.class_names if names.count(name) != 1]
+            wrong += [name for name in dict.fromkeys(names) if name not in images.class_names]
+            raise ValueError(
+                f"data.corruption.groups: {', '.join(wrong)}: each class of the source must be in one group, and no "
+                f"other. It has {', '.join(images.class_names)}."
+            )
+        group_of = [dict(listed)[name] for name in images.class_names]
+        train = replace(images.train, labels=class_groups(images.train.labels, group_of))
+        test = images.test
+        if test is not None:
+            test = replace(test, labels=class_groups(test.labels, group_of))
+        return replace(images, train=train, test=test, class_names=tuple(map(str, self.groups)))  # type: ignore[arg-type]
 
 
 class AsymmetricLabels(CorruptedImages):

@@ -22,7 +22,15 @@ from rethinkgen.data.augmentation import Augmentation, center_crop, epoch_draws
 from rethinkgen.data.batches import Batch, Block, Blocks, EndsBlocks, EndsEpochs, Loader, epoch_order, micro_batch_sizes
 from rethinkgen.data.draws import balanced_subset, generator
 from rethinkgen.data.equal_images import find_conflicts, find_shared
-from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, signed, whitening
+from rethinkgen.data.preprocessing import (
+    ChannelStatistics,
+    channel_statistics,
+    normalization,
+    reduced,
+    signed,
+    unit_sphere,
+    whitening,
+)
 from rethinkgen.data.source import Examples, Images, Source
 from rethinkgen.data.streamed_source import Files, ImageFiles
 from rethinkgen.data.streaming import (
@@ -41,7 +49,7 @@ from rethinkgen.data.timetable import BatchSize, Timetable
 SplitName = Literal["train", "validation", "test"]
 Pattern = tuple[Tensor, ...]
 """What was drawn once for each of N examples: tensors whose first dimension is N."""
-PREPROCESSINGS = ("whitening", "normalization", "signed", "none")
+PREPROCESSINGS = ("whitening", "normalization", "unit_sphere", "signed", "none")
 SAMPLE_OF_CORRUPTION = 64
 """Training images on which it is tried whether a corruption leaves something of them."""
 CHUNK = 1024
@@ -114,8 +122,9 @@ class CorruptedImages(pl.LightningDataModule):
         micro_batch_size: examples of a batch, over all devices, that go through the network at once; their gradients
             are added up. ``None``: all.
         preprocessing: ``whitening`` of each image, ``normalization`` of each channel by the statistics of the
-            source's training images (a sample of them if they are streamed), ``signed`` to ``[-1, 1]``, or ``none``,
-            which leaves pixels in ``[0, 1]``.
+            source's training images (a sample of them if they are streamed), ``unit_sphere``, which then scales each
+            image to length 1, ``signed`` to ``[-1, 1]``, or ``none``, which leaves pixels in ``[0, 1]``.
+        resize: images are first reduced to so many pixels a side, each the mean of those in its place; ``None``: not.
         crop: side of the centre crop, ``auto`` (28 if images are 32x32, else none) or ``None``. Streamed images
             need a number.
         num_train: train on so many examples, balanced by original label; smaller subsets are part of larger.
@@ -153,6 +162,7 @@ class CorruptedImages(pl.LightningDataModule):
         batch_size: int | str | Callable[[int, int], int] = 128,
         micro_batch_size: int | None = None,
         preprocessing: str = "whitening",
+        resize: int | None = None,
         crop: str | int | None = "auto",
         num_train: int | None = None,
         validation: float = 0.0,
@@ -178,6 +188,7 @@ class CorruptedImages(pl.LightningDataModule):
             allowed = ", ".join(PREPROCESSINGS)
             raise ValueError(f"data.preprocessing={preprocessing!r}: one of {allowed} is needed.")
         self.preprocessing = preprocessing
+        self.resize = None if resize is None else check_whole("data.resize", resize, 1)
         is_size = crop is not None and crop != "auto"
         self.crop = check_whole("data.crop", crop, 1, or_else="auto or null") if is_size else crop
         self.num_train = None if num_train is None else check_whole("data.num_train", num_train, 1)
@@ -203,6 +214,8 @@ class CorruptedImages(pl.LightningDataModule):
         """Training examples whose input another, with another label, has too; 0 under augmentation or streamed."""
         self.fit_ceiling: float | None
         """Best training accuracy that equal inputs with other labels allow; ``None`` where not sought."""
+        self.trained_on: NDArray[np.intp]
+        """``(n,)``: positions, ascending, of the training examples in the source's; known to ``replace_task``."""
         self._some_keys: NDArray[np.uint64]
         self.notes: list[str] = []
         """What stands out in the data and is no mistake for certain: each begins with where they lie."""
@@ -463,7 +476,7 @@ class CorruptedImages(pl.LightningDataModule):
                 f"data.source: load() of {source_of(self.source)} returned {_told(images)}. Images(train, test, "
                 "class_names) is wanted, of two Examples, or ImageFiles."
             )
-        images, is_left_out, notes = self._listed(images)
+        images, is_left_out, notes = self._listed(images if self.resize is None else self._reduced(images, self.resize))
         train, test = images.train, images.test
         if isinstance(images, ImageFiles):
             self._files = images
@@ -483,6 +496,7 @@ class CorruptedImages(pl.LightningDataModule):
             notes.append(f"{self._where()}: nothing is left to test on: every number of the test set is null.")
         self.notes = [*notes, *self._missing_classes(images, chosen[0]), *self._shared_images(images, *chosen)]
         training, held_out = map(self._cut, chosen)
+        self.trained_on = training
         images = self._replaced(images)
         train, test, self.class_names = images.train, images.test, images.class_names
         # An error is better now than when training begins.
@@ -618,6 +632,16 @@ class CorruptedImages(pl.LightningDataModule):
         if self.at_most is None or len(index) <= self.at_most:
             return index
         return index[np.linspace(0, len(index) - 1, self.at_most).astype(np.intp)]
+
+    def _reduced(self, images: Images | ImageFiles, side: int) -> Images:
+        if not isinstance(images, Images):
+            raise ValueError(f"data.resize={side}: streamed images are resized by data.source.resize. Set null here.")
+        height, width = images.train.images.shape[2:]
+        if side > min(height, width):
+            raise ValueError(f"data.resize={side}: images are {height}x{width}, and are only made smaller.")
+        train = replace(images.train, images=reduced(images.train.images, side))
+        test = None if images.test is None else replace(images.test, images=reduced(images.test.images, side))
+        return replace(images, train=train, test=test)
 
     def _replaced(self, images: Images | ImageFiles) -> Images | ImageFiles:
         found = self.replace_task(images)
@@ -772,6 +796,8 @@ class CorruptedImages(pl.LightningDataModule):
             return whitening(images)
         if self.preprocessing == "normalization":
             return normalization(images, self.statistics)
+        if self.preprocessing == "unit_sphere":
+            return unit_sphere(images, self.statistics)
         if self.preprocessing == "signed":
             return signed(images)
         return images

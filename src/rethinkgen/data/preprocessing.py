@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -60,6 +61,29 @@ def normalization(images: Tensor, statistics: ChannelStatistics) -> Tensor:
     A channel that is constant in the training set is only centred.
     """
     return (images - statistics.mean) / torch.where(statistics.std > 0, statistics.std, 1.0)
+
+
+def unit_sphere(images: Tensor, statistics: ChannelStatistics) -> Tensor:
+    """Standardise each channel of ``(N, C, H, W)`` as ``normalization`` does, and scale each image to length 1.
+
+    The length is the root of the sum of the squares of all its values: Fort et al. 2019 (arXiv 1901.09491), which does
+    not say whether mean and deviation are those of channels. An image that is zero everywhere stays so, and the
+    gradient is finite there.
+    """
+    standard = normalization(images, statistics)
+    tiny = torch.finfo(images.dtype).tiny
+    return standard / standard.square().sum((1, 2, 3), keepdim=True).clamp_min(tiny).sqrt()
+
+
+def reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Reduce images ``(N, C, H, W)`` to ``(N, C, side, side)``: each value is the mean of the pixels in its place.
+
+    Places overlap where ``side`` does not divide a side of the image (``torch``'s adaptive average pooling). Means are
+    rounded to whole levels, halves to even ones, so that an image is of the same kind as one of the source.
+    """
+    parts = [torch.from_numpy(images[start : start + 1024]).float() for start in range(0, len(images), 1024)]
+    means = [F.adaptive_avg_pool2d(part, (side, side)).round().to(torch.uint8) for part in parts]
+    return np.concatenate([part.numpy() for part in means])
 
 
 def _value_counts(images: NDArray[np.uint8]) -> NDArray[np.intp]:

@@ -110,10 +110,9 @@ class _Search:
         noises = (torch.randn(pixels.shape, generator=draws, device=pixels.device) for _ in range(self.num_iterations))
         found = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
         classes, gradients = self._look(pixels, None)
-        now = pixels.clone()
+        now = pixels
         for t, drawn in enumerate(noises, 1):
-            now += self.step_size * gradients.sign() + self.noise * drawn
-            now = now.clamp(pixels - self.radius, pixels + self.radius)
+            now = langevin_step(now, pixels, gradients, drawn, self.step_size, self.noise, self.radius)
             left = (found == 0).nonzero()[:, 0]
             if not len(left):
                 break
@@ -137,6 +136,13 @@ class _Search:
                 labels = given[-1] if classes is None else classes[part]
                 gradients += torch.autograd.grad(summed_loss(logits, labels), images)
         return torch.cat(given), torch.cat(gradients)
+
+
+def langevin_step(
+    now: Tensor, start: Tensor, gradients: Tensor, drawn: Tensor, step_size: float, noise: float, radius: float
+) -> Tensor:
+    """Return where the search goes from ``now``: up the gradient's sign, at random, and back into the box."""
+    return (now + (step_size * gradients.sign() + noise * drawn)).clamp(start - radius, start + radius)
 
 
 def _share(values: Tensor) -> float:

@@ -158,10 +158,10 @@ def layer_robustness(
     the network itself; ``criticality`` and ``redrawn``, the means over the layers of the rise over ``steps`` and over
     draws; ``most_critical``, the largest criticality; ``first_layer``, the rise with the first layer put back to the
     earliest step, and ``other_layers``, the largest with any other; ``critical_share`` of the layers;
-    ``robust_together``, the rise with all robust layers put back there at once, ``robust_alone``, the largest with one
-    of them (``None`` of fewer than two); ``least_redrawn``, the smallest error with a layer drawn anew;
-    ``norm_2_correlation``, ``norm_max_correlation``, Spearman's, over the layers, of criticality with how far they are
-    from step 0 (``None`` of fewer than three).
+    ``robust_together``, the rise with all robust layers put back there at once, and ``robust_excess``, by how much that
+    is more than the largest with one of them (``None`` of fewer than two); ``least_redrawn``, the smallest error with a
+    layer drawn anew; ``norm_2_correlation``, ``norm_max_correlation``, Spearman's, over the layers, of criticality with
+    how far they are from step 0 (``None`` of fewer than three).
 
     Tables: ``cells`` with ``split, unit, layer, kind, source, source_step, statistics, error, error_spread, loss,
     rise``, where ``layer`` is the unit's name with its shape if it is but a number; ``source`` is ``drawn anew``, a
@@ -380,6 +380,8 @@ def _numbers(judged: Judged, critical_from: float, now: Mapping[str, tuple[float
     earliest = min(judged.steps, default=OF_A_DRAW)
     first, *others = [judged.rise(unit, earliest) for unit in layers] if judged.steps else [None]
     robust, together = judged.robust(critical_from), [unit for unit in judged.units if unit.kind == "robust"]
+    rise = judged.rise(together[0], earliest) if together else None
+    alone = _largest(judged.rise(unit, earliest) for unit in robust)
     known = [name for name, value in criticalities.items() if value is not None]
     ranked = [[criticalities[name] for name in known], *zip(*(now[name] for name in known), strict=True)]
     numbers: dict[str, Number] = {
@@ -391,8 +393,8 @@ def _numbers(judged: Judged, critical_from: float, now: Mapping[str, tuple[float
         "first_layer": first,
         "other_layers": _largest(others),
         "critical_share": 1 - len(robust) / len(layers) if judged.steps else None,
-        "robust_together": judged.rise(together[0], earliest) if together else None,
-        "robust_alone": _largest(judged.rise(unit, earliest) for unit in robust) if together else None,
+        "robust_together": rise,
+        "robust_excess": None if rise is None or alone is None else rise - alone,
         "least_redrawn": min((base.error + rise for rise in drawn if rise is not None), default=None),
         "norm_2_correlation": rank_correlation(ranked[0], ranked[1]) if known else None,
         "norm_max_correlation": rank_correlation(ranked[0], ranked[2]) if known else None,

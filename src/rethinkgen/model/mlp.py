@@ -16,6 +16,7 @@ from rethinkgen.machine import available_bytes
 from rethinkgen.model.initialization import glorot_uniform, zeros
 from rethinkgen.train.classifier import Classifier
 
+MOST_LAYERS = 10**4
 INITIALIZATIONS = {"glorot_uniform": glorot_uniform, "zeros": zeros}
 
 
@@ -24,8 +25,8 @@ class MLP(Classifier):
 
     ``depth=0`` (with ``width=None``) is a linear model, the only one that may start at ``initialization="zeros"``. The
     paper states no initialisation; Glorot uniform with zero biases (the default of TensorFlow's layers of that time) is
-    our choice. ``batch_norm`` puts a BatchNorm before each ReLU, in place of the bias. Dropout, where asked for, follows
-    every hidden ReLU.
+    our choice. ``batch_norm`` puts a BatchNorm before each ReLU, in place of the bias. Dropout, where asked for,
+    follows every hidden ReLU.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class MLP(Classifier):
         initialization: str = "glorot_uniform",
         **keywords: Any,
     ) -> None:
-        self.widths = _widths(width, check_whole("model.depth", depth, 0))
+        self.widths = _widths(width, check_whole("model.depth", depth, 0, most=MOST_LAYERS))
         self.batch_norm = check_switch("model.batch_norm", batch_norm)
         self.initialization = check_one_of("model.initialization", initialization, [*INITIALIZATIONS])
         if initialization == "zeros" and depth:
@@ -65,7 +66,7 @@ class MLP(Classifier):
             if self.batch_norm:
                 layers.append(nn.BatchNorm1d(after))
             layers += [nn.ReLU(inplace=True), *self.dropout_layers()]
-        layers.append(nn.Linear(*sizes[-2:]))
+        layers.append(nn.Linear(sizes[-2], num_classes))
         return INITIALIZATIONS[self.initialization](nn.Sequential(*layers))
 
 
@@ -81,7 +82,10 @@ def _widths(width: int | Sequence[int] | None, depth: int) -> list[int]:
         return depth * [check_whole("model.width", width, 1, or_else="a list of them")]
     widths = [check_whole("model.width", each, 1) for each in width]
     if len(widths) != depth:
-        raise ValueError(f"model.width={widths} model.depth={depth}: as many hidden layers as widths are needed.")
+        raise ValueError(
+            f"model.width={widths} model.depth={depth}: as many hidden layers as widths are needed. Set "
+            f"model.depth={len(widths)}."
+        )
     if len(set(widths)) == 1:
         raise ValueError(f"model.width={widths}: write model.width={widths[0]}, that the run has one name.")
     return widths

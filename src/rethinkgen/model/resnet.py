@@ -26,8 +26,8 @@ class CifarResNet(Classifier):
     3x3 ones. ``pre_activation``: BatchNorm and ReLU come before each convolution (version 2, He et al. 2016b), instead
     of after it and after the sum. A block that changes the shape has a 1x1 convolution in its shortcut, which sees what
     the first convolution sees. ``stem_width``: channels of the first convolution, by default ``width``.
-    ``batch_norm=False`` leaves BatchNorm out and gives convolutions biases. Weights are drawn by He's normal by the
-    fan-out, biases zero. Dropout, where asked for, comes before the last layer.
+    ``batch_norm=False`` leaves BatchNorm out and gives convolutions biases. Weights are drawn by He's normal,
+    those of convolutions by the fan-out, biases zero. Dropout, where asked for, comes before the last layer.
     """
 
     def __init__(
@@ -55,38 +55,57 @@ class CifarResNet(Classifier):
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Build the network."""
         make = _Block(self.bottleneck, self.pre_activation, self.batch_norm)
-        layers: list[nn.Module] = [make.convolution(image_shape[0], self.stem_width)]
-        if not self.pre_activation:
-            layers += make.activation(self.stem_width)
-        num_channels = self.stem_width
-        for stage, num_blocks in enumerate(self.blocks):
-            width = self.width * 2**stage
-            blocks: list[nn.Module] = []
-            for block in range(num_blocks):
-                stride = 2 if stage and not block else 1
-                blocks.append(ResidualBlock(num_channels, width, stride, make))
-                num_channels = make.num_outputs(width)
-            layers.append(nn.Sequential(*blocks))
-        if self.pre_activation:
-            layers += make.activation(num_channels)
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *self.dropout_layers(), nn.Linear(num_channels, num_classes)]
-        return he_normal(nn.Sequential(*layers), mode="fan_out")
+        widths = (self.stem_width, self.width)
+        return _network(image_shape[0], self.blocks, widths, make, self.dropout_layers(), num_classes)
 
 
-class WideResNet(CifarResNet):
+class WideResNet(Classifier):
     """WRN-``depth``-``widening`` of Zagoruyko and Komodakis 2016: three stages of (depth - 4) / 6 blocks of version 2.
 
-    Their widths are 16, 32 and 64 times ``widening``, after a first convolution of 16 channels.
+    Their widths are 16, 32 and 64 times ``widening``, after a first convolution of 16 channels; all else is as in
+    ``CifarResNet``.
     """
 
-    def __init__(self, *, depth: int = 28, widening: int = 10, **keywords: Any) -> None:
+    def __init__(self, *, depth: int = 28, widening: int = 10, channels_last: bool = True, **keywords: Any) -> None:
         self.depth = check_whole("model.depth", depth, 10)
         self.widening = check_whole("model.widening", widening, 1)
         if (depth - 4) % 6:
             raise ValueError(
                 f"model.depth={depth}: 6n + 4 is needed, n blocks in each of three stages: 10, 16, 22, 28, ..."
             )
-        super().__init__(blocks=3 * [(depth - 4) // 6], width=16 * widening, stem_width=16, **keywords)
+        super().__init__(channels_last=channels_last, **keywords)
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Build the network."""
+        make = _Block(bottleneck=False, pre_activation=True, batch_norm=True)
+        blocks, widths = 3 * [(self.depth - 4) // 6], (16, 16 * self.widening)
+        return _network(image_shape[0], blocks, widths, make, self.dropout_layers(), num_classes)
+
+
+def _network(
+    num_inputs: int,
+    blocks: Sequence[int],
+    widths: tuple[int, int],
+    make: _Block,
+    dropout: Sequence[nn.Module],
+    num_classes: int,
+) -> nn.Module:
+    """Return the whole network; ``widths`` are of the first convolution and of the first stage."""
+    num_channels, first = widths
+    layers: list[nn.Module] = [make.convolution(num_inputs, num_channels)]
+    if not make.pre_activation:
+        layers += make.activation(num_channels)
+    for stage, num_blocks in enumerate(blocks):
+        width = first * 2**stage
+        of_stage: list[nn.Module] = []
+        for block in range(num_blocks):
+            of_stage.append(ResidualBlock(num_channels, width, 2 if stage and not block else 1, make))
+            num_channels = make.num_outputs(width)
+        layers.append(nn.Sequential(*of_stage))
+    if make.pre_activation:
+        layers += make.activation(num_channels)
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *dropout, nn.Linear(num_channels, num_classes)]
+    return he_normal(nn.Sequential(*layers), mode="fan_out")
 
 
 class _Block:
@@ -109,7 +128,7 @@ class _Block:
         return [nn.BatchNorm2d(num_channels)] if self.batch_norm else []
 
     def convolutions(self, num_inputs: int, width: int, stride: int) -> list[nn.Conv2d]:
-        """Return those of the residual branch, in order; torchvision's place for the stride of a bottleneck, the 3x3 one."""
+        """Return those of the residual branch, in order; a bottleneck's stride is in the 3x3 one, as in torchvision."""
         if not self.bottleneck:
             return [self.convolution(num_inputs, width, stride=stride), self.convolution(width, width)]
         return [

@@ -14,12 +14,12 @@ from rethinkgen.train.classifier import Classifier, check_image_size
 
 
 class ArpitCNN(Classifier):
-    """Two modules of (5x5 convolution of 200 channels, BatchNorm, ReLU, 3x3 max-pool), then 384, 192 and a linear layer.
+    """Two modules of (5x5 convolution of 200 channels, BatchNorm, ReLU, 3x3 max-pool), then 384, 192, a linear layer.
 
-    Arpit et al. 2017, "small AlexNet-style"; BatchNorm follows the dense layers, too. Not stated there, and chosen as in
-    the small AlexNet of Zhang et al. 2017: padding that keeps the size, and pools of stride 2. The initialisation is not
-    stated either: Glorot uniform. They crop 32x32 to 28x28, which is what ``data.crop`` does. Dropout, where asked for,
-    follows the two hidden dense ReLUs.
+    Arpit et al. 2017, "small AlexNet-style"; BatchNorm follows the dense layers, too. Not stated there, and chosen as
+    in the small AlexNet of Zhang et al. 2017: padding that keeps the size, and pools of stride 2. The initialisation is
+    not stated either: Glorot uniform. They crop 32x32 to 28x28, which is what ``data.crop`` does. Dropout, where asked
+    for, follows the two hidden dense ReLUs.
     """
 
     def __init__(self, *, channels_last: bool = True, **keywords: Any) -> None:

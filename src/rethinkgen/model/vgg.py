@@ -1,7 +1,7 @@
-"""The plain convolutional networks of Simonyan and Zisserman 2015 (Table 1, A, B, D and E), as they are used on CIFAR-10.
+"""The plain convolutional networks of Simonyan and Zisserman 2015 (Table 1, A, B, D and E), as used on CIFAR-10.
 
-Their convolutions, and one linear layer in place of the three, which are made for 224x224 pixels. No published count is
-known to us: that of the architecture, 9,225,610 (VGG-11) to 20,029,514 (VGG-19) on 3 channels and 10 classes, is in a test.
+Their convolutions, and one linear layer in place of the three, which are made for 224x224 pixels. No published count of
+that form is known to us; a test counts what the architecture says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 
 class CifarVGG(Classifier):
-    """Five stages of 3x3 convolutions with ReLU and a 2x2 max-pool, the mean over what is left of the pixels, a linear layer.
+    """Five stages of 3x3 convolutions with ReLU and a 2x2 max-pool, the mean over the pixels left, a linear layer.
 
     Sides that are odd are halved upwards, so that images of any size are taken; what is left of 32x32 is one pixel.
     ``batch_norm`` puts a BatchNorm after each convolution, whose bias it replaces. Zhang, Bengio, Singer 2019 state no
@@ -32,7 +32,7 @@ class CifarVGG(Classifier):
     def __init__(
         self, *, depth: int = 11, batch_norm: bool = False, channels_last: bool = True, **keywords: Any
     ) -> None:
-        if depth not in STAGES:
+        if type(depth) is not int or depth not in STAGES:
             raise ValueError(f"model.depth={depth!r}: one of {', '.join(map(str, STAGES))} is needed.")
         self.depth = depth
         self.batch_norm = check_switch("model.batch_norm", batch_norm)

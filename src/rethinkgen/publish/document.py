@@ -11,11 +11,12 @@ import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces import expr
 
 from rethinkgen.publish.upload import Place, wandb_id
-from rethinkgen.report.claims import published
-from rethinkgen.report.contents import Report, without_machine_paths
+from rethinkgen.report.claims import headline, published
+from rethinkgen.report.contents import Report
 from rethinkgen.report.figures import Picture
 from rethinkgen.report.table import Cell, Table
 from rethinkgen.run.identity import LEVELS
+from rethinkgen.run.origin import without_machine_paths
 from rethinkgen.run.run import Run
 from rethinkgen.run.wandb_mirror import X_AXIS
 
@@ -85,7 +86,7 @@ def _pictures(report: Report, home: Place, report_run: str) -> list[Any]:
 
 
 def _counts(report: Report) -> str:
-    return f"Published claims: {report.headline}." if report.verdicts else ""
+    return f"Published claims: {headline(report.verdicts)}." if report.verdicts else ""
 
 
 def _text(report: Report) -> list[Any]:

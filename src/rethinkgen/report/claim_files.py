@@ -20,16 +20,16 @@ from functools import cache, cached_property, reduce
 from inspect import Parameter, signature
 from itertools import chain
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, create_model
 
-from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.declared import Checked, checked
 from rethinkgen.report.rules import RULES, Context, Finding, Samples
 from rethinkgen.run.command import train_command
+from rethinkgen.run.quantities import FOLLOWING
+from rethinkgen.run.run import Run
 from rethinkgen.words import meant
 
 Certainty = Literal["verified", "second-hand", "inferred", "memory"]
@@ -39,11 +39,6 @@ CERTAINTIES: dict[str, str] = {
     "inferred": "concluded from what the paper says, not said by it",
     "memory": "recalled without any source: never counted",
 }
-DERIVED = (
-    "test/error", "test/gain_from_stopping", "test/unsteadiness", "rademacher", "steps_to_fall",
-    "parameters_beyond_2n+d",
-)  # fmt: skip
-"""Quantities that are computed from a run's numbers; see ``rethinkgen.report.quantities.observe``."""
 SELECTABLE = (
     "data.corruption", "level", "num_classes", "num_examples", "image_shape", "steps", "until_fit", "evaluate_every",
     "fit_threshold", "log_every",
@@ -202,11 +197,16 @@ class Claim(Checked):
         """The file that it stands in."""
         return self._paper
 
+    def is_on_its_data(self, run: Run) -> bool:
+        """Whether a run is on the data set that the protocol names, if it names one, or on its images as JPEG."""
+        wanted = self.protocol.get("data", run.data)
+        return run.data in (wanted, f"{wanted}_jpeg")
+
     def model_post_init(self, context: Paper, /) -> None:
         """Check what only all keys together tell."""
         self._paper = context
-        if "/" not in self.metric and self.metric not in DERIVED and not self.metric.startswith(("steps", "num_")):
-            raise ValueError(f"metric={self.metric!r}: a metric of a run, or one of {', '.join(DERIVED)}.")
+        if "/" not in self.metric and self.metric not in FOLLOWING and not self.metric.startswith(("steps", "num_")):
+            raise ValueError(f"metric={self.metric!r}: a metric of a run, or one of {', '.join(FOLLOWING)}.")
         if not self.experiment and not self.of_no_experiment:
             raise ValueError("experiment: the experiment that makes its runs is needed, or a command.")
         if unknown := [mark for mark in self.cited if mark not in context.sources]:
@@ -317,22 +317,6 @@ def load_papers() -> tuple[Paper, ...]:
 def load_claims() -> list[Claim]:
     """Return the claims of all papers, in the order of the files."""
     return [claim for paper in load_papers() for claim in paper.claims]
-
-
-def read_own(path: Path) -> Paper:
-    """Read a paper of the user's own.
-
-    Raises:
-        ValueError: there is no such file, or it says something that cannot be.
-    """
-    content, name = read_bytes(path, MOST_BYTES_OF_TABLE), f"claims={path}"
-    if content is None:
-        raise ValueError(f"{name}: there is no such file.")
-    own = read_paper(name, content.decode("utf-8", errors="replace"))
-    # It may not take the place of ours.
-    if taken := {claim.id for claim in own.claims} & {claim.id for claim in load_claims()}:
-        raise ValueError(f"{name}, claim {min(taken)}: there is one of this id already. Give it another.")
-    return own
 
 
 @contextmanager

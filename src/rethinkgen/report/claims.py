@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from rethinkgen.grouping import collected
+from rethinkgen.numbers import DASH, shown_published, shown_summary
 from rethinkgen.report.claim_files import CERTAINTIES, Claim, load_claims
-from rethinkgen.report.comparisons import Comparison, Pools, comparisons_of, named, pools_of
-from rethinkgen.report.numbers import DASH, shown_published, shown_summary, summarise
-from rethinkgen.report.quantities import MILESTONES, NOT_NAMED, is_kindred, matches, property_of
+from rethinkgen.report.comparisons import NOT_NAMED, Comparison, Deviation, Pools, comparisons_of, named, pools_of
 from rethinkgen.report.rules import Finding, Judgement
+from rethinkgen.report.style import facts
 from rethinkgen.report.table import Table
 from rethinkgen.report.tuning import untuned
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.spread import summarise
+from rethinkgen.run.where import matches
 
 Answer = Literal[
     "reproduced", "same trend", "not reproduced", "cannot tell", "not enough steps", "not enough runs", "not comparable"
@@ -69,7 +73,7 @@ class Verdict:
     n: int
     """Seeds that every mean is over, at least."""
     reason: str
-    deviations: tuple[str, ...]
+    deviations: tuple[Deviation, ...]
     """What of the runs is not the paper's."""
     runs: list[Run]
     """Those that were judged."""
@@ -82,7 +86,7 @@ class Verdict:
     @property
     def why(self) -> str:
         """The reason, after what of the runs is not the paper's."""
-        odd = f"outside the paper's protocol ({'; '.join(self.deviations)})" if self.deviations else ""
+        odd = f"outside the paper's protocol ({'; '.join(map(str, self.deviations))})" if self.deviations else ""
         return "; ".join(filter(None, (odd, self.reason)))
 
     @property
@@ -93,16 +97,11 @@ class Verdict:
         return f"{cut} …" if len(words) > MOST_WORDS else cut
 
     @property
-    def is_of_protocol(self) -> bool:
-        """Whether the runs are the paper's own."""
-        return not self.deviations
-
-    @property
     def scope(self) -> Scope:
         """The group that it is counted in."""
         if self.verdict == "not comparable":
             return "not comparable"
-        return "within the protocol" if self.is_of_protocol else "on stand-ins"
+        return "within the protocol" if not self.deviations else "on stand-ins"
 
 
 def judge(runs: Sequence[Run]) -> list[Verdict]:
@@ -139,12 +138,11 @@ def _verdict(claim: Claim, bearing: list[Run], comparisons: list[Comparison], po
 
 def _nearest(claim: Claim, comparisons: Sequence[Comparison], among: Sequence[Comparison]) -> list[Comparison]:
     """Return those that deviate from the protocol as does the one that deviates least; of equals most steps, seeds."""
-    wanted = str(claim.protocol.get("data", ""))
 
     def distance(comparison: Comparison) -> tuple[int, bool, float, int]:
         first = comparison.runs[0]
         steps = -float(property_of(first, "steps") or 0)
-        return len(comparison.deviations), not is_kindred(first.data, wanted), steps, -comparison.n
+        return len(comparison.deviations), not claim.is_on_its_data(first), steps, -comparison.n
 
     nearest = min(among, key=distance, default=None)
     return [comparison for comparison in comparisons if nearest and comparison.deviations == nearest.deviations]
@@ -234,13 +232,11 @@ def _combined(claim: Claim, comparisons: Sequence[Comparison], answers: Sequence
 
     Where it holds under some of these and not under others, it is the same trend.
     """
-    stated: dict[str, set[Answer]] = defaultdict(set)
-    for comparison, answer in zip(comparisons, answers, strict=True):
-        stated[comparison.runs[0].setting(*SEEDS, *claim.vary, *claim.leaves_open)].add(answer)
+    settings = [one.runs[0].setting(*SEEDS, *claim.vary, *claim.leaves_open) for one in comparisons]
     mixed = ({"reproduced", "same trend"}, {"not reproduced", "not comparable"})
     found: list[Answer] = [
-        "same trend" if all(kinds & each for each in mixed) else min(kinds, key=WEAKEST.index)
-        for kinds in stated.values()
+        "same trend" if all(each.intersection(kinds) for each in mixed) else min(kinds, key=WEAKEST.index)
+        for kinds in collected(zip(settings, answers, strict=True)).values()
     ]
     return min(found, key=WEAKEST.index)
 
@@ -248,13 +244,10 @@ def _combined(claim: Claim, comparisons: Sequence[Comparison], answers: Sequence
 def _circumstances(*comparisons: Comparison) -> str:
     """Return what must stand beside a number: what its steps count to, data that are not the paper's, budget."""
     metric = comparisons[0].claim.metric
-    found: dict[str, list[str]] = defaultdict(list)
-    for text in (text for comparison in comparisons for text in comparison.deviations):
-        key, _, value = text.partition(", not ")[0].partition("=")
-        found[key].append(value)
+    found = collected((each.key, each.value) for comparison in comparisons for each in comparison.deviations)
     told = [text.format(_from_to(found[key])) for key, text in CIRCUMSTANCES.items() if key in found]
-    milestone = [f"counted to {MILESTONES[metric]}"] if metric in MILESTONES else []
-    return ", ".join((*milestone, *told))
+    milestone = facts(metric).counted_to
+    return ", ".join(([f"counted to {milestone}"] if milestone else []) + told)
 
 
 def _from_to(values: Sequence[str]) -> str:
@@ -269,11 +262,8 @@ def _from_to(values: Sequence[str]) -> str:
 
 def departures(verdicts: Sequence[Verdict]) -> list[str]:
     """Return what of the judged runs is not the paper's, each key once: ``data: digits instead of cifar10``."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for text in dict.fromkeys(text for verdict in verdicts for text in verdict.deviations):
-        key, _, rest = text.partition("=")
-        value, _, wanted = rest.partition(", not ")
-        found[key, wanted].append(value)
+    all_of_them = dict.fromkeys(each for verdict in verdicts for each in verdict.deviations)
+    found = collected(((each.key, each.wanted), each.value) for each in all_of_them)
     return [
         f"{key}: {_from_to(values)}{', not ' if wanted == NOT_NAMED else ' instead of '}{wanted}"
         for (key, wanted), values in found.items()
@@ -306,20 +296,15 @@ def main_table(verdicts: Sequence[Verdict]) -> Table:
     rows: list[list[str | float | None]] = []
     raw = []
     for verdict in verdicts:
-        claim = verdict.claim
-        told = verdict.verdict if verdict.claim.is_counted else f"{verdict.verdict} (not counted: from memory)"
+        claim, counted = verdict.claim, verdict.claim.is_counted
+        told = verdict.verdict if counted else f"{verdict.verdict} (not counted: from memory)"
         statement = f"{claim.item}: {claim.statement}"
         rows.append([statement, claim.command, published(claim), verdict.ours, str(verdict.n), told])
-        of_claim = {
-            "claim": claim.id,
-            **{key: getattr(claim, key) for key in ("item", "statement", "command")},
-            "published": claim.value,
-            "published_as": published(claim),
-            **{key: getattr(claim, key) for key in ("unit", "certainty")},
-        }
-        of_runs = {key: getattr(verdict, key) for key in ("ours", "n", "verdict", "scope")}
         raw.append(
-            {**of_claim, **of_runs, "counted": verdict.claim.is_counted, "why": verdict.why, "rule": claim.rule.because}
+            {"claim": claim.id, "item": claim.item, "statement": claim.statement, "command": claim.command}
+            | {"published": claim.value, "published_as": published(claim), "unit": claim.unit}
+            | {"certainty": claim.certainty, "ours": verdict.ours, "n": verdict.n, "verdict": verdict.verdict}
+            | {"scope": verdict.scope, "counted": counted, "why": verdict.why, "rule": claim.rule.because}
         )
     columns = ["experiment", "command", "published", "ours", "n", "verdict"]
     return Table("claims", "Published and ours", f"Counted: {headline(verdicts)}.", columns, rows, DataFrame(raw))

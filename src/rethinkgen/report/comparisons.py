@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from rethinkgen.grouping import collected
 from rethinkgen.measure.thresholds import NEARLY_FITTED
+from rethinkgen.numbers import shown_summary
 from rethinkgen.report.claim_files import Claim, Rule, load_papers
-from rethinkgen.report.numbers import Spread, shown_summary, summarise
-from rethinkgen.report.quantities import chance, deviations, matches, num_test, observe, property_of, tell_apart
-from rethinkgen.report.rules import PAIRED, Context, Finding, Judgement, Samples, Seed, alike, pool
+from rethinkgen.report.rules import PAIRED, Context, Finding, Samples, Seed, alike, pool
 from rethinkgen.report.tuning import chosen_strengths, is_tuned
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import QUANTITY_KEYS, as_text, chance, observe, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import tell_apart
+from rethinkgen.run.spread import Spread, summarise
+from rethinkgen.run.where import is_allowed, is_below, matches
 
 Outlook = Literal["complete", "awaited", "failed", "short"]
 UNFINISHED = ("running", "waiting", "missing", "interrupted")
@@ -28,8 +32,31 @@ COUNTED: dict[Outlook, tuple[str, ...]] = {
     "failed": (*UNFINISHED, "failed"),
 }
 """Outlook -> states which a verdict had all that it needs with, if runs of these had finished as well."""
+MEASURED = {"num_classes": "num_classes", "num_examples": "num_train"}
+"""Properties of the data as they were loaded -> their name in ``result.json``; only a finished run has them."""
+NAMED_WITH = QUANTITY_KEYS | {
+    "data": ("data.source",),
+    **{group: (f"{group}.class", f"{group}.protocol") for group in ("model", "optimizer", "schedule")},
+}
+"""What a claim names -> the keys of a config that are named with it; all others with all keys below them."""
+NOT_NAMED = "named by the paper"
+"""What a key that is not neutral is not, where neither claim nor protocol says anything of it."""
 Mean = Callable[[Iterable[float]], float]
-Pools = Mapping[tuple[str, tuple[str, ...]], Sequence[Sequence[float]]]
+
+
+class Deviation(NamedTuple):
+    """What of a run is not the paper's."""
+
+    key: str
+    value: str
+    wanted: str
+
+    def __str__(self) -> str:
+        """Return ``data=digits, not cifar10``."""
+        return f"{self.key}={self.value}, not {self.wanted}"
+
+
+Pools = Mapping[tuple[str, tuple[Deviation, ...]], Sequence[Sequence[float]]]
 """Name of a pool and what deviates from the protocol -> the values of each setting of its claims."""
 
 
@@ -69,13 +96,12 @@ class Comparison:
     @cached_property
     def outlook(self) -> Outlook:
         """Whether all is there, will be when the runs have finished that can, or would be if none had failed."""
-        outlooks: list[Outlook] = [outlook for outlook, states in COUNTED.items() if not self._lacking(states)]
-        return outlooks[0] if outlooks else "short"
+        return next((outlook for outlook, states in COUNTED.items() if not self._lacking(states)), "short")
 
     @cached_property
-    def deviations(self) -> tuple[str, ...]:
+    def deviations(self) -> tuple[Deviation, ...]:
         """What of any run is not the paper's."""
-        return tuple(dict.fromkeys(text for run in self.runs for text in deviations(run, self.claim)))
+        return tuple(dict.fromkeys(each for run in self.runs for each in deviations(run, self.claim)))
 
     @property
     def n(self) -> int:
@@ -85,7 +111,7 @@ class Comparison:
     @property
     def is_cut_short(self) -> bool:
         """Whether runs had not the paper's budget and were not done with it: with more they might have got further."""
-        if not any(text.startswith("steps=") for text in self.deviations):
+        if not any(each.key == "steps" for each in self.deviations):
             return False
         fits = [observe(run, "fit/accuracy") for run in self.runs if run.state == "done"]
         return any(fit is None or fit < NEARLY_FITTED for fit in fits)
@@ -98,14 +124,13 @@ class Comparison:
             value=self.claim.value,
             unit=self.claim.unit,
             chance=None if guessed is None else self._scale * guessed,
-            num_test=num_test(done),
+            num_test=done.num_test,
             is_exact=self.claim.is_exact,
             pooled=self._pooled(pools),
             budgets={name: self._by_seed(cell, "steps", min) for name, cell in self.cells.items()},
         )
         finding = rule.judge(self.samples, context)
-        not_given = self._not_given()
-        return Finding(not_given[0], finding.ours, not_given[1]) if not_given else finding
+        return replace(not_given, ours=finding.ours) if (not_given := self._not_given()) else finding
 
     def _pooled(self, pools: Pools) -> dict[str, Spread]:
         """Return for each setting the deviation over the seeds of all rows where its own is in line with it."""
@@ -113,7 +138,7 @@ class Comparison:
         of_all = pool(groups)
         return {name: of_all for name, values in self.samples.items() if of_all and list(values.values()) in groups}
 
-    def _not_given(self) -> tuple[Judgement, str] | None:
+    def _not_given(self) -> Finding | None:
         """Say what the runs have not reached without which their numbers are not what the claim is about."""
         for metric, bound in self.claim.given.items():
             for name, cell in self.cells.items():
@@ -121,10 +146,12 @@ class Comparison:
                 found = [observe(run, metric) for run in cell if run.state == "done"]
                 known = [100.0 * value for value in found if value is not None]
                 if len(known) < len(found):
-                    return "cannot tell", f"{metric} is not known of {len(found) - len(known)} runs{where}"
+                    return Finding("cannot tell", "", f"{metric} is not known of {len(found) - len(known)} runs{where}")
                 if known and summarise(known).mean < bound:
                     reached = shown_summary(summarise(known), "%")
-                    return "no", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+                    return Finding(
+                        "no", "", f"{metric} is only {reached}{where}, where {bound:g} % is taken for granted"
+                    )
         return None
 
     @property
@@ -133,11 +160,9 @@ class Comparison:
 
     def _by_seed(self, runs: Iterable[Run], metric: str, of_one: Mean, scale: float = 1.0) -> dict[Seed, float]:
         """Return what runs measured: those of one seed, which differ in another seed alone, are one repetition."""
-        found: dict[Seed, list[float]] = defaultdict(list)
-        for run in runs:
-            if (value := observe(run, metric)) is not None:
-                found[self._seed_of(run)].append(scale * value)
-        return {seed: of_one(values) for seed, values in found.items()}
+        found = ((self._seed_of(run), observe(run, metric)) for run in runs)
+        known = collected((seed, scale * value) for seed, value in found if value is not None)
+        return {seed: of_one(values) for seed, values in known.items()}
 
     def _seed_of(self, run: Run) -> Seed:
         found = run.key(self.claim.repeated_by)
@@ -189,9 +214,7 @@ def comparisons_of(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
         chosen = chosen_strengths(claim, runs)
         of_all = [run for run in runs if not matches(run, held_out)]
         runs = [run for run in of_all if not matches(run, strong) or not chosen or is_tuned(run, claim, chosen)]
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.setting(*SEEDS, *claim.vary)].append(run)
+    groups = collected((run.setting(*SEEDS, *claim.vary), run) for run in runs)
     by_setting = [
         {name: _cells(of_setting) for name, of_setting in _by_setting(claim, group).items()}
         for group in groups.values()
@@ -205,12 +228,12 @@ def comparisons_of(claim: Claim, runs: Sequence[Run]) -> list[Comparison]:
 
 def pools_of(comparisons: Iterable[Comparison]) -> Pools:
     """Return what claims that share the deviation over their seeds are judged by together."""
-    found: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
-    for comparison in comparisons:
-        if comparison.claim.pool and not comparison.lacking:
-            groups = [list(values.values()) for values in comparison.samples.values()]
-            found[comparison.claim.pool, comparison.deviations] += groups
-    return found
+    return collected(
+        ((comparison.claim.pool, comparison.deviations), list(values.values()))
+        for comparison in comparisons
+        if comparison.claim.pool and not comparison.lacking
+        for values in comparison.samples.values()
+    )
 
 
 def named(claim: Claim, comparisons: Sequence[Comparison]) -> list[str]:
@@ -234,9 +257,34 @@ def _by_setting(claim: Claim, runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _cells(runs: Iterable[Run]) -> list[list[Run]]:
     """Put together the repetitions of a run, and true or random labels under each of their names."""
     one_axis = [name for paper in load_papers() for name in paper.one_axis]
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for run in runs:
+
+    def cell(run: Run) -> tuple[str, float | None]:
         is_end = run.corruption in one_axis and run.level in (0.0, 1.0)
-        of_end = (run.setting(*SEEDS, "data.corruption"), f"{run.level:g}") if is_end else (run.setting(*SEEDS),)
-        groups[of_end].append(run)
-    return list(groups.values())
+        return (run.setting(*SEEDS, "data.corruption"), run.level) if is_end else (run.setting(*SEEDS), None)
+
+    return list(collected((cell(run), run) for run in runs).values())
+
+
+def deviations(run: Run, claim: Claim) -> list[Deviation]:
+    """Return what of a run is not the paper's; of an unfinished one, as far as its config tells.
+
+    That is what the claim's protocol says otherwise, and what no part of the claim names and is not neutral.
+    """
+    found = []
+    for key, allowed in claim.protocol.items():
+        if key in MEASURED and run.state != "done":
+            continue
+        if isinstance(allowed, dict) and "by_model" in allowed:
+            if run.model not in allowed["by_model"]:
+                continue
+            allowed = allowed["by_model"][run.model]
+        value = property_of(run, key)
+        if not is_allowed(value, allowed, key):
+            found.append(Deviation(key, as_text(value), as_text(allowed)))
+    named = {key for name in claim.names for key in NAMED_WITH.get(name, (name,))}
+    named |= {*SEEDS, *claim.vary, *claim.leaves_open}
+    return found + [
+        Deviation(key, as_text(value), NOT_NAMED)
+        for key, value in run.not_neutral.items()
+        if not is_below(key, named) and (claim.depends_on is None or is_below(key, claim.depends_on))
+    ]

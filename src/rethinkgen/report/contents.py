@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import Paper
-from rethinkgen.report.claims import Verdict, headline, judge, main_table
+from rethinkgen.report.claims import Verdict, judge, main_table
 from rethinkgen.report.figures import Picture, pictures
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import is_graded
-from rethinkgen.report.found import doubts, sentence
 from rethinkgen.report.tables import Table, tables
-from rethinkgen.run.origin import command_of
-from rethinkgen.run.run import Run, damage_of
-
-MOST_COMMANDS, MOST_COMMANDS_OF_A_FIGURE = 200, 12
-"""Lines shown: runs that no sweep started have one each."""
-MOST_NAMES = 3
-"""Sweeps in the title."""
-WHAT = ("Data", "Corruption", "Models", "Regularizers", "Seeds")
-"""Of the facts, those that say what was run; the others say how."""
-STATES = ("running", "waiting", "interrupted", "failed", "missing")
-"""Of runs without a result, in the order in which they are counted."""
+from rethinkgen.run.origin import without_machine_paths
+from rethinkgen.run.overview import Overview
+from rethinkgen.run.run import Run
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Overview):
     """Everything that is said of some runs."""
 
-    runs: Sequence[Run]
     verdicts: Sequence[Verdict]
     main_table: Table | None
     """What was published, ours and the verdict in short; none where the runs bear on nothing that was published."""
@@ -46,40 +32,10 @@ class Report:
     """A line on each figure that was asked for and is not there."""
 
     @cached_property
-    def title(self) -> str:
-        """The names of the sweeps, the first part, where all have the same, said once; of a single run its own."""
-        if len(self.runs) == 1:
-            return self.runs[0].path.name.rpartition("-")[0] or self.runs[0].path.name
-        names = list(dict.fromkeys(run.sweep.name for run in self.runs))
-        common = names[0].partition("-")[0]
-        if len(names) == 1 or not all(name.startswith(f"{common}-") for name in names):
-            return _some(names)
-        return f"{common}: {_some([name.removeprefix(f'{common}-') for name in names])}"
-
-    @cached_property
-    def found(self) -> str:
-        """What was found, in a sentence."""
-        return sentence(self.runs)
-
-    @cached_property
-    def doubts(self) -> list[str]:
-        """What the numbers rest on, a sentence each."""
-        return doubts(self.runs)
-
-    @cached_property
     def sources(self) -> dict[Paper, list[str]]:
         """Of each paper whose claims were judged, the marks of the sources that these cite."""
-        cited: dict[Paper, list[str]] = defaultdict(list)
-        for verdict in self.verdicts:
-            cited[verdict.claim.paper] += verdict.claim.cited
+        cited = collected((verdict.claim.paper, mark) for verdict in self.verdicts for mark in verdict.claim.cited)
         return {paper: [mark for mark in paper.sources if mark in marks] for paper, marks in cited.items()}
-
-    @cached_property
-    def progress(self) -> str:
-        """How many runs are finished, and how many of the others are in which state."""
-        counts: Counter[str] = Counter(run.state for run in self.runs)
-        others = [f"{counts[state]:,} {state}" for state in STATES if counts[state]]
-        return ", ".join([f"{counts['done']:,} of {len(self.runs):,} runs finished", *others])
 
     @property
     def all_tables(self) -> list[Table]:
@@ -87,41 +43,9 @@ class Report:
         return [*self.tables, *([self.main_table] if self.main_table else [])]
 
     @cached_property
-    def unfinished(self) -> list[Run]:
-        """Runs without a result."""
-        return [run for run in self.runs if run.state != "done"]
-
-    @cached_property
-    def damage(self) -> list[tuple[str, str]]:
-        """What of the files is damaged, and left out: the run's or sweep's name, and a line."""
-        of_runs = [(run.path.name, line) for run in self.runs for line in run.damage]
-        sweeps = dict.fromkeys(run.sweep for run in self.runs)
-        return [*((sweep.name, line) for sweep in sweeps for line in damage_of(sweep)), *of_runs]
-
-    @cached_property
-    def headline(self) -> str:
-        """How many claims that count are reproduced, and so on."""
-        return headline(self.verdicts)
-
-    @cached_property
     def num_not_counted(self) -> int:
         """Number of claims whose published value nobody has checked."""
         return sum(not verdict.claim.is_counted for verdict in self.verdicts)
-
-    @cached_property
-    def facts(self) -> list[tuple[str, str]]:
-        """What was run: a name and a line of text each, of the finished runs where only these can tell."""
-        return _facts(self.runs)
-
-    @cached_property
-    def train_commands(self) -> list[str]:
-        """The commands that the sweeps came from."""
-        return shown_commands(command_of(self.runs))
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return " + ".join(names if more <= 1 else [*names[:MOST_NAMES], f"{more} more"])
 
 
 def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = (), unfit: Sequence[str] = ()) -> Report:
@@ -142,108 +66,3 @@ def gather(runs: Sequence[Run], command: str, figures: Sequence[Figure] = (), un
         not_drawn=[*unfit, *(f"figure {figure.name} ({figure.title}): {nothing}" for figure in empty)],
         command=without_machine_paths(command),
     )
-
-
-def shown_commands(commands: str, most: int = MOST_COMMANDS) -> list[str]:
-    """Return commands, a line each, as a reader can use them; of very many, the first."""
-    lines = [without_machine_paths(line) for line in commands.splitlines()]
-    left_out = len(lines) - most
-    where = " above" if most < MOST_COMMANDS else ""
-    return [*lines[:most], f"# and {left_out:,} more{where}"] if left_out > 1 else lines
-
-
-def without_machine_paths(text: str) -> str:
-    """Shorten absolute paths to ``.../<last part>``: where things lie on one machine is nobody else's business.
-
-    Our own scripts are named as one types them where they are.
-    """
-    text = re.sub(r"(?<![\w./~-])/(?:[^\s/]+/)*((?:train|measure|report)\.py)\b", r"\1", text)
-    return re.sub(r"(?<![\w./~-])~?/(?:[\w.@+-]+/)+([\w.@+-]+)", r".../\1", text)
-
-
-def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    done = [run for run in runs if run.result is not None]
-    results = [run.result for run in runs if run.result is not None]
-    facts = [
-        ("Data", _listed(_data(runs))),
-        ("Corruption", _listed(_corruptions(runs))),
-        ("Models", _listed(_models(runs))),
-        ("Regularizers", _listed(" + ".join(run.regularizers) or "none" for run in runs)),
-        ("Seeds", _listed(str(seed) for seed in sorted({run.seed for run in runs}))),
-    ]
-    if done:
-        steps = sorted({int(run.metrics["steps"]) for run in done if run.metrics.get("steps") is not None})
-        dates = sorted(str(result["finished"])[:10] for result in results if result.get("finished"))
-        versions = [
-            ", ".join(f"{name} {version}" for name, version in (result.get("versions") or {}).items())
-            for result in results
-        ]
-        seconds = sum(float(result.get("seconds") or 0) for result in results)
-        facts += [
-            ("Steps trained", _range([f"{number:,}" for number in steps])),
-            ("Finished", _range(dates)),
-            ("Training time, all runs", _spoken(seconds) if seconds else ""),
-            ("Device", _counted(str(result.get("device") or "unknown") for result in results)),
-            ("Versions", _counted(versions)),
-            ("Sweeps", _listed(run.sweep.name for run in runs)),
-            ("Commit of rethinkgen", _counted(str(result.get("commit") or "unknown")[:10] for result in results)),
-        ]
-    return [(name, text) for name, text in facts if text]
-
-
-def _data(runs: Sequence[Run]) -> list[str]:
-    """Name each data set with the sizes that were taken of it, all of it last, and what was done to its images."""
-    sizes = _values(
-        ((run.data, run.key("data.preprocessing") or "whitening"), float(run.key("data.num_train") or math.inf))
-        for run in runs
-    )
-    texts = []
-    for (data, preprocessing), found in sizes.items():
-        numbers = ["all" if size == math.inf else f"{size:,.0f}" for size in found]
-        details = [f"{', '.join(numbers)} training examples"] if numbers != ["all"] else []
-        details += [f"preprocessing {preprocessing}"] if preprocessing != "whitening" else []
-        texts.append(f"{data} ({'; '.join(details)})" if details else data)
-    return texts
-
-
-def _corruptions(runs: Sequence[Run]) -> list[str]:
-    levels = _values((run.corruption, run.level if is_graded(run) else None) for run in runs)
-    told = {name: ", ".join(f"{level:g}" for level in found) for name, found in levels.items()}
-    return [f"{name} ({text})" if text else name for name, text in told.items()]
-
-
-def _models(runs: Sequence[Run]) -> list[str]:
-    sizes = _values((run.model, run.metrics.get("num_parameters")) for run in runs)
-    return [
-        f"{model} ({_range([f'{int(size):,}' for size in found])} parameters)" if found else model
-        for model, found in sizes.items()
-    ]
-
-
-def _values(pairs: Iterable[tuple[Any, float | None]]) -> dict[Any, list[float]]:
-    """Return name -> its values, from low to high, each once."""
-    found: dict[Any, set[float]] = defaultdict(set)
-    for name, value in pairs:
-        found[name] |= set() if value is None else {value}
-    return {name: sorted(values) for name, values in found.items()}
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _listed(texts: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(texts))
-
-
-def _range(texts: Sequence[str]) -> str:
-    return " to ".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
-
-
-def _counted(texts: Iterable[str]) -> str:
-    """List what there is; where it is not the same in all runs, with the number of runs."""
-    counts = Counter(texts)
-    return "; ".join(f"{text} ({count} runs)" if len(counts) > 1 else text for text, count in counts.items())

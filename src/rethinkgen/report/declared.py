@@ -72,27 +72,22 @@ def _told(node: Any, faults: Sequence[Any]) -> str:
             value = value[part]
     if first["loc"][-1:] == ("[key]",):
         path, value = path[:-1], first["input"]
-    place, details = ": ".join(path), first.get("ctx", {})
-    if first["type"] == "union_tag_invalid":
-        options = re.findall(r"'([^']*)'", details["expected_tags"])
-        return f"{place}: {details['discriminator'][1:-1]}={details['tag']!r}: {_one_of(options, details['tag'])}"
-    if first["type"] == "union_tag_not_found":
-        return f"{place}: {details['discriminator'][1:-1]}: is missing."
-    if first["type"] == "value_error":
+    kind, details, place = first["type"], first.get("ctx", {}), ": ".join(path)
+    discriminator = details.get("discriminator", "")[1:-1]
+    absent = {"missing": "".join(map(str, first["loc"][-1:])), "union_tag_not_found": discriminator}
+    if kind in absent:
+        return f"{': '.join([*path, absent[kind]])}: is missing."
+    if kind == "value_error":
         return ": ".join([*path, str(details["error"])])
-    if first["type"] == "missing":
-        return f"{': '.join([*path, str(first['loc'][-1])])}: is missing."
-    if first["type"] == "literal_error":
-        options = re.findall(r"'([^']*)'", details["expected"])
-        return f"{place}={value!r}: {_one_of(options, value)}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        options = re.findall(r"'([^']*)'", details.get("expected") or details["expected_tags"])
+        told = details.get("tag", value)
+        named = f"{place}: {discriminator}" if discriminator else place
+        return f"{named}={told!r}: one of {', '.join(map(repr, options))} is needed.{meant(told, options)}"
     types = [fault["type"].partition("_")[0] for fault in faults if fault["loc"][:1] == first["loc"][:1]]
     wanted = " or ".join(dict.fromkeys(WANTED[name] for name in types if name in WANTED))
     needed = f"{wanted} {'are' if wanted.endswith('pairs') else 'is'} needed"
     return f"{place}={value!r}: {needed if wanted else first['msg']}."
-
-
-def _one_of(options: Sequence[str], value: Any) -> str:
-    return f"one of {', '.join(map(repr, options))} is needed.{meant(value, options)}"
 
 
 def several(told: Any) -> list[Any]:

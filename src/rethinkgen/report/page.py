@@ -8,35 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import re
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rethinkgen.files import write_atomically
+from rethinkgen.names import stem, to_csv
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 from rethinkgen.report.claim_files import MARK, Claim
 from rethinkgen.report.claims import certainty_marks, count, departures, published
-from rethinkgen.report.contents import MOST_COMMANDS_OF_A_FIGURE, WHAT, Report, shown_commands, without_machine_paths
-from rethinkgen.report.figures import Picture
-from rethinkgen.report.names import stem, to_csv
+from rethinkgen.report.contents import Report
 from rethinkgen.report.own_page import FOLDERS, check_is_own
+from rethinkgen.report.table import ENVIRONMENT
 from rethinkgen.run.folder import now
+from rethinkgen.run.origin import shown_commands, without_machine_paths
+from rethinkgen.run.overview import WHAT
 
 MOST_ROWS_SHOWN = 200
 """Rows of a figure's data that the page shows; what one downloads has all."""
-MOST_ROWS_OF_A_TABLE = 40
-"""A longer one is scrolled in its place."""
 MOST_CHARACTERS_EMBEDDED = 1_000_000
 """Of a file that one downloads from the page itself; a larger one lies beside it only."""
 LEAST_LEADING, MOST_LEADING = 2, 3
 """Pictures before all else, so far as there are any."""
-WIDE = 7.5
-"""Inches from which on a picture has a row of its own."""
 MEDIA = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex", "md": "text/markdown"}
 
 
@@ -78,35 +74,10 @@ def _files_of(page: str) -> set[str]:
 
 def render(report: Report, drawings: dict[str, str]) -> str:
     """Return the page; ``drawings`` has the SVG file of each picture by its name."""
-    environment = Environment(
-        loader=PackageLoader("rethinkgen.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
-        "published": published,
-        "cited": cited,
-        "download": download,
-        "to_csv": to_csv,
-        "data_text": data_text,
-        "what": WHAT,
-        "wide": WIDE,
-        "most_rows_of_a_table": MOST_ROWS_OF_A_TABLE,
-        "stem": stem,
-        "shown_commands": partial(shown_commands, most=MOST_COMMANDS_OF_A_FIGURE),
-        "without_machine_paths": without_machine_paths,
-    }
-    style = environment.get_template("page.css").render()
-    shown = [
-        (picture, drawings[picture.name], Markup(named(drawings[picture.name], picture))) for picture in report.pictures
-    ]
-    shown.sort(key=lambda one: not one[0].leads)
+    shown = [(picture, drawings[picture.name]) for picture in sorted(report.pictures, key=lambda one: not one.leads)]
     num_leading = min(max(sum(picture.leads for picture in report.pictures), LEAST_LEADING), MOST_LEADING)
-    return environment.get_template("page.html").render(
+    return ENVIRONMENT.get_template("page.html").render(
         report=report,
-        style=Markup(style),
         items=[(item, list(of_it)) for item, of_it in groupby(report.verdicts, key=lambda verdict: verdict.claim.item)],
         marks=certainty_marks(report.verdicts),
         counts=count(report.verdicts),
@@ -115,6 +86,15 @@ def render(report: Report, drawings: dict[str, str]) -> str:
         leading=shown[:num_leading],
         others=shown[num_leading:],
         written=now().replace("T", " ").replace("+00:00", " UTC"),
+        published=published,
+        cited=cited,
+        download=download,
+        to_csv=to_csv,
+        data_text=data_text,
+        what=WHAT,
+        stem=stem,
+        shown_commands=shown_commands,
+        without_machine_paths=without_machine_paths,
     )
 
 
@@ -131,15 +111,6 @@ def cited(claim: Claim) -> Markup:
     """Return a claim's source, each mark in it a link to what it stands for."""
     address = rf'<a href="#source-{stem(claim.paper.name)}-\g<0>">\g<0></a>'
     return Markup(MARK.sub(address, str(escape(claim.source))))
-
-
-def named(svg: str, picture: Picture) -> str:
-    """Return an ``<svg>`` element that tells those who cannot see it what it is."""
-    title, description = f"{picture.name}-title", f"{picture.name}-description"
-    texts = f'<title id="{title}">{escape(picture.title)}</title>'
-    texts += f'<desc id="{description}">{escape(picture.caption)}</desc>'
-    head, _, rest = svg.removeprefix("<svg").partition(">")
-    return f'<svg role="img" aria-labelledby="{title} {description}"{head}>{texts}{rest}'
 
 
 def data_text(data: pd.DataFrame) -> str:

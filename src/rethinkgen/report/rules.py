@@ -15,17 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rethinkgen.report.numbers import (
-    CONFIDENCE,
-    Spread,
-    binomial_error,
-    half_width,
-    own_spread,
-    shown,
-    shown_published,
-    shown_summary,
-    summarise,
-)
+from rethinkgen.numbers import shown, shown_published, shown_summary
+from rethinkgen.run.spread import CONFIDENCE, Spread, binomial_error, half_width, own_spread, summarise
 
 Seed = tuple[Any, ...]
 Samples = Mapping[str, Mapping[Seed, float]]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -18,9 +19,6 @@ Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
 
 SOLID: Dashes = "-"
 DASHED: Dashes = (0, (5, 1.6))
-DOTTED: Dashes = (0, (1.2, 1.4))
-DASH_DOT: Dashes = (0, (6, 1.6, 1.2, 1.6))
-LONG: Dashes = (0, (9, 2))
 GREY = "#6E6E6E"
 """Of what is no result: chance, axes, notes."""
 REPORT = importlib.resources.files("rethinkgen.report")
@@ -34,17 +32,38 @@ class Look(NamedTuple):
     dashes: Dashes
 
 
-PALETTE = (
-    Look("#0072B2", "o", SOLID),
-    Look("#D55E00", "s", DASHED),
-    Look("#009E73", "^", DASH_DOT),
-    Look("#CC79A7", "v", LONG),
-    Look("#000000", "D", DOTTED),
-    Look("#E69F00", "P", (0, (6, 1.4, 1.2, 1.4, 1.2, 1.4))),
-    Look("#56B4E9", "X", SOLID),
-    Look("#882255", "<", DASHED),
-    Look("#808000", ">", DASH_DOT),
-    Look("#117766", "h", LONG),
+class Facts(NamedTuple):
+    """How a quantity is shown."""
+
+    label: str
+    scale: float = 1.0
+    limits: Sequence[float | None] = (None, None)
+    is_log: bool = False
+    """Where values reach over more than a few times the smallest."""
+    counted_to: str = ""
+    """Of steps, at what they end."""
+
+
+@cache
+def any_sweep() -> dict[str, Any]:
+    """Return what is declared of any sweep: ``palette``, ``looks``, ``facts`` and ``figures``."""
+    told: dict[str, Any] = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
+    return told
+
+
+@cache
+def facts(quantity: str) -> Facts:
+    """Return how a quantity is shown; one that nothing is known of by its name and no more."""
+    what, _, kind = quantity.rpartition("/")
+    for pattern, told in any_sweep()["facts"].items():
+        if fnmatchcase(quantity, pattern):
+            label = told["label"].format(name=quantity, what=what, kind=kind.replace("_", " "))
+            return Facts(**{**told, "label": label})
+    return Facts(quantity)
+
+
+PALETTE = tuple(
+    Look(colour, marker, (0, tuple(dashes)) if dashes else SOLID) for colour, marker, dashes in any_sweep()["palette"]
 )
 """In this order for what has no look of its own."""
 
@@ -52,8 +71,7 @@ PALETTE = (
 @cache
 def known_looks() -> dict[str, Look]:
     """Return name of a corruption or model -> its look, the same in every figure; in the order to list them in."""
-    told = yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))
-    return {name: PALETTE[number] for name, number in told["looks"].items()}
+    return {name: PALETTE[number] for name, number in any_sweep()["looks"].items()}
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:

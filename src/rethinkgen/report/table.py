@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rethinkgen.report.numbers import DASH, shown
+from rethinkgen.numbers import DASH, shown
 
 Cell = str | float | None
 MISSING = ("missing", "waiting", "running", "interrupted", "failed")
@@ -32,7 +32,14 @@ LATEX = str.maketrans(
     | {character: rf"\text{name}{{}}" for character, name in NAMED.items()}
     | {"±": r"$\pm$", "–": "--", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$"}
 )
-ENVIRONMENT = Environment(loader=PackageLoader("rethinkgen.report", "."), autoescape=True, trim_blocks=True)
+ENVIRONMENT = Environment(
+    loader=PackageLoader("rethinkgen.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""Of the page, too."""
 
 
 @dataclass(frozen=True, eq=False)

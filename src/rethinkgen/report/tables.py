@@ -7,37 +7,29 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import AfterValidator, Field
 
-from rethinkgen.report.claim_files import Claim, Paper, load_claims, load_papers
+from rethinkgen.grouping import collected
+from rethinkgen.names import distinct, stem
+from rethinkgen.numbers import DASH, shown, shown_with_interval
+from rethinkgen.report.claim_files import Claim, load_claims, load_papers
 from rethinkgen.report.declared import Checked, checked
-from rethinkgen.report.figures.settings import corruption_name
-from rethinkgen.report.names import distinct, stem
-from rethinkgen.report.numbers import DASH, Summary, binomial_error, interval, shown, shown_with_interval, summarise
-from rethinkgen.report.quantities import is_kindred, matches, num_test, observe, property_of, tell_apart
+from rethinkgen.report.style import any_sweep
 from rethinkgen.report.table import SOLVED, Cell, Table
-from rethinkgen.run.identity import SEEDS, takes_steps
+from rethinkgen.run.identity import takes_steps
+from rethinkgen.run.overview import in_short
+from rethinkgen.run.quantities import observe, property_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import apart, by_setting, corruption_name, tell_apart
+from rethinkgen.run.spread import Summary, binomial_error, summarise
+from rethinkgen.run.where import matches
 
 __all__ = ["Table", "tables"]
 
-AUGMENTATIONS = ("random_crop", "flip", "rotation", "color_jitter")
-ACTING = ("optimizer.weight_decay", "model.dropout", "model.label_smoothing", "loss.label_smoothing")
-TOLD_IN_GRIDS = ("data.corruption", "regularizer", *ACTING, *(f"data.{name}" for name in AUGMENTATIONS))
-"""Keys that the corruption and the regularizers of a row tell."""
-IN_GRIDS = {"fit": "fit/accuracy", "test": "test/accuracy", "steps to fit": "steps_to_fit"}
-OF_CLAIMS: dict[str, dict[str, Any]] = {
-    "what": {"statement": True},
-    "setting": {"setting": True},
-    "published": {"published": True, "certainty": True},
-    "ours": {"ours": True},
-    "difference": {"difference": True},
-    "n": {"runs": True},
-}
+OF_CLAIMS: dict[str, dict[str, Any]] = any_sweep()["columns_of_claims"]
 """Columns of a table of claims that declares none."""
 OF_PUBLISHED = ("published", "certainty", "difference")
 """Columns of a CSV that only what bears on claims has."""
@@ -68,7 +60,9 @@ class Declared(Checked):
     """Which runs, where no claims make the rows."""
     names: dict[str, str] = Field(default={})
     """What choices are called here."""
-    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(default=OF_CLAIMS)
+    columns: Annotated[dict[str, dict[str, Any]], AfterValidator(_have_a_kind)] = Field(
+        default_factory=lambda: any_sweep()["columns_of_claims"]
+    )
     """Head -> what stands below: ``told``, ``has``, ``published``, ``ours``, ``difference``, ``binomial``, ``runs``."""
     always: list[str] = Field(default=[])
     """Keys that a setting is called by, whether they differ or not."""
@@ -90,14 +84,9 @@ def declared() -> tuple[Declared, ...]:
     Raises:
         ValueError: a declaration has a key that no table has, or a column of no kind.
     """
-    return _tables_of(load_papers())
-
-
-@cache
-def _tables_of(papers: tuple[Paper, ...]) -> tuple[Declared, ...]:
     return tuple(
         checked(Declared, {"name": name, **node} if isinstance(node, dict) else node, f"{paper.name}, table {name}")
-        for paper in papers
+        for paper in load_papers()
         for name, node in paper.tables.items()
     )
 
@@ -142,7 +131,7 @@ class Row:
         """Return mean and spread over the finished runs of a cell, in its unit; with ``worst`` the worst value."""
         metric, unit = self.measured(spec)
         found = [value for run in self.group(spec) if (value := observe(run, metric)) is not None]
-        values = [100.0 * value if unit == "%" else value for value in found]
+        values = [100.0 * value if unit in ("%", "points") else value for value in found]
         if not values or not spec.get("worst"):
             return summarise(values) if values else None
         return Summary((min if "smallest" in metric else max)(values), None, len(values))
@@ -179,7 +168,8 @@ def _ours_cell(row: Row, spec: Spec) -> Cell:
         return DASH
     if summary is None:
         states = {run.state for run in group}
-        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), "missing")
+        absent = DASH if states == {"done"} else "missing"
+        return next((state for state in ("running", "failed", "interrupted", "waiting") if state in states), absent)
     if math.isfinite(summary.mean) and metric == "steps_to_fit" and not takes_steps(group[0].config):
         return SOLVED
     text = shown(summary.mean, unit) if spec.get("plain") else shown_with_interval(summary, unit)
@@ -190,14 +180,13 @@ def _ours_cell(row: Row, spec: Spec) -> Cell:
 def _difference_cell(row: Row, spec: Spec) -> Cell:
     """Return ours less published, where ours is of the same data; on other data the difference means nothing."""
     claim, mean = row.claim_of(spec), _numbers(row, spec)["difference"]
-    if claim is None or mean is None or not _is_of_its_data(claim, row.group()):
+    if claim is None or mean is None or not any(map(claim.is_on_its_data, row.group())):
         return DASH
-    return f"{100 * mean:+.2f}" if claim.unit == "%" else f"{mean:+.4g}"
+    return _in_points(mean, "+") if claim.unit == "%" else f"{mean:+.4g}"
 
 
-def _binomial_cell(row: Row, spec: Spec) -> Cell:
-    error = _numbers(row, spec)["binomial_error"]
-    return DASH if error is None else f"{100 * error:.2f}"
+def _in_points(share: float | None, sign: str) -> str:
+    return DASH if share is None else f"{100 * share:{sign}.2f}"
 
 
 CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
@@ -210,7 +199,7 @@ CELLS: dict[str, Callable[[Row, Spec], Cell]] = {
     "published": _published_cell,
     "ours": _ours_cell,
     "difference": _difference_cell,
-    "binomial": _binomial_cell,
+    "binomial": lambda row, spec: _in_points(_numbers(row, spec)["binomial_error"], ""),
     "runs": lambda row, _: str(sum(run.state == "done" for run in row.group())),
 }
 """Kind of column -> what stands in it."""
@@ -220,8 +209,8 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
     """Return what is behind a cell, as a CSV has it: shares in [0, 1], and no number for what was not reached."""
     (metric, unit), claim, summary, group = row.measured(spec), row.claim_of(spec), row.summary(spec), row.group(spec)
     scale = 100.0 if unit == "%" else 1.0
-    size = next((num_test(run) for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
-    ends = (summary and interval(summary)) or (None, None)
+    size = next((run.num_test for run in group if run.state == "done"), None) if metric == "test/accuracy" else None
+    ends = (summary and summary.interval) or (None, None)
     values = (summary.mean, summary.deviation, *ends) if summary and math.isfinite(summary.mean) else 4 * (None,)
     mean, deviation, low, high = (None if value is None else value / scale for value in values)
     published = claim.value / scale if claim is not None and claim.value is not None else None
@@ -239,25 +228,24 @@ def _numbers(row: Row, spec: Spec) -> dict[str, Any]:
 
 
 def _lines(row: Row, columns: Mapping[str, Spec]) -> list[dict[str, Any]]:
-    """Return the numbers behind a row, a line for each, beside the published ones."""
+    """Return the numbers behind a row, a line for each, after what it is about, beside the published ones."""
     ours = [spec for spec in columns.values() if "ours" in spec and not row.is_left_blank(spec)]
     found = []
     for spec in sorted(ours, key=lambda spec: "only_with" in spec):
         numbers = _numbers(row, spec)
-        if row.claim is None:
+        if row.claim is not None:
+            about: dict[str, Any] = {
+                "row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]),
+                "setting": row.setting,
+            }
+        else:
+            heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
+            heads |= {name: row.told(name) for name in row.table.told()}
+            about = {"data": row.group()[0].data, **heads, "setting": row.setting, "model": row.group(spec)[0].model}
             numbers = {name: value for name, value in numbers.items() if name not in OF_PUBLISHED}
         if (row.claim is None or row.claim_of(spec)) and (numbers["n"] or "only_with" not in spec):
-            found.append(_heads(row, columns, spec) | numbers)
+            found.append(about | numbers)
     return found
-
-
-def _heads(row: Row, columns: Mapping[str, Spec], spec: Spec) -> dict[str, Any]:
-    """Return what a number in a CSV is about."""
-    if row.claim is not None:
-        return {"row": row.claim.id.removesuffix(row.table.claims.rpartition("*")[2]), "setting": row.setting}
-    heads = {head: CELLS[head](row, {}) for head in columns if head in ("corruption", "regularizer")}
-    heads |= {name: row.told(name) for name in row.table.told()}
-    return {"data": row.group()[0].data, **heads, "setting": row.setting, "model": row.group(spec)[0].model}
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -292,15 +280,15 @@ def _rows_of_claims(table: Declared, runs: Sequence[Run]) -> list[Row]:
     ]
     if not _is_worth_a_table(runs, claims):
         return []
-    is_whole = _is_of_its_data(claims[0], runs) and runs[0].key("data.num_train") is None
+    is_whole = any(map(claims[0].is_on_its_data, runs)) and runs[0].key("data.num_train") is None
     to_come: list[Group] = [()] if table.rows_to_come == "always" or is_whole else []
     found = []
     for claim in claims:
-        groups = _by_setting([run for run in runs if matches(run, claim.runs)])
+        groups = by_setting([run for run in runs if matches(run, claim.runs)])
         groups.sort(key=lambda group: [group[0].key(key) or 0 for key in table.always])
-        for group, apart in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
+        for group, told in zip(groups or to_come, tell_apart([group[0] for group in groups]) or [""], strict=False):
             keys = [key for key in table.always if group and group[0].key(key)]
-            named = [apart, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
+            named = [told, *(f"{key.rpartition('.')[2]}={group[0].key(key):g}" for key in keys)]
             found.append(Row(table, {"": group}, " ".join(dict.fromkeys(filter(None, named))), claim))
     return found
 
@@ -311,22 +299,17 @@ def _is_worth_a_table(runs: Sequence[Run], claims: Sequence[Claim]) -> bool:
     A first sweep on the digits shares two rows with Table 1 and is better read as a grid.
     """
     bearing = [[run for run in runs if matches(run, claim.runs)] for claim in claims]
-    is_on_its_data = any(found and _is_of_its_data(claim, found) for claim, found in zip(claims, bearing, strict=True))
+    is_on_its_data = any(any(map(claim.is_on_its_data, found)) for claim, found in zip(claims, bearing, strict=True))
     return is_on_its_data or 2 * sum(map(bool, bearing)) >= len(claims)
-
-
-def _is_of_its_data(claim: Claim, group: Group) -> bool:
-    wanted = claim.protocol.get("data")
-    return wanted is None or any(is_kindred(run.data, str(wanted)) for run in group)
 
 
 def _rows_of_runs(table: Declared, runs: Sequence[Run]) -> list[Row]:
     """Return a row for each setting of the runs that a table is about, by the number of examples."""
-    groups = _by_setting([run for run in runs if matches(run, table.where)])
+    groups = by_setting([run for run in runs if matches(run, table.where)])
     groups.sort(key=lambda group: group[0].key("data.num_train") or math.inf)
     keys = [key for key in table.told() if key != "model"]
-    apart = _apart([group[0] for group in groups], keys, by_model="model" in table.told())
-    return [Row(table, {"": group}, apart[group[0]]) for group in groups]
+    named = apart([group[0] for group in groups], keys, by_model="model" in table.told())
+    return [Row(table, {"": group}, named[group[0]]) for group in groups]
 
 
 def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
@@ -335,22 +318,20 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
     What tells a setting from those in other tables is named, too.
     """
     models = list(dict.fromkeys(run.model for run in runs))
-    groups = _by_setting(runs)
-    others = _by_setting([run for run in elsewhere if run.data == runs[0].data])
+    groups = by_setting(runs)
+    others = by_setting([run for run in elsewhere if run.data == runs[0].data])
     rests = _rests([group[0] for group in (*groups, *others)])
     rows: dict[tuple[str, ...], dict[str, Group]] = defaultdict(dict)
     for group in groups:
         rows[(*_told(group[0]), rests[group[0]])][group[0].model] = group
     thresholds = {float(run.identity.get("fit_threshold", 1)) for run in runs}
     milestone = f"{100 * thresholds.pop():g} %" if len(thresholds) == 1 else ""
-    note = (
-        f"Steps to fit count to the first evaluated step at which {milestone or 'fit_threshold'} of the training set "
-        "was fitted; what was not reached is named so, and what was not asked for is a dash."
-    )
+    grids = any_sweep()["grids"]
+    note = grids["note"].format(milestone=milestone or "fit_threshold")
     names = ["corruption", "regularizer", *(["setting"] if any(rest for _, _, rest in rows) else [])]
     heads: dict[str, dict[str, Any]] = {name: {name: True} for name in names}
     counted = {"steps to fit": f"steps to fit {milestone}".rstrip()}
-    ours = {counted.get(quantity, quantity): {"ours": metric} for quantity, metric in IN_GRIDS.items()}
+    ours = {counted.get(quantity, quantity): {"ours": metric} for quantity, metric in grids["columns"].items()}
     name = f"grid_{runs[0].data}"
     if len(models) == 1:
         tables = [Declared(name=name, title=models[0], note=note, columns={**heads, **ours, "n": {"runs": True}})]
@@ -362,7 +343,7 @@ def _grids(runs: Sequence[Run], elsewhere: Sequence[Run]) -> list[Table]:
                 note=f"{note} In brackets n.",
                 columns={**heads, **{model: {"ours": spec["ours"], "of": model} for model in models}},
             )
-            for quantity, (head, spec) in zip(IN_GRIDS, ours.items(), strict=True)
+            for quantity, (head, spec) in zip(grids["columns"], ours.items(), strict=True)
         ]
     return [_made(table, [Row(table, of_row, rest) for (_, _, rest), of_row in rows.items()]) for table in tables]
 
@@ -374,11 +355,12 @@ def _made(table: Declared, rows: Sequence[Row]) -> Table:
         pattern = str(spec.get("ours", ""))
         metrics = sorted({name for run in used for name in run.metrics if fnmatchcase(name, pattern)})
         several = {name.partition("/")[2]: {**spec, "ours": name} for name in metrics}
-        columns |= several if "*" in pattern else {head: spec}
+        # A star at the end is of all numbers below; elsewhere, of whatever parameters a measure had.
+        columns |= several if pattern.endswith("*") else {head: spec}
     cells = [[CELLS[next(iter(spec))](row, spec) for spec in columns.values()] for row in rows]
     raw = [line for row in rows for line in _lines(row, columns)]
     note = f"{table.note} {_spread_of(used)}" if table.has_spread else table.note
-    return Table(table.name, f"{table.title}: {_what(used)}", note, list(columns), cells, pd.DataFrame(raw))
+    return Table(table.name, f"{table.title}: {in_short(used)}", note, list(columns), cells, pd.DataFrame(raw))
 
 
 def _spread_of(runs: Sequence[Run]) -> str:
@@ -387,7 +369,7 @@ def _spread_of(runs: Sequence[Run]) -> str:
         "Mean ± sample standard deviation over n runs that differ in their seeds alone (the number "
         "itself where n is 1), in brackets the 95 % interval of the mean (Student's t)."
     )
-    groups = _by_setting([run for run in runs if run.state == "done"])
+    groups = by_setting([run for run in runs if run.state == "done"])
     if any(len({run.seed for run in group}) < len(group) for group in groups):
         told += " Some runs share their seed and differ in data.seed or data.order_seed alone: no repetitions."
     return told
@@ -400,50 +382,18 @@ def _told(run: Run) -> tuple[str, str]:
 
 def _rests(firsts: Sequence[Run]) -> dict[Run, str]:
     """Name each setting by what neither corruption nor regularizers tell of it, no two of one model alike."""
-    rests = _apart(firsts, TOLD_IN_GRIDS)
+    rests = apart(firsts, any_sweep()["grids"]["told_by_rows"])
     # Two strengths of a regularizer, say: what is told elsewhere is the same, and what is left as well.
-    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    for run in firsts:
-        alike[run.model, *_told(run), rests[run]].append(run)
-    for same in alike.values():
-        rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in _apart(same).items()}
+    for same in collected(((run.model, *_told(run), rests[run]), run) for run in firsts).values():
+        rests |= {run: " ".join(filter(None, (rests[run], more))) for run, more in apart(same).items()}
     return rests
-
-
-def _apart(firsts: Sequence[Run], leaving_out: Sequence[str] = (), *, by_model: bool = True) -> dict[Run, str]:
-    """Name each setting among all, or those of its model: what goes with a model is told by its name."""
-    found: dict[Run, str] = {}
-    for model in dict.fromkeys(run.model if by_model else "" for run in firsts):
-        of_it = [run for run in firsts if not by_model or run.model == model]
-        found |= zip(of_it, tell_apart(of_it, leaving_out), strict=True)
-    return found
 
 
 def _by_data(runs: Sequence[Run], *, sizes_apart: bool = False) -> list[list[Run]]:
     """Part runs by data set and by how many examples are trained on, unless that is what a table's rows differ in."""
-    parts: dict[tuple[str, Any], list[Run]] = defaultdict(list)
     of_sizes = [] if sizes_apart else [table.where for table in declared() if "data.num_train" in table.told()]
-    for run in runs:
-        varies_size = any(matches(run, where) for where in of_sizes)
-        parts[run.data, None if varies_size else run.key("data.num_train")].append(run)
-    return list(parts.values())
 
+    def size(run: Run) -> Any:
+        return None if any(matches(run, where) for where in of_sizes) else run.key("data.num_train")
 
-def _by_setting(runs: Sequence[Run]) -> list[Group]:
-    """Group repetitions of a run; what lay elsewhere under the same name of data is another setting."""
-    groups: dict[tuple[str, Any], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.setting(*SEEDS), run.facts.get("fingerprint")].append(run)
-    return list(groups.values())
-
-
-def _what(runs: Sequence[Run]) -> str:
-    """Say what the runs were trained on and for how long."""
-    data = ", ".join(dict.fromkeys(run.data for run in runs))
-    sizes = {run.key("data.num_train") for run in runs}
-    size = f", {next(iter(sizes)):,} examples" if len(sizes) == 1 and None not in sizes else ""
-    budgets = sorted({int(run.metrics["steps"]) for run in runs if run.metrics.get("steps")})
-    if not budgets or budgets == [1]:
-        return f"{data}{size}"
-    steps = " to ".join(f"{number:,}" for number in dict.fromkeys((budgets[0], budgets[-1])))
-    return f"{data}{size}, {steps} steps"
+    return list(collected(((run.data, size(run)), run) for run in runs).values())

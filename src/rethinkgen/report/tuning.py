@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import Claim
-from rethinkgen.report.quantities import matches, observe
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import observe
 from rethinkgen.run.run import Run
+from rethinkgen.run.where import matches
 
 ACTS = 0.01
 """Share by which a strength changes the solution at least, where it acts."""
@@ -37,20 +38,19 @@ def chosen_strengths(claim: Claim, runs: Sequence[Run]) -> dict[str, float]:
     """Return setting but for strength and held-out images -> the strength that did best on these."""
     tuning = claim.tuned
     assert tuning is not None
-    groups: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        if run.state == "done" and matches(run, tuning.held_out) and run.key(tuning.key) is not None:
-            groups[_tuned_setting(run, claim)][float(run.key(tuning.key))].append(run)
+    tried = [run for run in runs if run.state == "done" and run.key(tuning.key) is not None]
+    held_out = [run for run in tried if matches(run, tuning.held_out)]
     chosen = {}
-    for setting, strengths in groups.items():
+    for setting, of_it in collected((_tuned_setting(run, claim), run) for run in held_out).items():
+        strengths = collected((float(run.key(tuning.key)), run) for run in of_it)
         without = _mean(strengths.get(0.0, []), tuning.acts_on)
-        acting = {
-            strength: _mean(group, tuning.by)
+        scores = {
+            strength: score
             for strength, group in strengths.items()
             if strength and _mean(group, tuning.acts_on) <= (1 - ACTS) * without
             if 100 * _mean(group, "fit/accuracy") >= tuning.fits
+            if not math.isnan(score := _mean(group, tuning.by))
         }
-        scores = {strength: score for strength, score in acting.items() if not math.isnan(score)}
         if len(scores) >= tuning.at_least:
             chosen[setting] = max(scores, key=lambda strength: scores[strength])
     return chosen

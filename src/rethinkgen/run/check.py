@@ -44,6 +44,7 @@ MOST_SEED = 2**32 - 1
 """numpy's generators take no larger one."""
 MOST_DEVICES = 1024
 """Of one machine."""
+VGG_DEPTHS = (11, 13, 16, 19)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,34 @@ def _one_of(*allowed: str) -> Rule:
     return Rule(partial(check_one_of, allowed=allowed))
 
 
+def _check_whole_numbers(key: str, value: Any, least: int, most: int, or_else: str = "") -> None:
+    if not isinstance(value, list) or not value:
+        besides = f", or {or_else}," if or_else else ""
+        raise ValueError(f"{key}={value!r}: a list of whole numbers{besides} is needed, such as [3,4].")
+    for number, each in enumerate(value):
+        check_whole(f"{key}[{number}]", each, least, most=most)
+
+
+def _check_widths(key: str, value: Any, or_else: str = "") -> None:
+    if isinstance(value, list):
+        _check_whole_numbers(key, value, 1, 10**6)
+    else:
+        check_whole(key, value, 1, most=10**6, or_else=f"a list of them or {or_else}")
+
+
+def _check_is_one_number_of(key: str, value: Any, allowed: Sequence[int], or_else: str = "") -> None:
+    if type(value) is not int or value not in allowed:
+        raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, allowed))} is needed.")
+
+
+def _one_number_of(*allowed: int) -> Rule:
+    return Rule(partial(_check_is_one_number_of, allowed=allowed))
+
+
+def _whole_numbers(least: int, most: int) -> Rule:
+    return Rule(partial(_check_whole_numbers, least=least, most=most))
+
+
 SWITCH, TEXT, PROBABILITY = Rule(check_switch), Rule(check_text), Rule(check_probability)
 POSITIVE = Rule(partial(check_positive, most=LARGEST))
 NOT_NEGATIVE = _between(0, LARGEST)
@@ -101,7 +130,8 @@ KEYS: dict[str, Rule] = {
     "data.root": TEXT,
     "data.batch_size": _whole(1).or_else("all"),
     "data.micro_batch_size": _whole(1).or_else(None),
-    "data.preprocessing": _one_of("whitening", "normalization", "signed", "none"),
+    "data.preprocessing": _one_of("whitening", "normalization", "unit_sphere", "signed", "none"),
+    "data.resize": _whole(1).or_else(None),
     "data.crop": _whole(1).or_else("auto", None),
     "data.num_train": _whole(1).or_else(None),
     "data.validation": SHARE,
@@ -123,13 +153,33 @@ KEYS: dict[str, Rule] = {
 """Keys that every config has."""
 
 NETWORK = {"channels_last": SWITCH, "runs_alone": SWITCH}
+OF_TORCHVISION = {**NETWORK, "weights": TEXT.or_else(None)}
 CLOSED_FORM = {**NETWORK, "l2": NOT_NEGATIVE}
 CLASSES: dict[str, dict[str, Rule]] = {
-    "MLP": {**NETWORK, "width": _whole(1, 10**6), "depth": _whole(1, 10**4)},
+    "MLP": {
+        **NETWORK,
+        "width": Rule(_check_widths, (None,)),
+        "depth": _whole(0, 10**4),
+        "batch_norm": SWITCH,
+        "initialization": _one_of("glorot_uniform", "zeros"),
+    },
     "AlexNet": NETWORK,
     "Inception": {**NETWORK, "batch_norm": SWITCH},
-    "InceptionV3": NETWORK,
-    "ResNet50": NETWORK,
+    "InceptionV3": OF_TORCHVISION,
+    "ResNet50": OF_TORCHVISION,
+    "ImageNetResNet": {**OF_TORCHVISION, "depth": _one_number_of(18, 34, 50, 101, 152)},
+    "ImageNetVGG": {**OF_TORCHVISION, "depth": _one_number_of(*VGG_DEPTHS)},
+    "CifarVGG": {**NETWORK, "depth": _one_number_of(*VGG_DEPTHS), "batch_norm": SWITCH},
+    "CifarResNet": {
+        **NETWORK,
+        **dict.fromkeys(("bottleneck", "pre_activation", "batch_norm"), SWITCH),
+        "blocks": _whole_numbers(1, 10**4),
+        "width": _whole(1, 10**6),
+        "stem_width": _whole(1, 10**6).or_else(None),
+    },
+    "WideResNet": {**NETWORK, "depth": _whole(10, 10**4), "widening": _whole(1, 10**4)},
+    "ConvNet": {**NETWORK, "channels": _whole_numbers(1, 10**6)},
+    "ArpitCNN": NETWORK,
     "KernelLinear": CLOSED_FORM,
     "KernelGaussian": {
         **CLOSED_FORM,

@@ -163,12 +163,22 @@ def _is_of(run: Run, found: str | None, source: Source) -> bool | None:
 
 
 def _point_to_files(data: dict[str, Any], run: Run) -> None:
-    """Have each file that the config names be found from here.
+    """Have each file and each run that the config of the data names be found from here.
 
     Raises:
         ValueError: one is gone, or is not what it was.
     """
-    config = {"data": data}
+    point_to_files({"data": data}, run)
+    if isinstance(exclude := data.get("exclude"), dict):
+        data["exclude"] = _selected(exclude, run)
+
+
+def point_to_files(config: dict[str, Any], run: Run) -> None:
+    """Have each file that a node of a run's config names be found from here, wherever the run's command was given.
+
+    Raises:
+        ValueError: one is gone, or is not what it was.
+    """
     for key, path in named_files(config).items():
         node, name = place(config, key)
         digest = run.contents.get(key)
@@ -180,8 +190,6 @@ def _point_to_files(data: dict[str, Any], run: Run) -> None:
                 f"{digest}). Put it back."
             )
         node[name] = str(found)
-    if isinstance(exclude := data.get("exclude"), dict):
-        data["exclude"] = _selected(exclude, run)
 
 
 def _selected(node: dict[str, Any], run: Run) -> list[int]:
@@ -196,7 +204,8 @@ def _selected(node: dict[str, Any], run: Run) -> list[int]:
         node | {"runs": [str(place) for place in places]},
         RunFolder(run.path),
         run.contents,
-        if_changed=f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today. "
-        "They have been trained again, or there are more of them now.",
+        if_changed=f"{selection.KEY}={node}: {run.path} left out other examples than these runs would have it today, "
+        "and has no list of its own (excluded.npy): that is lost or damaged, or was not kept when the run began. Put "
+        "these runs back as they were (take out those that came since), or train it once more.",
     )
     return [int(position) for position in positions]

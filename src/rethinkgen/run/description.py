@@ -42,7 +42,7 @@ from rethinkgen.run.identity import (
 )
 from rethinkgen.run.known_keys import check_keys_are_read
 from rethinkgen.run.run import has_published_budget
-from rethinkgen.run.selection import KEY, begun_by, contents_of_selection
+from rethinkgen.run.selection import KEY, begun_by, contents_of_selection, names_read, words_on_change
 
 BUDGET_BEFORE = {"max_steps": 25_000, "max_epochs": None, "until_fit": False}
 """Of all data but the digits, until those without a published budget were given 100 epochs, or until fitted."""
@@ -148,6 +148,18 @@ def describe_resolved(
     return _describe(resolved, json.dumps(dict(runtime_choices)), tuple(overrides), sweep, begun)
 
 
+def check_resolved(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Look at a config that ``resolved_config`` returned, where what it leaves out examples by is not known yet.
+
+    Raises:
+        ValueError: as of ``describe``.
+    """
+    check_is_json(config)
+    told = normalised(config)
+    check(told, overrides)
+    fingerprint(json.dumps(told["data"]["source"], sort_keys=True))
+
+
 def _may_be_begun_in(config: dict[str, Any], sweep: str, folder: Path | None) -> Path | None:
     """Return the folder of a run, or of a sweep, that may say what a selection of runs left out; else nothing."""
     data, results = config.get("data"), config.get("results_dir")
@@ -168,8 +180,7 @@ def _describe(
         config = trial.shortened(config)
     data = config["data"]
     found = fingerprint(json.dumps(data["source"], sort_keys=True))
-    is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
-    identified = config | {"data": data | {"num_train": None}} if is_all else config
+    identified = _identified(config)
     chosen = choices(config, json.loads(runtime_choices))
     contents = _contents(config, identified, found, begun)
     told = identifying(identified, found, contents)
@@ -184,6 +195,34 @@ def _describe(
         sweep=sweep,
         seed=config["seed"],
     )
+
+
+def _identified(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config as it counts: for all examples, no number of them."""
+    data = config["data"]
+    is_all = data.get("num_train") is not None and data["num_train"] == _num_train(data)
+    return config | {"data": data | {"num_train": None}} if is_all else config
+
+
+def words_on_former_selection(description: Description, sweep_folder: Path) -> list[str]:
+    """Say which run in a sweep's folder the same command began last, by what its selection of runs said then.
+
+    Nothing where the run that it is now was begun before.
+    """
+    node = description.config["data"].get("exclude")
+    if not isinstance(node, dict):
+        return []
+    contents, identified, former = description.contents, _identified(description.config), []
+    for run_id, digest, folder in begun_by(node, sweep_folder, f"{description.slug}-*"):
+        if run_id == description.run_id:
+            return []
+        told = contents | {KEY: digest}
+        if id_of(identifying(identified, description.fingerprint, told)) == run_id:
+            former.append(folder)
+    if not former:
+        return []
+    latest = max(former, key=lambda folder: folder.excluded.stat().st_mtime)
+    return [words_on_change(latest.path.name, names_read(node, latest, or_ask=False), names_read(node))]
 
 
 def _contents(
@@ -201,7 +240,7 @@ def _contents(
     try:
         return contents | contents_of_selection(config, found)
     except ValueError:
-        for run_id, digest in () if begun is None else begun_by(config["data"]["exclude"], begun):
+        for run_id, digest, _ in () if begun is None else begun_by(config["data"]["exclude"], begun):
             told = contents | {KEY: digest}
             if id_of(identifying(identified, found, told)) == run_id:
                 return told

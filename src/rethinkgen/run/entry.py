@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.markup import escape
 
-from rethinkgen.console import note, say, say_command, say_error, stderr, stdout, take_any_encoding
+from rethinkgen.console import note, say, say_command, say_error, shown, stderr, stdout, take_any_encoding
 from rethinkgen.errors import (
     DamagedFileError,
     Interrupted,
@@ -43,9 +43,25 @@ from rethinkgen.errors import (
 )
 from rethinkgen.run import identity, own_code, precision, selection, trial
 from rethinkgen.run.command import command_line as typed_command
-from rethinkgen.run.command import config_folder, first_cell_shown, is_sweep, noted_program, typed, wandb
+from rethinkgen.run.command import (
+    config_folder,
+    first_cell_shown,
+    is_sweep,
+    noted_program,
+    other_command,
+    typed,
+    wandb,
+)
 from rethinkgen.run.config_files import words_on_a_file
-from rethinkgen.run.description import Description, changed_code, describe, folders_of, run_before, typed_overrides
+from rethinkgen.run.description import (
+    Description,
+    changed_code,
+    describe,
+    folders_of,
+    run_before,
+    typed_overrides,
+    words_on_former_selection,
+)
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import flatten
@@ -58,6 +74,7 @@ from rethinkgen.run.known_keys import (
     refused_by_hydra,
 )
 from rethinkgen.run.last_words import say_last
+from rethinkgen.run.measured import FOLDER as MEASURES
 from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
 from rethinkgen.run.run import read_run
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
@@ -101,7 +118,7 @@ def command_line(main: Callable[[], Any], groups: Path, program: Sequence[str] |
         except KeyboardInterrupt as error:
             sys.exit(exit_code_of(error))
         except Exception as error:
-            cause = _origin(error)
+            cause = origin(error)
             better = better_words(error, groups) or words_on_a_file(cause, config_folder())
             if str(cause).startswith("Config group override must") or not is_users_mistake(cause):
                 better = better or _wrong_choice(arguments[1:], groups)
@@ -153,7 +170,7 @@ def as_the_user_set_it() -> Iterator[None]:
         os.environ.update(ours)
 
 
-def _origin(error: BaseException) -> BaseException:
+def origin(error: BaseException) -> BaseException:
     """Return what a resolver raised, which OmegaConf wraps twice, or the system, which ``logging`` hides."""
     while isinstance(error, InterpolationResolutionError) and error.__context__ is not None:
         error = error.__context__
@@ -387,6 +404,9 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         from rethinkgen.run.measuring import check_measures, measure_own
         from rethinkgen.run.training import Training
     check_measures(description.config)
+    if is_single:  # of a sweep its launcher says it
+        for words in words_on_former_selection(description, folder.path.parent):
+            say(words, style="yellow")
     training = Training(OmegaConf.create(description.config), folder, description.facts(), console, ranks)
     with console.status("preparing the data"):
         training.prepare()
@@ -412,6 +432,7 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
         wandb_id=description.run_id,
         code=description.code,
         begun_in=os.getcwd(),
+        **({selection.READ: training.excluded_by} if training.excluded_by else {}),
         **training.shapes,
     )
     folder.write_status("running", started=now())
@@ -423,6 +444,8 @@ def train(folder: RunFolder, description: Description, ranks: Ranks, *, is_singl
             # What was asked for only when it was passed already, or has been damaged since.
             keep_missing(folder, description, training.datamodule if ranks.size == 1 else None)
         is_measured = measure_own(folder, description.config)
+        if is_single and not is_trial:
+            tell_where_measured(folder, description)
         for mirror in training.mirrors:
             mirror.show_measured(folder.path)
     for mirror in () if is_trial else training.mirrors:
@@ -474,8 +497,24 @@ def measure_what_is_asked(folder: RunFolder, description: Description, *, is_sin
     """
     from rethinkgen.run.measuring import measure_own
 
-    if not measure_own(folder, description.config) and is_single:
+    is_measured = measure_own(folder, description.config)
+    if is_single:
+        tell_where_measured(folder, description)
+    if not is_measured and is_single:
         sys.exit(1)
+
+
+def tell_where_measured(folder: RunFolder, description: Description) -> None:
+    """Say where the numbers are that measures found, and what makes a table of them: nothing is measured again."""
+    measures = folder.path / MEASURES
+    if not description.config.get("measure") or not measures.is_dir():
+        return
+    say(f"Every number of every measure: {shown(measures)}")
+    given = [item for item in description.overrides if item.lstrip("+").startswith(("measure", "at="))]
+    asked = given or [f"measure=[{','.join(description.config['measure'])}]"]
+    if (command := other_command("measure", [shown(folder.path), *asked])) is not None:
+        table = shown(folder.path.with_name("measures.csv"))
+        say_command(f"As a table, with those of the runs beside it ({table}):", command)
 
 
 def wait_politely() -> None:

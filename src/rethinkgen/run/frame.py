@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run import run as runs_on_disk
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import value_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import follows
+from rethinkgen.run.spread import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +53,10 @@ read_runs = open_sweep
 
 
 def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return ``mean``, ``std`` and ``n`` of a metric for each setting of ``open_sweep``, over its finished runs.
+    """Return ``mean``, ``std``, ``n`` of a metric for each setting of ``open_sweep``, over its finished runs.
 
-    ``std`` is the sample standard deviation, not a number for a single run. Where a finished run did not reach what the
+    ``low`` and ``high`` are the ends of the mean's 95 % interval, by Student's t. ``std`` is the sample standard
+    deviation; these three are not a number for a single run. Where a finished run did not reach what the
     metric counts to (``steps_to_fit``), neither is the mean: without that run it would be of the fast ones alone.
 
     Raises:
@@ -65,7 +69,7 @@ def mean_over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     groups = done.groupby(level=settings, sort=False, dropna=False)
     told = groups.agg(["mean", "std", "size"]).rename(columns={"size": "n"})
     told.loc[groups.count() < told["n"], ["mean", "std"]] = float("nan")
-    return told
+    return with_interval(told)
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -81,30 +85,19 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return name -> value of each run, of all that the index tells."""
-    choices = {name: [_choice(run, name) for run in runs] for name in (*ALWAYS, *SOMETIMES)}
+    choices = {name: [str(value_of(run, name) or NONE) for run in runs] for name in (*ALWAYS, *SOMETIMES)}
     told = {name: values for name, values in choices.items() if name in ALWAYS or len(set(values)) > 1}
     keys = dict.fromkeys(key for run in runs for key in run.identity if key not in (*SEEDS, "run"))
     differing = {key: _comparable([run.identity.get(key) for run in runs]) for key in keys}
     # Under one name and path may lie other data today.
     differing["data.fingerprint"] = _comparable([run.facts.get("fingerprint") for run in runs])
     for key, values in differing.items():
-        if len(set(values)) > 1 and not _follows(values, told.values()):
+        # From a choice, or in another key's words.
+        if len(set(values)) > 1 and not any(follows(values, others) for others in told.values()):
             told[key] = values
     seeds = {key: [run.identity.get(key) for run in runs] for key in SEEDS}
     ours = [key for key in SEEDS if key == "seed" or seeds[key] != seeds["seed"]]
     return told | {key: seeds[key] for key in ours if key == "seed" or len(set(seeds[key])) > 1}
-
-
-def _follows(values: Sequence[Any], told: Iterable[Sequence[Any]]) -> bool:
-    """Whether a key's values are known from what is told already: from a choice, or in another's words."""
-    return any(len(set(zip(other, values, strict=True))) == len(set(other)) for other in told)
-
-
-def _choice(run: Run, group: str) -> str:
-    if group == "regularizer":
-        return "+".join(run.regularizers) or NONE
-    told = {"data": run.data, "data.corruption": run.corruption, "model": run.model}.get(group)
-    return str(told or run.choices.get(group) or NONE)
 
 
 def _comparable(values: Sequence[Any]) -> list[Any]:

@@ -34,7 +34,7 @@ SWITCHES = (
     "rerun",
     "debug",
     "model.channels_last",
-    "model.batch_norm",
+    *(f"model.{name}" for name in ("batch_norm", "bottleneck", "pre_activation")),
     "trainer.sync_batchnorm",
     *(f"{node}.{name}" for node in ("regularizer", "data") for name in ("random_crop", "flip", "color_jitter")),
 )
@@ -124,7 +124,10 @@ def contents_of_files(config: dict[str, Any]) -> dict[str, str]:
 
 def named_files(config: dict[str, Any]) -> dict[str, str]:
     """Return for each key that names a file its path: what such a config says by itself does not tell the run."""
-    found = {key: place(config, key) for key in rules()["files"]}
+    found = {key: place(config, key) for key in (*rules()["files"], *rules()["files_of_ours"])}
+    for key in rules()["files_of_ours"]:
+        if not str(found[key][0].get("_target_")).startswith("rethinkgen."):
+            del found[key]
     return {key: node[name] for key, (node, name) in found.items() if isinstance(node.get(name), str)}
 
 

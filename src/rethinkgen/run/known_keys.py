@@ -51,6 +51,7 @@ CALLED_HERE = {
     "data.corruption": "corruption noise noise_type data/corruption",
     "data": "dataset datamodule dm",
     "data.root": "data_dir data_root data_path dataset_path root data.data_dir data.path paths.data_dir",
+    "data.source.parts": "parts splits data.parts data.splits data.split data.source.splits",
     "data.source.num_workers": "num_workers workers data.num_workers datamodule.num_workers",
     "model": "net network arch architecture backbone",
     "loss": "criterion loss_fn",

@@ -28,6 +28,7 @@ from rethinkgen.data.augmentation import center_crop
 from rethinkgen.data.decoding import decode_colour
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split, SplitName
+from rethinkgen.data.preprocessing import reduced
 from rethinkgen.data.source import Examples
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.data.streaming import View
@@ -40,6 +41,7 @@ from rethinkgen.run.build import build, target_class
 from rethinkgen.run.data_of_run import datamodule_of
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.identity import named_files
 from rethinkgen.run.kept import step_of_run
 from rethinkgen.run.measured import READ, SOLVED
 from rethinkgen.run.process_state import leaving_process_as_it_is
@@ -476,6 +478,10 @@ class OpenedRun:
         if isinstance(loaded, ImageFiles):
             view = View(loaded.resize, (height, width))
             return torch.stack([view(each, None) for each in images])
+        if (side := self.datamodule.resize) is not None:
+            if any(min(each.shape[1:]) < side for each in images):
+                return None
+            images = [torch.from_numpy(reduced(each[None].numpy(), side))[0] for each in images]
         if any(each.shape[1] < height or each.shape[2] < width for each in images):
             return None
         return torch.stack([center_crop(each, (height, width)) for each in images])
@@ -550,9 +556,12 @@ class OpenedRun:
         return acting(self.run.config)
 
     def _built(self) -> Classifier:
-        shapes = self._shapes
+        """Build its network with initial weights of its own: a file of others that it began with is not asked for."""
+        shapes, node = self._shapes, dict(self._acting["model"])
+        for key in named_files({"model": node}):
+            del node[key.removeprefix("model.")]
         return build(  # type: ignore[no-any-return]
-            self._acting["model"],
+            node,
             "model",
             image_shape=tuple(shapes["image_shape"]),
             num_classes=shapes["num_classes"],

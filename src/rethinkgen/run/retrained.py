@@ -27,6 +27,7 @@ from rethinkgen.measure.predict import PREDICTION_BATCH, slices
 from rethinkgen.measure.subject import Draw
 from rethinkgen.received import opened_arrays
 from rethinkgen.run.declaration import acting
+from rethinkgen.run.identity import named_files
 from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.retraining import initial_model
 from rethinkgen.run.training import total_budget
@@ -107,7 +108,13 @@ def problem_of(opened: OpenedRun, epochs: float) -> tuple[Classifier, Problem]:
     Raises:
         ValueError: they are not plain steps on cross-entropy.
     """
-    config = OmegaConf.create(acting(opened.run.config))
+    told = acting(opened.run.config)
+    if path := named_files(told).get("model.weights"):
+        raise ValueError(
+            f"model.weights={path}: networks of other initial weights are asked for, and these would all begin with "
+            "the file's. Take a run without this."
+        )
+    config = OmegaConf.create(told)
     datamodule = opened.datamodule
     train = datamodule.splits["train"]
     with leaving_process_as_it_is():

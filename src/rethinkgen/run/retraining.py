@@ -20,6 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rethinkgen.data.batches import Batch, Block, Blocks
 from rethinkgen.data.module import CorruptedImages
 from rethinkgen.run.build import build
+from rethinkgen.run.data_of_run import point_to_files
 from rethinkgen.run.declaration import acting
 from rethinkgen.run.identity import declaration
 from rethinkgen.run.probe import check_parts_of_a_step
@@ -41,7 +42,9 @@ class Retraining:
         self.datamodule = datamodule
         self.checks = checks
         self.step = 0 if state is None else state.step
-        config = OmegaConf.create(acting(run.config))
+        told = acting(run.config)
+        point_to_files({"model": told["model"]}, run)
+        config = OmegaConf.create(told)
         self.setting = Setting()
         with self.setting:
             torch.set_num_threads((run.result or {}).get("threads") or config.get("threads") or default_threads())

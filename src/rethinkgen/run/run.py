@@ -50,6 +50,12 @@ NUM_TRAIN = {
     "svhn": 73_257,
 }
 """Training examples of data sets of which everybody has the same; ``data=imagenet`` takes any folder."""
+NUM_TEST = {
+    "digits": 360,
+    **dict.fromkeys(("mnist", "fashion_mnist", "cifar10", "cifar10_jpeg", "cifar100"), 10_000),
+    "svhn": 26_032,
+}
+"""Test examples of the same."""
 
 
 def has_published_budget(config: Mapping[str, Any]) -> bool:
@@ -216,6 +222,12 @@ class Run:
     def num_classes(self) -> int | None:
         """Of a finished run."""
         return None if self.result is None else self.result.get("num_classes")
+
+    @property
+    def num_test(self) -> int | None:
+        """How many examples the test accuracy is measured on, where that is known."""
+        found = (self.result or {}).get("num_test", NUM_TEST.get(self.data))
+        return int(found) if found else None
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -85,7 +85,7 @@ STATUS: Schema = OF_A_RUN | {
 """Not the seed: a run may have failed by what was asked for in its place."""
 IDENTITY: Schema = {
     "run_id": NAME, "fingerprint": NAME, "contents": NAMES, "wandb_id": NAME, "code": NAMES, "begun_in": TEXT,
-    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE, "world_sizes": COUNTS,
+    "image_shape": SHAPE, "num_classes": POSITIVE, "num_outputs": POSITIVE, "world_sizes": COUNTS, "excluded_by": TEXTS,
 }  # fmt: skip
 CONFIG: Schema = {
     "seed": COUNT, "max_steps": COUNT, "max_epochs": COUNT, "evaluate_every": COUNT, "fit_threshold": COUNT,

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,22 @@ from rethinkgen.files import write_atomically
 from rethinkgen.received import MOST_BYTES_OF_TABLE, opened_arrays, read_bytes
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run, read_runs
+from rethinkgen.words import how_many
 
 KEY = "data.exclude"
 STEPS = ("first_step_fitted", "presented_first_step_right", "presented_last_step_right")
 """Columns in which -1 says that there is no such step."""
+COLUMNS = (
+    *("index", "labels", "original_labels", "is_drawn", "is_corrupted"),
+    *("first_step_fitted", "times_forgotten", "final_loss"),
+    *("presented_times", "presented_times_wrong", "presented_times_forgotten"),
+    *("presented_loss_sum", "presented_margin_sum", "presented_confidence_sum"),
+    *("presented_first_step_right", "presented_last_step_right"),
+)
+"""What a run that ``train.py`` trains leaves of each example."""
+READ = "excluded_by"
+"""Fact of a run that names the runs it went by."""
+MOST_NAMED = 3
 EXAMPLE = "{runs: multirun/runs, column: presented_times_forgotten, share: 0.2}"
 
 Positions = NDArray[np.int64]
@@ -52,6 +65,22 @@ def check_exclude(key: str, value: Any, or_else: str = "") -> None:
     check_text(f"{key}.column", value["column"])
     check_between(f"{key}.share", value["share"], 0, 1, below=True)
     check_switch(f"{key}.least", value.get("least", False))
+
+
+def check_column(node: Mapping[str, Any]) -> None:
+    """Refuse a column that no run will have; raises ``ValueError``."""
+    if node["column"] not in COLUMNS:
+        raise ValueError(f"{KEY}.column={node['column']!r}: these runs will have {', '.join(COLUMNS)}.")
+
+
+def reads(node: Mapping[str, Any], places: Set[str]) -> bool:
+    """Whether a selection goes by runs that lie, or will lie, at some ``places``: see ``places_of``."""
+    return not places.isdisjoint(os.path.realpath(Path(str(each)).expanduser()) for each in _folders(node))
+
+
+def places_of(runs: Iterable[Path]) -> set[str]:
+    """Return what a selection may call these runs: their folders and those of their sweeps."""
+    return {os.path.realpath(path) for run in runs for path in (run, run.parent)}
 
 
 def contents_of_selection(config: Mapping[str, Any], fingerprint: str | None) -> dict[str, str]:
@@ -75,6 +104,45 @@ def selected(node: Mapping[str, Any], fingerprint: str | None = None) -> Positio
     Raises:
         ValueError: runs are not there, not finished, of other data, or do not have the column.
     """
+    runs = runs_read(node, fingerprint)
+    return _extreme(*_scores(runs, node["column"]), node["share"], least=bool(node.get("least", False)))
+
+
+def names_read(node: Mapping[str, Any], folder: RunFolder | None = None, *, or_ask: bool = True) -> list[str]:
+    """Return the runs that the one in ``folder`` goes by, as ``sweep/run``: as it says, else those that are there.
+
+    Empty where it does not say, and they cannot be asked today.
+    """
+    known = None if folder is None else folder.read_identity().get(READ)
+    if known is not None or not or_ask:
+        return list(known or [])
+    try:
+        return sorted(f"{run.path.absolute().parent.name}/{run.path.name}" for run in runs_read(node))
+    except ValueError:
+        return []
+
+
+def words_on(node: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Say which runs a run goes by."""
+    more = f" and {len(names) - MOST_NAMED} more ({READ} in identity.json)" if len(names) > MOST_NAMED else ""
+    return f"{KEY}: by {node['column']} of {how_many(len(names), 'run')}: {', '.join(names[:MOST_NAMED])}{more}."
+
+
+def words_on_change(name: str, then: Sequence[str], now: Sequence[str]) -> str:
+    """Say why the run ``name``, begun by the same command, is not the one of today: it left out other examples."""
+    before = f", by {how_many(len(then), 'run')}" if then else ""
+    added, gone = ([each for each in one if each not in other] for one, other in ((now, then), (then, now)))
+    since = [
+        f"{', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''} {what}"
+        for names, what in ((added, "came since"), (gone, "went since"))
+        if names and then
+    ]
+    why = " and ".join(since) or "they are others now, or were trained again"
+    return f"{KEY}: the same command was {name}, which leaves out other examples{before}: {why}. This is another run."
+
+
+def runs_read(node: Mapping[str, Any], fingerprint: str | None = None) -> list[Run]:
+    """Return the runs that a selection goes by; raises as ``selected``."""
     try:
         there = read_runs([Path(each).expanduser() for each in _folders(node)])
     except ValueError as error:
@@ -94,7 +162,7 @@ def selected(node: Mapping[str, Any], fingerprint: str | None = None) -> Positio
             f"{KEY}.runs={node['runs']}: {len(others)} of {len(runs)} runs are of other data, the first is "
             f"{others[0]}. Give the folders of runs of these."
         )
-    return _extreme(*_scores(runs, node["column"]), node["share"], least=bool(node.get("least", False)))
+    return runs
 
 
 def write_excluded(folder: RunFolder, positions: Positions) -> None:
@@ -154,14 +222,15 @@ def excluded(
     return positions
 
 
-def begun_by(node: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the ids of runs that were begun by the same selection, and the digests of what they leave out.
+def begun_by(node: Mapping[str, Any], folder: Path, names: str = "*") -> Iterator[tuple[str, str, RunFolder]]:
+    """Yield of each run that was begun by the same selection its id, the digest of what it leaves out, and its folder.
 
     Args:
         node: the selection, its paths as from the working directory.
         folder: of a run, or of a sweep.
+        names: what folders of a sweep are called, as ``glob`` spells it.
     """
-    for path in sorted([*folder.glob("excluded.npy"), *folder.glob("*/excluded.npy")]):
+    for path in sorted([*folder.glob("excluded.npy"), *folder.glob(f"{names}/excluded.npy")]):
         run = RunFolder(path.parent)
         facts = run.read_identity()
         contents = facts.get("contents") or {}
@@ -174,7 +243,7 @@ def begun_by(node: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]
             and _meant(theirs, facts.get("begun_in") or ".") == _meant(node, ".")
             and read_excluded(run, contents) is not None
         ):
-            yield str(facts.get("run_id")), contents[KEY]
+            yield str(facts.get("run_id")), contents[KEY], run
 
 
 def _meant(node: Mapping[str, Any], begun_in: str) -> tuple[Any, ...]:

@@ -52,7 +52,7 @@ from rethinkgen.run.probe import (
 )
 from rethinkgen.run.progress import LiveProgress, plan
 from rethinkgen.run.ranks import GiveUp, Ranks
-from rethinkgen.run.selection import excluded, selected, write_excluded
+from rethinkgen.run.selection import excluded, names_read, selected, words_on, write_excluded
 from rethinkgen.run.wandb_mirror import WandbMirror
 from rethinkgen.train.checkpoint import (
     AtomicCheckpointIO,
@@ -120,6 +120,8 @@ class Training:
         self.excluded = (
             excluded(exclude, folder, identity.get("contents") or {}) if isinstance(exclude, Mapping) else None
         )
+        self.excluded_by = None if self.excluded is None else names_read(exclude, folder)
+        """The runs that said so."""
         self.datamodule = build_datamodule(
             config.data, exclude=None if self.excluded is None else self.excluded.tolist()
         )
@@ -174,6 +176,8 @@ class Training:
         self.datamodule.check_regularizers_act()
         for line in self.datamodule.notes:
             say(line, to=self.console)
+        if self.excluded_by:
+            say(words_on(self.identity["config"]["data"]["exclude"], self.excluded_by), to=self.console)
         timetable = self.datamodule.timetable
         total_steps = total_budget(self.budget, timetable)
         timetable.check(total_steps, self.ranks.size)

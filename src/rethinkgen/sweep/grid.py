@@ -7,29 +7,34 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from rethinkgen.console import say, stdout
+from rethinkgen.console import first_line, say, stdout
 from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
 from rethinkgen.run import trial
 from rethinkgen.run.catalogue import COMMANDS
 from rethinkgen.run.command import noted_command
-from rethinkgen.run.description import Description
-from rethinkgen.run.entry import take_up_former
+from rethinkgen.run.description import Description, words_on_former_selection
+from rethinkgen.run.entry import origin, take_up_former
 from rethinkgen.run.folder import RunFolder, now
 from rethinkgen.run.former_identity import FORMER_NAME
 from rethinkgen.run.identity import check_is_json
 from rethinkgen.run.kept import lacks_states
+from rethinkgen.run.run import Outcome
+from rethinkgen.run.selection import KEY as EXCLUDE
+from rethinkgen.run.selection import MOST_NAMED, check_column, places_of, reads
 from rethinkgen.sweep.conclusion import conclude
 from rethinkgen.sweep.index import Index
 from rethinkgen.sweep.jobs import Job
@@ -68,18 +73,26 @@ def run_grid(
         warm_up=getattr(launcher, "warm_up", None),
         check=getattr(launcher, "check_jobs", None),
     )
-    missing = _missing(jobs)
-    if len(missing) < len(jobs):
-        done = len(jobs) - len(missing)
+    missing, waiting = _missing(jobs), [job for job in jobs if job.number is not None]
+    if done := len(jobs) - len(missing) - len(waiting):
         say(f"{done} of {how_many(len(jobs), 'run')} {'was' if done == 1 else 'were'} finished before.")
-    sweeps = sorted({job.path.parent for job in jobs})
+    if waiting:
+        say(_words_on_waiting(len(waiting)))
+    if trial.is_on():  # what these go by is not kept
+        jobs, waiting = [job for job in jobs if job.number is None], []
+    sweeps = sorted({job.path.parent for job in jobs if job.number is None})
     for sweep in sweeps:
         note_command(sweep)
-    returns: Sequence[JobReturn] = []
+    returns: list[JobReturn] = []
     stopped_by: int | None = None
     try:
         if missing:
-            returns = launch(launcher, missing, jobs)
+            returns += launch(launcher, missing, jobs)
+        if waiting:
+            first = set(map(id, missing))
+            jobs = plan_waiting(hydra_context, config, jobs, folder)
+            if missing := [job for job in _missing(jobs) if id(job) not in first]:
+                returns += launch(launcher, missing, jobs)
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped_by = getattr(stop, "number", int(signal.SIGINT))
     num_lacking = conclude(sweeps, jobs)
@@ -166,6 +179,10 @@ def launch(launcher: Launcher, missing: Sequence[Job], jobs: Sequence[Job]) -> S
             job.find_folder()
 
 
+Key = tuple[Path, str]
+"""Which run a job is of: the sweep's folder and the run's id; of a cell that waits its number."""
+
+
 def find_jobs(
     hydra_context: HydraContext,
     config: DictConfig,
@@ -177,38 +194,123 @@ def find_jobs(
 ) -> list[Job]:
     """Return a job for each cell, those of the same run once; what the index does not know is planned.
 
-    ``warm_up`` is called once something is to be launched while much is left to plan; ``check`` with all that is
-    missing, and may refuse it, before anything is written.
+    A cell that leaves out examples by runs of this very sweep that are missing waits for them: it is checked, and
+    ``plan_waiting`` finds its run. ``warm_up`` is called once something is to be launched while much is left to plan;
+    ``check`` with all that is missing, and may refuse it, before anything is written.
     """
     planner = Planner(hydra_context, config)
     asked = partial(_asked_to_keep, config)
-    jobs: dict[tuple[Path, str], Job] = {}
+    jobs: dict[Key, Job] = {}
+    selecting: dict[Key, tuple[Job, Mapping[str, Any]]] = {}
+    readable: list[Path] = []
+    others: list[str] = []
     began = time.monotonic()
-    with Index(
-        folder, config_folders(hydra_context), config.hydra.overrides.hydra, str(config.hydra.job.config_name)
-    ) as index:
+    with _index(hydra_context, config, folder) as index:
         for number, overrides in enumerate(_with_progress(cells)):
             known = index.find(overrides)
             if known is not None and _is_finished(known[0]) and not lacks_states(known[0], asked(overrides)):
                 path, run_id = known
                 jobs.setdefault((path.parent, run_id), Job(list(overrides), path, was_done=True))
                 continue
-            job, description = planner.plan(overrides, number)
-            job.path = path_of_today(description, job.path)
-            index.add(overrides, job.path, description)
-            job.was_done = job.is_finished()
-            jobs.setdefault((job.path.parent, description.run_id), job)
+            if (selection := planner.selection(overrides, number)) is not None:
+                key = folder.absolute(), str(number)
+                jobs[key] = Job(list(overrides), key[0] / f"waits-{number}", number=number)
+                selecting[key] = jobs[key], selection
+                continue
+            key, job, description = _planned(planner, index, overrides, number, others)
+            jobs.setdefault(key, job)
+            if not job.was_done and description.config["data"].get("exclude") is None:
+                # Where the command says that they lie: trial runs lie elsewhere.
+                results = Path(description.config["results_dir"]).expanduser()
+                readable += [job.path, results / description.sweep / job.path.name]
             if warm_up and not job.was_done and time.monotonic() - began > WARM_UP_AFTER_SECONDS:
                 warm_up()
                 warm_up = None
+        places = places_of(readable) if selecting else set()
+        for key, (job, selection) in selecting.items():
+            assert job.number is not None
+            if reads(selection, places):
+                planner.check(job.overrides, job.number)
+                check_column(selection)
+            elif reads(selection, {os.path.realpath(folder)}) and not any(folder.glob("*/config.yaml")):
+                raise ValueError(
+                    f"{EXCLUDE}.runs={selection['runs']}: no run is there to go by, and all of this sweep would go by "
+                    f"others. Add those that leave out nothing: '{EXCLUDE}=null,{{...}}'."
+                )
+            else:
+                _replace(jobs, key, *_planned(planner, index, job.overrides, job.number, others)[:2])
+        _tell_others(others)
         found = list(jobs.values())
         if check is not None and (missing := _missing(found)):
             check(missing)
     return found
 
 
+def plan_waiting(hydra_context: HydraContext, config: DictConfig, jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """Return the jobs of a sweep once those have ended that others wait for, of which the runs are known now.
+
+    One that cannot be planned is at fault: what it goes by did not finish, or has no such column.
+    """
+    planner = Planner(hydra_context, config)
+    found = {job.path: job for job in jobs if job.number is None}
+    order: list[Path] = []
+    others: list[str] = []
+    with _index(hydra_context, config, folder) as index:
+        for job in jobs:
+            if job.number is not None:
+                try:
+                    _, job, _ = _planned(planner, index, job.overrides, job.number, others)
+                except (ValueError, HydraException, OmegaConfBaseException) as error:
+                    job.fault = Outcome("failed", first_line(str(origin(error))))
+                found.setdefault(job.path, job)
+            order.append(job.path)
+    _tell_others(others)
+    return [found[path] for path in dict.fromkeys(order)]
+
+
+def _index(hydra_context: HydraContext, config: DictConfig, folder: Path) -> Index:
+    overrides, config_name = config.hydra.overrides.hydra, str(config.hydra.job.config_name)
+    return Index(folder, config_folders(hydra_context), overrides, config_name)
+
+
+def _planned(
+    planner: Planner, index: Index, overrides: Sequence[str], number: int, others: list[str]
+) -> tuple[Key, Job, Description]:
+    """Plan a cell; add to ``others`` what is to be said where the same command was another run before."""
+    job, description = planner.plan(overrides, number)
+    job.path = path_of_today(description, job.path)
+    index.add(overrides, job.path, description)
+    job.was_done = job.is_finished()
+    if not job.was_done:
+        others += words_on_former_selection(description, job.path.parent)
+    return (job.path.parent, description.run_id), job, description
+
+
+def _tell_others(lines: Sequence[str]) -> None:
+    for line in lines[:MOST_NAMED]:
+        say(line, style="yellow")
+    if len(lines) > MOST_NAMED:
+        say(f"... and {len(lines) - MOST_NAMED:,} more.", style="yellow")
+
+
+def _replace(jobs: dict[Key, Job], old: Key, new: Key, job: Job) -> None:
+    """Put a job in another's place, unless there is one of the same run."""
+    there = [(key, each) for key, each in jobs.items() if key != old or new not in jobs]
+    jobs.clear()
+    jobs.update((new, job) if key == old else (key, each) for key, each in there)
+
+
 def _missing(jobs: Sequence[Job]) -> list[Job]:
-    return [job for job in jobs if not job.was_done]
+    return [job for job in jobs if not job.was_done and job.number is None]
+
+
+def _words_on_waiting(number: int) -> str:
+    one = number == 1
+    what = f"{how_many(number, 'run')} {'leaves' if one else 'leave'} out examples by what others of this sweep find"
+    if trial.is_on():
+        return f"{what}, of which a trial keeps nothing: {'it is' if one else 'they are'} not tried."
+    begin = "begins" if one else "begin"
+    return f"{what}, and {begin} when these have finished: while this command waits, or with the same one later."
 
 
 def _asked_to_keep(config: DictConfig, overrides: Sequence[str]) -> list[Any]:

@@ -26,7 +26,8 @@ from rethinkgen.files import ODD, append_line, in_utf8
 from rethinkgen.run import identity
 from rethinkgen.run.catalogue import FILE_NAME, Entry, each_line
 from rethinkgen.run.description import Description
-from rethinkgen.run.identity import named_files
+from rethinkgen.run.identity import named_files, place
+from rethinkgen.run.selection import KEY as EXCLUDE
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +144,9 @@ class Index:
 
     def _keep(self, line: bytes, entry: Entry) -> None:
         source, run_id = sys.intern(str(entry.get("source"))), entry.get("run_id")
-        if named_files(entry.get("config") or {}):
-            run_id = None  # looked for anew each time: the file may have changed
+        config = entry.get("config") or {}
+        if named_files(config) or isinstance(place(config, EXCLUDE)[0].get("exclude"), dict):
+            run_id = None  # looked for anew each time: the file, or what runs say, may have changed
         fingerprint = entry.get("fingerprint")
         self._entries[entry["key"]] = Known(
             str(entry.get("folder")),

@@ -44,6 +44,8 @@ class Job:
     """Whether it was finished before this command."""
     fault: Outcome | None = None
     """How it ended, where only the launcher can tell."""
+    number: int | None = None
+    """Of a cell that waits for others of the same sweep, its place in it: which run it is, is not known before."""
 
     @property
     def folder(self) -> RunFolder:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethinkgen.console import Column, say, say_command, say_table, shown, stdout
 from rethinkgen.files import csv_cell, write_atomically
+from rethinkgen.names import in_csv
 from rethinkgen.run.command import command_line, other_command
 from rethinkgen.run.measured import READ, row_of
 from rethinkgen.run.measuring import Row, brief
@@ -105,7 +106,7 @@ def write_measures(sweep: Path) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(map(csv_cell, columns))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: in_csv(value) for name, value in row.items()} for row in rows)
     path = sweep / FILE_NAME
     write_atomically(path, text.getvalue(), durable=False)
     return path
@@ -120,7 +121,3 @@ def rows_of_sweep(runs: Sequence[Run]) -> list[dict[str, Any]]:
         facts = {"run": run.path.name, "run_id": run.run_id, **run.choices, "seed": run.seed}
         rows += [facts | row_of(each) for each in run.measured[0]]
     return rows
-
-
-def _cell(value: Any) -> Any:
-    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)

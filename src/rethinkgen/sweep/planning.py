@@ -14,7 +14,7 @@ import operator
 import pickle
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ from hydra.types import HydraContext
 from omegaconf import AnyNode, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rethinkgen.run.description import Description, describe_resolved, folders_of, resolved_config
+from rethinkgen.run.description import (
+    Description,
+    check_resolved,
+    describe_resolved,
+    folders_of,
+    resolved_config,
+)
 from rethinkgen.run.known_keys import check_keys_are_read
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.references import KEY, Place, References, touches
@@ -96,6 +102,22 @@ class Planner:
             description = describe_resolved(resolved, config.hydra.runtime.choices, told, str(config.sweep))
             composition.learn(config, resolved)
         return Job(list(overrides), path, Cell(self, overrides, number, self._needed(description))), description
+
+    def selection(self, overrides: Sequence[str], number: int) -> Mapping[str, Any] | None:
+        """Return the selection of runs by which a cell leaves out examples, if it does; raise as ``plan``."""
+        composition, values, told = self._composition(overrides)
+        return composition.selection(functools.partial(composition.config, values, told, number))
+
+    def check(self, overrides: Sequence[str], number: int) -> None:
+        """Look at all of a cell but what it leaves out examples by.
+
+        Raises:
+            ValueError, hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: it can be no run.
+        """
+        composition, values, told = self._composition(overrides)
+        config = composition.config(values, told, number)
+        check_keys_are_read(config, told)
+        check_resolved(resolved_config(config), told)
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         """Return the whole config of a cell, with Hydra's node."""
@@ -230,6 +252,15 @@ class Composition:
                 else:
                     self._computed.append(place)
         self._config: bytes | None = None
+        exclude = (tree.get("data") or {}).get("exclude")
+        self._may_select = isinstance(exclude, dict) or (isinstance(exclude, str) and "${" in exclude)
+
+    def selection(self, make: Make) -> Mapping[str, Any] | None:
+        """Return the selection of runs by which a cell leaves out examples, if it does."""
+        if not self._may_select:
+            return None
+        exclude: Any = resolved_config(make())["data"].get("exclude")
+        return exclude if isinstance(exclude, Mapping) else None
 
     def _values_read(self, references: References, node: Any, place: Place) -> tuple[int, ...]:
         """Return which of the values what stands at a place depends on."""

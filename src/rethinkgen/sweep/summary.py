@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rethinkgen.files import csv_cell, write_atomically
+from rethinkgen.names import in_csv
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.identity import counted, flatten
 from rethinkgen.run.run import Run, rank, read_run
@@ -87,7 +88,7 @@ class Summary:
         for row in rows:
             config = {key: self._value(row, key) for key in varied if row.has_config}
             cells = {**config, **row.facts, **dict(zip(*row.metrics, strict=True))}
-            writer.writerow({key: _cell(value) for key, value in cells.items()})
+            writer.writerow({key: in_csv(value) for key, value in cells.items()})
         self.folder.mkdir(parents=True, exist_ok=True)
         summary = self.folder / "summary.csv"
         write_atomically(summary, text.getvalue(), durable=False)
@@ -127,7 +128,3 @@ def _facts(run: Run, folder: Path) -> dict[str, Any]:
     for key in ("fitted", "seconds", "images_per_second", "device", "finished", "commit"):
         facts[key] = told.get(key)
     return facts
-
-
-def _cell(value: Any) -> Any:
-    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)

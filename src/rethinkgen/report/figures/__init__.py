@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pandas as pd
 
+from rethinkgen.names import distinct, stem
 from rethinkgen.report.figures.declaration import Figure, packaged
 from rethinkgen.report.figures.drawing import draw
 from rethinkgen.report.figures.panels import data_of, panels_of
 from rethinkgen.report.figures.picture import Picture
-from rethinkgen.report.figures.settings import by_data
 from rethinkgen.report.figures.words import caption_of
-from rethinkgen.report.names import distinct, stem
 from rethinkgen.report.style import drawing
 from rethinkgen.run.origin import command_of
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import by_data
 
 __all__ = ["Picture", "picture", "pictures"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rethinkgen.run.quantities import wrong_share
 from rethinkgen.run.run import Run
 
 SHOWN_NOISE = 0.4
@@ -23,10 +24,3 @@ def nearest_to_40_percent_wrong(groups: Sequence[list[Run]]) -> list[Run]:
             group[0].key("evaluate_every") or 0,
         ),
     )
-
-
-def wrong_share(run: Run) -> float:
-    """Return the share of wrong labels; expected, where the run has not said what was drawn."""
-    if (realised := run.metrics.get("noise/realised")) is not None:
-        return float(realised)
-    return float(run.level or 0.0) * (1 - 1 / (run.num_classes or 10))

@@ -9,20 +9,16 @@ import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
-from rethinkgen.report.claim_files import Paper, load_papers
+from rethinkgen.report.claim_files import load_papers
 from rethinkgen.report.declared import Checked, Selector, checked, several
-from rethinkgen.report.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
-from rethinkgen.report.style import REPORT
+from rethinkgen.report.style import any_sweep
 from rethinkgen.run import own_code
 from rethinkgen.run.identity import SEEDS
+from rethinkgen.run.quantities import QUANTITY_KEYS, is_measured, known_quantities, value_of
 from rethinkgen.run.run import Run
 from rethinkgen.words import meant
 
@@ -140,13 +136,10 @@ class Figure(Checked):
 
     def named(self) -> Iterator[tuple[str, str]]:
         """Yield key, quantity for all that it names."""
-        yield from ((key, name) for key in ("x", "value", "series", "shape", "best") if (name := getattr(self, key)))
-        yield from (("y", name) for column in self.columns() for name in column if self.y is not None)
+        for key in ("x", "y", "value", "series", "shape", "best", "rows", "panels"):
+            told = [name for part in several(getattr(self, key)) for name in several(part)]
+            yield from ((key, name) for name in told if isinstance(name, str) and name not in ("", "settings"))
         yield from (("instead", name) for name in self.instead.values())
-        for key in ("rows", "panels"):
-            yield from (
-                (key, name) for name in several(getattr(self, key)) if isinstance(name, str) and name != "settings"
-            )
         for key in ("where", "without", "besides", "needs"):
             yield from ((key, str(name)) for part in several(getattr(self, key)) for name in part)
         for key in ("caption", "panel_title"):
@@ -236,42 +229,7 @@ def packaged() -> tuple[Figure, ...]:
     Raises:
         ValueError: see ``read_figure``.
     """
-    return _figures_of(load_papers())
-
-
-@cache
-def _figures_of(papers: tuple[Paper, ...]) -> tuple[Figure, ...]:
-    declared = [(paper.name, paper.figures) for paper in papers]
-    declared += [
-        ("any_sweep", yaml.safe_load((REPORT / "figures" / "any_sweep.yaml").read_text(encoding="utf-8"))["figures"])
-    ]
+    declared = [*((paper.name, paper.figures) for paper in load_papers()), ("any_sweep", any_sweep()["figures"])]
     return tuple(
         read_figure(name, node, f"{paper}, figure {name}") for paper, told in declared for name, node in told.items()
     )
-
-
-def declared_in(argument: str) -> list[Figure]:
-    """Return the figures that ``figure=...`` says: ``{x: ..., y: ...}``, or a YAML file that has ``figures``.
-
-    Raises:
-        ValueError: it is neither, or says what no figure has.
-    """
-    where = f"figure={argument}"
-    is_file = argument.endswith((".yaml", ".yml"))
-    content = read_bytes(Path(argument), MOST_BYTES_OF_TABLE) if is_file else argument.encode()
-    if content is None:
-        raise ValueError(f"{where}: there is no such file.")
-    try:
-        told = yaml.safe_load(content.decode("utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
-    if not is_file:
-        return [_asked_for("own_figure", told, where)]
-    if not isinstance(told, dict) or not isinstance(told.get("figures"), dict):
-        raise ValueError(f"{where}: figures: is missing: a name for each figure, and what it shows.")
-    return [_asked_for(str(name), node, f"{where}, {name}") for name, node in told["figures"].items()]
-
-
-def _asked_for(name: str, node: Any, where: str) -> Figure:
-    figure = read_figure(name, node, where, may_guess=True)
-    return figure if "leads" in node else figure.but(leads=True)

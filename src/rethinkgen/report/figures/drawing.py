@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from rethinkgen.numbers import shown as shown_number
 from rethinkgen.report.figures.declaration import MOST_LINES
 from rethinkgen.report.figures.panels import Grid, Panel, published_points, spaced
 from rethinkgen.report.figures.settings import place as place_of
-from rethinkgen.report.figures.settings import x_of
 from rethinkgen.report.figures.words import filled
-from rethinkgen.report.numbers import shown as shown_number
-from rethinkgen.report.quantities import chance
 from rethinkgen.report.style import DASHED, GREY, PALETTE, SOLID, Look
+from rethinkgen.run.quantities import chance
+from rethinkgen.run.settings import x_of
 
 THOUSANDS_FROM = 5000
 """Budget from which steps are counted in thousands, as in the paper."""
@@ -35,8 +36,14 @@ NARROWEST, PAGE, BESIDE = 5.6, 7.8, 2.6
 """Inches that a single panel, a figure of several, and a panel with a legend beside its row are wide."""
 MOST_NUMBERS = 150
 """In a heat map; in more fields they stand only where there are few columns, side by side in high maps."""
+NUM_COLOURS = 64
+"""Of a heat map, each of which is a shape beside every map: four times as many are told apart by nobody."""
+SMALL = 0.1
+"""In a heat map, numbers below it have two digits, for room."""
 FIELD, ROUND_FIELDS = (0.36, 0.19), 1.2
 """Inches that a field of a heat map is wide and high at least, for a number in it; and what stands around all."""
+BESIDE_MAPS = 3.4
+"""Inches that a panel of another kind is wide beside them."""
 CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (2, 2)), "label": "chance"}
 HOLLOW: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "white"}
 UPWARDS: dict[str, Any] = {
@@ -76,9 +83,10 @@ def draw(grid: Grid) -> Drawing:
                 place.set_ylabel(f"{panel.row}\n{place.get_ylabel()}")
             if panel.figure.kind == "curves" and has_one_axis and row is not grid[-1]:
                 place.set_xlabel("")
-            if panel.figure.kind == "heatmap" and panel is not row[0] and _ticks(place) == _ticks(places[0]):
-                place.tick_params(labelleft=False)
-                place.set_ylabel("")
+        maps = [place for panel, place in zip(row, places, strict=False) if panel.figure.kind == "heatmap"]
+        for place in [place for place in maps[1:] if _ticks(place) == _ticks(maps[0])]:
+            place.tick_params(labelleft=False)
+            place.set_ylabel("")
         for place in places[len(row) :]:
             place.remove()
         _share(places[: len(row)])
@@ -89,17 +97,15 @@ def draw(grid: Grid) -> Drawing:
 
 
 def _sizes(grid: Grid) -> tuple[list[float], list[float]]:
-    """Return how many inches each row is high and, of heat maps alone, each column is wide."""
+    """Return how many inches each row is high and, where there are heat maps, each column is wide."""
     lowest = SINGLE if len(grid) == max(map(len, grid)) == 1 else SEVERAL if len(grid) == 1 else IN_ROWS
-    heights = [
-        max(lowest, *(ROUND_FIELDS + FIELD[1] * _num_fields(panel, panel.y[0]) for panel in row)) for row in grid
-    ]
-    if any(panel.figure.kind != "heatmap" for row in grid for panel in row):
+    fields = [max(_num_fields(panel, panel.y[0]) for panel in row) for row in grid]
+    heights = [max(lowest, ROUND_FIELDS + FIELD[1] * number) for number in fields]
+    if not any(fields):
         return heights, []
     columns = [[row[place] for row in grid if place < len(row)] for place in range(max(map(len, grid)))]
-    return heights, [
-        max(ROUND_FIELDS + FIELD[0] * _num_fields(panel, panel.x) for panel in column) for column in columns
-    ]
+    wide = [max(_num_fields(panel, panel.x) for panel in column) for column in columns]
+    return heights, [ROUND_FIELDS + FIELD[0] * number if number else BESIDE_MAPS for number in wide]
 
 
 def _num_fields(panel: Panel, quantity: str) -> int:
@@ -142,9 +148,8 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
     if figure.kind == "curves":
-        first = min(table["step"].min() for _, _, table in panel.tables)
-        axes.set_xlim(first if "x" in figure.log else 0, max(end, 1))
         is_log = "x" in figure.log
+        axes.set_xlim(min(table["step"].min() for _, _, table in panel.tables) if is_log else 0, max(end, 1))
         axes.set_xlabel("training steps" + (plain_logarithmic(axes, is_free=False) if is_log else ""))
         if not is_log:
             axes.xaxis.set_major_formatter(IN_THOUSANDS if end >= THOUSANDS_FROM else PLAIN)
@@ -203,24 +208,23 @@ def looks_in(panel: Panel) -> list[Look]:
     return [line.look._replace(dashes=DASHED if quantities.index(y) else SOLID) for line, y, _ in panel.tables]
 
 
-def _key(axes: Axes, label: str, **style: Any) -> None:
-    """Have an entry in the legend that nothing is drawn of by itself."""
-    axes.plot([], [], label=label, **style)
-
-
 def _key_of_lines(axes: Axes, panel: Panel, *, is_joined: bool = True) -> None:
     """Have an entry in the legend for each line and, where there are several of each, for what dashes tell."""
     figure, has_one_line = panel.figure, len(panel.lines) == 1 and len(panel.y) > 1
     for (line, y, _), look in zip(panel.tables, looks_in(panel), strict=True):
         if y == panel.tables[0][1] or has_one_line:
-            style = {"color": look.colour, "marker": look.marker, "linestyle": look.dashes if is_joined else "none"}
-            _key(axes, figure.labels.get(y, y) if has_one_line else line.label, **style)
+            style: Any = {
+                "color": look.colour,
+                "marker": look.marker,
+                "linestyle": look.dashes if is_joined else "none",
+            }
+            axes.plot([], [], label=figure.labels.get(y, y) if has_one_line else line.label, **style)
     if len(panel.y) > 1 and not has_one_line:
         for y, dashes in zip(panel.y, (SOLID, DASHED), strict=False):
-            _key(axes, panel.facts(y).label, color=GREY, linestyle=dashes)
+            axes.plot([], [], label=panel.facts(y).label, color=GREY, linestyle=dashes)
     if figure.best:
         label = f"oracle: best {panel.facts(figure.best).label.partition(' (')[0]} so far"
-        _key(axes, label, color="#444444", linestyle=DASHED)
+        axes.plot([], [], label=label, color="#444444", linestyle=DASHED)
 
 
 def draw_curves(axes: Axes, panel: Panel) -> None:
@@ -323,13 +327,13 @@ def draw_scatter(axes: Axes, panel: Panel) -> None:
     style: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"}
     if not figure.shape or figure.shape == figure.series:
         for line in panel.lines:
-            _key(axes, line.label, marker=line.look.marker, color=line.look.colour, **style)
+            axes.plot([], [], label=line.label, marker=line.look.marker, color=line.look.colour, **style)
         return
     colours = {line.label.partition(", ")[0]: line.look.colour for line in panel.lines}
     for name in spaced(list(colours), MOST_LINES) if panel.x != figure.series else []:
-        _key(axes, name, color=colours[name], linewidth=5)
+        axes.plot([], [], label=name, color=colours[name], linewidth=5)
     for name, marker in markers.items():
-        _key(axes, name, marker=marker, color=GREY, **style)
+        axes.plot([], [], label=name, marker=marker, color=GREY, **style)
 
 
 def _names(panel: Panel, quantity: str) -> list[str]:
@@ -351,7 +355,7 @@ def draw_histogram(axes: Axes, panel: Panel) -> None:
     bins = np.histogram_bin_edges(np.concatenate(values), bins="auto").tolist()
     axes.hist(values, bins=bins, color=[line.look.colour for line, _, _ in panel.tables])
     for line in panel.lines:
-        _key(axes, line.label, color=line.look.colour, linewidth=5)
+        axes.plot([], [], label=line.label, color=line.look.colour, linewidth=5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("runs" if panel.figure.of == "runs" else "count")
 
@@ -361,16 +365,17 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     figure, x, y, value = panel.figure, panel.x, panel.y[0], str(panel.figure.value)
     table = pd.concat([part for _, _, part in panel.tables])
     table["is_bound"] = _is_bound(table)
-    pivot = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
-    rows, columns = _names(panel, y) or pivot.index, _names(panel, x) or pivot.columns
-    means = pivot.reindex(index=rows, columns=columns).to_numpy(float)
-    pivot = table.pivot_table(index=y, columns=x, values="is_bound", aggfunc="max")
-    bound = pivot.reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
+    fields = table.groupby([y, x])
+    mean = fields[value].mean().unstack()
+    rows, columns = _names(panel, y) or mean.index, _names(panel, x) or mean.columns
+    means = mean.reindex(index=rows, columns=columns).to_numpy(float)
+    bound = fields["is_bound"].any().unstack().reindex(index=rows, columns=columns).eq(True).to_numpy(bool)
     shown = np.where(bound, np.nan, means)
     # As shapes, not as an image: sharp at any size.
     low, high = figure.limits.get("value", (None, None))
     places = np.arange(len(columns)), np.arange(len(rows))
-    mesh = axes.pcolormesh(*places, shown, cmap="viridis", shading="nearest", vmin=low, vmax=high)
+    colours = colormaps["viridis"].resampled(NUM_COLOURS)
+    mesh = axes.pcolormesh(*places, shown, cmap=colours, shading="nearest", vmin=low, vmax=high)
     axes.grid(visible=False)
     axes.set_xticks(range(len(columns)), map(_short, columns), rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), map(_short, rows))
@@ -386,7 +391,8 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
     for (at_y, at_x), number in np.ndenumerate(means) if has_numbers else ():
         if not math.isnan(number):
             colour = "white" if not bound[at_y, at_x] and number < middle else "black"
-            text = f"{'≥ ' if bound[at_y, at_x] else ''}{shown_number(number)}"
+            digits = f"{number:.2g}" if 0 < abs(number) < SMALL else shown_number(number)
+            text = f"{'≥ ' if bound[at_y, at_x] else ''}{digits}"
             axes.text(at_x, at_y, text, ha="center", va="center", color=colour, fontsize=7)
 
 
@@ -465,24 +471,23 @@ def _share(places: Sequence[Axes]) -> None:
 
 def _keys(axes: Axes) -> dict[str, Line2D]:
     """Return what a panel's legend says: lines first, each once, then marks."""
-    handles = {str(line.get_label()): line for line in axes.lines if line.get_label()}
-    named = [label for label in handles if not label.startswith(("_child", "_nolegend_"))]
-    return {label: handles[label] for label in sorted(named, key=lambda label: label in MARKS)}
+    lines, labels = axes.get_legend_handles_labels()
+    handles = dict(zip(labels, lines, strict=True))
+    return {label: handles[label] for label in sorted(handles, key=lambda label: label in MARKS)}
 
 
 def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], axes: Any) -> None:
     """Put one legend below all panels where they have the same lines, else one beside each row or below each panel."""
-    first, *others = [{name: _look(handle) for name, handle in of_it.items()} for row in keys for of_it in row]
+    of_all = [of_it for row in keys for of_it in row]
+    looks = [{name: (line.get_color(), line.get_marker()) for name, line in of_it.items()} for of_it in of_all]
     width, height = drawing.get_size_inches()
-    if all(first.get(name) == look or name in MARKS for other in others for name, look in other.items()):
-        merged = {name: handle for row in keys for of_it in row for name, handle in of_it.items()}
-        _, high = _legend(drawing, merged, width, loc="outside lower center")
+    if all(looks[0].get(name) == look or name in MARKS for other in looks for name, look in other.items()):
+        _, high = _legend(drawing, _merged(of_all), width, loc="outside lower center")
         drawing.set_figheight(height + high)
     elif len(keys) > 1:
         beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "borderaxespad": 0.0}
-        of_rows = [{name: handle for of_it in row for name, handle in of_it.items()} for row in keys]
         last = [places[len(row) - 1] for row, places in zip(keys, axes, strict=True)]
-        widths = [_legend(place, of_row, 0, **beside)[0] for place, of_row in zip(last, of_rows, strict=True)]
+        widths = [_legend(place, _merged(row), 0, **beside)[0] for place, row in zip(last, keys, strict=True)]
         drawing.set_figwidth(max(BESIDE * max(map(len, keys)), NARROWEST - 1.2) + max(widths))
     else:
         drawing.set_figheight(SINGLE)
@@ -491,8 +496,8 @@ def _legends(drawing: Drawing, keys: Sequence[Sequence[Mapping[str, Line2D]]], a
             _legend(place, of_it, width / len(keys[0]), **below)
 
 
-def _look(handle: Line2D) -> tuple[Any, Any]:
-    return handle.get_color(), handle.get_marker()
+def _merged(parts: Iterable[Mapping[str, Line2D]]) -> dict[str, Line2D]:
+    return {name: line for part in parts for name, line in part.items()}
 
 
 def _legend(owner: Any, keys: Mapping[str, Line2D], inches: float, **where: Any) -> tuple[float, float]:

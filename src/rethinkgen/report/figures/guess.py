@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import goes_with, is_graded, x_of
-from rethinkgen.report.quantities import CHOICES, facts, keys_of, value_of
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.report.style import facts
+from rethinkgen.run.quantities import keys_of
 from rethinkgen.run.run import Run
-
-OTHERS = ("regularizer", "data.corruption")
-"""Told by a choice: all keys below vary with it."""
+from rethinkgen.run.settings import axes_of
 
 
 def completed(figure: Figure, runs: Sequence[Run]) -> Figure:
@@ -38,21 +35,6 @@ def completed(figure: Figure, runs: Sequence[Run]) -> Figure:
         series = rest[0]
     title = figure.title if figure.title != figure.name.replace("_", " ") else _title(figure, x, y, series)
     return figure.but(x=x, y=y, series=series, title=title)
-
-
-def axes_of(runs: Sequence[Run]) -> list[str]:
-    """Return what differs between runs, as one would name it: numbers of many values first, then choices."""
-    keys = dict.fromkeys(key for run in runs for key in run.identity)
-    differing = [key for key in keys if key not in SEEDS and len({str(run.identity.get(key)) for run in runs}) > 1]
-    choices = [name for name in CHOICES if len({str(value_of(run, name)) for run in runs}) > 1]
-    # A model's own rate follows from the model; what only chooses among them is told by the choice.
-    following = {key for name in choices for key in goes_with(runs, name)}
-    below = tuple(f"{name}." for name in (*OTHERS, *choices))
-    numbers = [key for key in differing if key not in following and not key.startswith(below)]
-    if any(map(is_graded, runs)) and len({run.level for run in runs} - {None}) > 1:
-        numbers.insert(0, "level")
-    counts = {name: len({str(x_of(run, name)) for run in runs}) for name in (*numbers, *choices)}
-    return [*sorted(numbers, key=lambda name: -counts[name]), *sorted(choices, key=lambda name: -counts[name])]
 
 
 def _title(figure: Figure, x: str | None, y: object, series: str | None) -> str:

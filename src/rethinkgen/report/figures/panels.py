@@ -11,14 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from rethinkgen.grouping import collected
 from rethinkgen.report.claim_files import load_claims
-from rethinkgen.report.declared import Selector, several
+from rethinkgen.report.declared import several
 from rethinkgen.report.figures.declaration import MOST_LINES, Figure, function
-from rethinkgen.report.figures.rows import at_x, logged, measured_table, number, table_of
-from rethinkgen.report.figures.settings import Line, clouds, goes_with, lines, names, settings, told, x_of
-from rethinkgen.report.quantities import Facts, facts, is_kindred, keys_of, matches, value_of
-from rethinkgen.report.style import looks_of
+from rethinkgen.report.figures.rows import measured_table, table_of
+from rethinkgen.report.figures.settings import Line, clouds, lines, settings
+from rethinkgen.report.style import Facts, facts, looks_of
+from rethinkgen.run.quantities import keys_of, logged, value_of
+from rethinkgen.run.rows import at_x, number
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import goes_with, names, told, x_of
+from rethinkgen.run.where import matches
 
 MOST_PANELS, MOST_ABREAST = 6, 3
 ALIKE = 1.0
@@ -94,30 +98,25 @@ def _row(figure: Figure, runs: Sequence[Run], called: Mapping[str, str], left_ou
     """Return the panels of a row, with their lines; add the names of lines there is no room for."""
     row: list[Panel] = []
     for in_panel, of_panel, names_of_it in _split(figure, "panels", runs):
+        title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
+        columns = {**called, **{key.replace("settings", "panel"): text for key, text in names_of_it.items()}}
         if in_panel.of != "runs":
-            title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
             table = measured_table(in_panel, of_panel, left_out)
             of_table = _of_table(in_panel.but(series="line"), table, of_panel) if len(table) else []
-            row += [replace(panel, title=title, row=name, names={**called, **names_of_it}) for panel in of_table]
+            row += [replace(panel, title=title, row=name, names=columns) for panel in of_table]
             continue
         found = _lines(in_panel, of_panel, earlier={run for panel in row for run in panel.runs})
         fit_in = {"curves": spaced(found, MOST_LINES), "lines": found[:MOST_LINES]}
         shown = fit_in.get(in_panel.kind, found)
         left_out += [line.label for line in found if line not in shown]
         in_panel = _without_one_vertical_line(in_panel, shown)
-        title, name = ("\n+ ".join(filter(None, told.values())) for told in (names_of_it, called))
-        columns = {**called, **{key.replace("settings", "panel"): text for key, text in names_of_it.items()}}
         row += [Panel(in_panel, y, shown, title, name, columns) for y in in_panel.columns() if shown]
     return row
 
 
 def is_wanted(run: Run, figure: Figure) -> bool:
     """Whether a figure is about a run."""
-    return (not figure.where or _meets(run, figure.where)) and not _meets(run, figure.without)
-
-
-def _meets(run: Run, where: Selector) -> bool:
-    return any(matches(run, selector) for selector in several(where))
+    return (not figure.where or matches(run, figure.where)) and not matches(run, figure.without)
 
 
 def _split(
@@ -137,10 +136,14 @@ def _split(
         groups = [group for group in settings(runs, *keys_of(str(figure.series))) if _has(group, figure.needs)]
         labels = names(groups, *keys_of(str(figure.series)))
         return [(figure, group, {one: label}) for group, label in zip(groups, labels, strict=True)]
+
+    def grouped(groups: Sequence[list[Run]], key: str) -> list[list[list[Run]]]:
+        return list(collected((value_of(group[0], key), group) for group in groups).values())
+
     first, *more = several(by)
     found = []
-    for group in _grouped(settings(runs), first):
-        parts_of_it = _grouped(group, more[0]) if more and len(group) > MOST_LINES else [group]
+    for group in grouped(settings(runs), first):
+        parts_of_it = grouped(group, more[0]) if more and len(group) > MOST_LINES else [group]
         for part in parts_of_it:
             keys = [first, *(key for key in more[: len(parts_of_it) - 1] if value_of(part[0][0], key))]
             called = {key: told(part[0][0], key) for key in keys}
@@ -148,17 +151,12 @@ def _split(
     return found
 
 
-def _grouped(groups: Sequence[list[Run]], key: str) -> list[list[list[Run]]]:
-    values = [value_of(group[0], key) for group in groups]
-    pairs = list(zip(groups, values, strict=True))
-    return [[group for group, own in pairs if own == value] for value in dict.fromkeys(values)]
-
-
 def _lines(figure: Figure, runs: Sequence[Run], earlier: set[Run]) -> list[Line]:
     """Return the lines of a panel; of a plot of single runs, those of one look."""
     if figure.besides:
-        left = [run for run in runs if not (run in earlier and value_of(run, "graded") and _meets(run, figure.besides))]
-        runs = [] if earlier and all(_meets(run, figure.besides) for run in left) else left
+        there = {run for run in earlier if value_of(run, "graded") and matches(run, figure.besides)}
+        left = [run for run in runs if run not in there]
+        runs = [] if earlier and all(matches(run, figure.besides) for run in left) else left
     if figure.kind in ("scatter", "heatmap", "histogram"):
         done = [run for run in runs if run.state == "done"]
         series = figure.series or "model"
@@ -257,9 +255,8 @@ def published_points(panel: Panel) -> list[tuple[Line, Any, float]]:
     found: dict[tuple[str, Any], tuple[Line, Any, float]] = {}
     for line in panel.lines:
         for claim in claims:
-            wanted = str(claim.protocol.get("data"))
-            bearing = [run for run in line.runs if is_kindred(run.data, wanted) and matches(run, claim.runs)]
-            if claim.value is not None and claim.metric in panel.y and bearing:
+            bearing = [run for run in line.runs if claim.is_on_its_data(run) and matches(run, claim.runs)]
+            if "data" in claim.protocol and claim.value is not None and claim.metric in panel.y and bearing:
                 x = x_of(bearing[0], panel.x)
                 found.setdefault((claim.id, x), (line, x, claim.value))
     return list(found.values())

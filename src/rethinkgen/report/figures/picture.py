@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from markupsafe import escape
 from matplotlib.figure import Figure
 
 from rethinkgen.report.style import drawing
@@ -49,7 +50,11 @@ class Picture:
         text = text.replace("*{stroke-linejoin", f"#{self.name} *{{stroke-linejoin", 1)
         text = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', text)
         text = re.sub(r'(url\(|href=")#', rf"\1#{self.name}-", text)
-        return text.replace("<svg ", f'<svg id="{self.name}" ', 1)
+        # What it is, for those who cannot see it.
+        title, description = f"{self.name}-title", f"{self.name}-description"
+        head, _, rest = text.removeprefix("<svg").partition(">")
+        told = f'<title id="{title}">{escape(self.title)}</title><desc id="{description}">{escape(self.caption)}</desc>'
+        return f'<svg role="img" aria-labelledby="{title} {description}" id="{self.name}"{head}>{told}{rest}'
 
     def to_pdf(self) -> bytes:
         """Return the drawing as a PDF with its fonts embedded."""

@@ -1,29 +1,23 @@
-"""The numbers that a declaration is over: a row a run, a row a run and step, or a measure's own table.
-
-Here alone it is known where these lie; everything else only filters, groups and draws.
-"""
+"""The numbers that a declaration is over: a row a run, a row a run and step, or a measure's own table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rethinkgen.errors import DamagedFileError
 from rethinkgen.measure.thresholds import NEARLY_FITTED
 from rethinkgen.report.declared import several
 from rethinkgen.report.figures.declaration import Figure
-from rethinkgen.report.figures.settings import Line, names, settings, told, x_of
-from rethinkgen.report.numbers import CONFIDENCE
-from rethinkgen.report.quantities import facts, keys_of, property_of
+from rethinkgen.report.figures.settings import Line, settings
+from rethinkgen.report.style import facts
+from rethinkgen.run.quantities import property_of
+from rethinkgen.run.rows import as_pictures, at_x, curves, means, measured_tables, number
 from rethinkgen.run.run import Run
-
-HOW_OFTEN_LOOKED_AT = ("evaluate_every", "log_every")
-"""Keys that change nothing about the network in the end, where training ends with its budget."""
+from rethinkgen.run.settings import names, told, x_of
 
 
 def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -39,7 +33,8 @@ def table_of(figure: Figure, line: Line, y: str, tables: Mapping[str, pd.DataFra
         rows = table.groupby(["run", x], sort=False)[y].mean().reset_index() if "run" in table else table
         return means(rows, x, y).assign(is_bound=False, is_open=False, kind="mean")
     if figure.kind == "curves":
-        return curves(line, y)
+        quantity = y.removeprefix("best ")
+        return curves(line.runs, quantity, scale=facts(quantity).scale, is_best=quantity != y)
     return points(figure, line, y) if is_mean else each_run(figure, line, y)
 
 
@@ -50,100 +45,37 @@ def measured_table(figure: Figure, runs: Sequence[Run], left_out: list[str]) -> 
 
     ``line`` is the run's setting, where there are several, and what ``series`` is of it or of the row. Of several steps
     there is the last, unless the figure shows the step. What is damaged is added to ``left_out``.
+
+    Raises:
+        ValueError: the figure names a column that the table does not have.
     """
     measure, _, name = figure.of.removeprefix("measure/").rpartition("/")
-    found = [
-        (run, each)
-        for run in runs
-        for each in run.measured[0]
-        if fnmatchcase(each.called, measure) and name in each.tables
-    ]
-    lasts = {run: each.key for run, each in found}
-    found = [(run, each) for run, each in found if each.key == lasts[run]]
-    if figure.kind != "curves" and ("step" not in (quantity for _, quantity in figure.named())):
-        last: dict[Run, int] = {}
-        for run, each in found:
-            last[run] = max(each.step, last.get(run, 0))
-        found = [(run, each) for run, each in found if each.step == last[run]]
-    groups = settings(dict.fromkeys(run for run, _ in found))
+    every_step = figure.kind == "curves" or "step" in (quantity for _, quantity in figure.named())
+    found, damage = measured_tables(runs, measure, name, every_step=every_step)
+    left_out += damage
+    groups = settings(dict.fromkeys(run for run, _, _ in found))
     labels = {run: label for group, label in zip(groups, names(groups), strict=True) for run in group}
     tables = [pd.DataFrame()]
-    for run, each in found:
-        try:
-            columns = {column: list(values) for column, values in each.table(name).items()}
-        except DamagedFileError as error:
-            left_out.append(str(error))
-            continue
-        whole = pd.DataFrame(columns)
-        whole = as_pictures(whole, figure.columns()[0][0]) if figure.kind == "pictures" else whole
-        table = pd.DataFrame({"step": each.step, **whole}).assign(run=run.path.name, line=labels[run])
-        if "*" in figure.of and (absent := _absent(figure, table)):
+    for run, each, columns in found:
+        table = as_pictures(columns, figure.columns()[0][0]) if figure.kind == "pictures" else columns
+        table = table.assign(run=run.path.name, line=labels[run])
+        named = [*figure.only, figure.x, figure.value, *(name for column in figure.columns() for name in column)]
+        absent = next((name for name in named if name is not None and name not in table), "")
+        if absent and "*" in figure.of:
             # A measure's earlier protocol: nobody asked for its table by name.
             left_out.append(f"{labels[run]} ({each.called} has no {absent})")
             continue
-        table = _in_percent(_rows_of(table, figure), figure)
+        if absent in figure.only:
+            there = ", ".join(table.columns)
+            raise ValueError(f"{figure.name}: only: {absent}: no column of {figure.of}. There are {there}.")
+        for column, wanted in figure.only.items():
+            table = table[table[column].isin(several(wanted))]
+        table = table.assign(**{column: 100 * table[column] for column in figure.percent if column in table})
         if figure.series is not None:
             own = table[figure.series].astype(str) if figure.series in table else told(run, figure.series)
             table["line"] = f"{labels[run]}, " + own if len(groups) > 1 else own
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def as_pictures(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return a row for each picture of a table that has one for each pixel: ``row, column``, perhaps ``channel``.
-
-    In ``value`` stands an image ``(H, W)``, or of three channels ``(H, W, 3)`` stretched to ``[0, 1]``; of another
-    number of channels each is a picture. Columns that are not of a pixel tell pictures apart, in the table's order.
-    """
-    if not {"row", "column"} <= set(table):
-        return table
-    is_colour = "channel" in table and table["channel"].nunique() == 3
-    of_pixel = ["row", "column", *(["channel"] if is_colour else [])]
-    of_picture = [name for name in table if name not in (*of_pixel, value)]
-    rows = []
-    for known, pixels in table.groupby(of_picture, sort=False):
-        image = pixels.sort_values(of_pixel)[value].to_numpy(float)
-        image = image.reshape([pixels[name].nunique() for name in of_pixel])
-        image = (image - image.min()) / (np.ptp(image) or 1.0) if is_colour else image
-        rows.append({**dict(zip(of_picture, known, strict=True)), value: image})
-    return pd.DataFrame(rows)
-
-
-def _absent(figure: Figure, table: pd.DataFrame) -> str:
-    named = [*figure.only, figure.x, figure.value, *(name for column in figure.columns() for name in column)]
-    return next((name for name in named if name is not None and name not in table), "")
-
-
-def _rows_of(table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Return the rows that a figure is about.
-
-    Raises:
-        ValueError: it names a column that the table does not have.
-    """
-    for column, wanted in figure.only.items():
-        if column not in table:
-            raise ValueError(
-                f"{figure.name}: only: {column}: no column of {figure.of}. There are {', '.join(table.columns)}."
-            )
-        table = table[table[column].isin(several(wanted))]
-    return table
-
-
-def _in_percent(table: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    return table.assign(**{column: 100 * table[column] for column in figure.percent if column in table})
-
-
-def means(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Return mean, sample standard deviation, the ends of the mean's 95 % interval (Student's t) and n at each ``x``.
-
-    Not a number where there are too few values.
-    """
-    from scipy.special import stdtrit
-
-    grouped = rows.groupby(x, sort=pd.api.types.is_numeric_dtype(rows[x]))[y]
-    table = grouped.agg(mean="mean", std="std", low="mean", high="mean", n="count").reset_index()
-    half = stdtrit(table["n"] - 1, (1 + CONFIDENCE) / 2) * table["std"] / np.sqrt(table["n"])
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 
 def points(figure: Figure, line: Line, y: str) -> pd.DataFrame:
@@ -173,24 +105,6 @@ def points(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     return (table.assign(fit=fit) if is_about_unfitted else table).rename(columns={"at": x})
 
 
-def at_x(runs: Sequence[Run], x: str) -> pd.DataFrame:
-    """Return ``at, run, seed`` of finished runs, each seed once: true labels and probability 0 are one run twice.
-
-    So are two that differ in how often they were looked at. A value that was asked for and has no finished run yet is
-    there with a run that is not.
-    """
-    keys = keys_of(x)
-    found = [
-        (at, run, run.setting(*keys), run.setting(*keys, *HOW_OFTEN_LOOKED_AT), run.state == "done")
-        for run in runs
-        if (at := x_of(run, x)) is not None
-    ]
-    rows = pd.DataFrame(found, columns=["at", "run", "seed", "same", "is_done"])
-    done = rows[rows["is_done"]].drop_duplicates(["at", "same"])
-    rows = pd.concat([done, rows[~rows["at"].isin(done["at"])]]).sort_index()
-    return rows.sort_values("at", kind="stable") if pd.api.types.is_numeric_dtype(rows["at"]) else rows
-
-
 def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
     """Return a row for each finished run: its name, seed, and where it stands; also what has no number."""
     named = dict.fromkeys(["model", "data.corruption", "regularizer", *filter(None, (figure.series, figure.shape))])
@@ -208,50 +122,3 @@ def each_run(figure: Figure, line: Line, y: str) -> pd.DataFrame:
             row[name] = facts(name).scale * value if isinstance(value, int | float) else value
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def number(run: Run, quantity: str) -> float:
-    """Return what was measured, infinite where it was not reached; else not a number."""
-    value = x_of(run, quantity)
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def logged(run: Run, quantity: str) -> pd.DataFrame:
-    """Return ``step`` and ``value`` where a run has a quantity along training."""
-    if quantity not in run.curves:
-        return pd.DataFrame({"step": [], "value": []})
-    # By numpy, as there may be a thousand runs.
-    steps, values = run.curves["step"].to_numpy(), run.curves[quantity].to_numpy(float)
-    is_logged = ~np.isnan(values)
-    return pd.DataFrame({"step": steps[is_logged], "value": values[is_logged]})
-
-
-def curves(line: Line, y: str) -> pd.DataFrame:
-    """Return ``means`` at each step over the finished runs of a line, and the other runs one by one (``kind``).
-
-    Runs that ended at different steps are told one by one. ``best ...``: of each, the best so far.
-    """
-    quantity = y.removeprefix("best ")
-    found = [(run, logged(run, quantity)) for run in line.runs]
-    found = [(run, table.assign(value=facts(quantity).scale * table["value"])) for run, table in found if len(table)]
-    if quantity != y:
-        found = [(run, table.assign(value=table["value"].cummax())) for run, table in found]
-    mean = mean_curve([table for run, table in found if run.state == "done"])
-    tables = [] if mean is None else [mean.assign(kind="mean")]
-    tables += [
-        table.rename(columns={"value": "mean"}).assign(n=1, kind=f"seed {run.seed}, {run.state}")
-        for run, table in found
-        if run.state != "done" or mean is None
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def mean_curve(found: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
-    """Return ``means`` over curves at the steps that all have; nothing where they end apart.
-
-    A mean over fewer and fewer runs would jump wherever one of them ends.
-    """
-    if not found or len({table["step"].iloc[-1] for table in found}) > 1:
-        return None
-    table = means(pd.concat(found), "step", "value")
-    return table[table["n"] == len(found)].reset_index(drop=True)

@@ -1,18 +1,16 @@
-"""Which runs are repetitions of one another, and how they are called and drawn; nothing here knows a name of any."""
+"""Which lines a panel has: repetitions of a setting, or settings along an axis, in order, each with its look."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rethinkgen.report.quantities import differences, property_of, value_of
+from rethinkgen.grouping import collected
 from rethinkgen.report.style import PALETTE, SOLID, Look, known_looks, looks_of
 from rethinkgen.run.identity import SEEDS
 from rethinkgen.run.run import Run
-
-DESCRIBED = ("data", "model", "data.corruption", "regularizer")
+from rethinkgen.run.settings import corruption_name, is_by_degrees, names, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +27,12 @@ def settings(runs: Iterable[Run], *but_for: str, merge: Sequence[str] = ()) -> l
 
     ``merge``: keys that are no difference either, of runs that end with their budget.
     """
-    groups: dict[tuple[bool, str], list[Run]] = defaultdict(list)
-    for run in runs:
+
+    def setting(run: Run) -> tuple[bool, str]:
         is_of_budget = bool(merge) and not run.key("until_fit") and "early_stopping" not in run.regularizers
-        groups[is_of_budget, run.setting(*SEEDS, *(merge if is_of_budget else ()), *but_for)].append(run)
-    return sorted(groups.values(), key=lambda group: place(group[0]))
+        return is_of_budget, run.setting(*SEEDS, *(merge if is_of_budget else ()), *but_for)
+
+    return sorted(collected((setting(run), run) for run in runs).values(), key=lambda group: place(group[0]))
 
 
 def place(run: Run) -> tuple[Any, ...]:
@@ -41,50 +40,6 @@ def place(run: Run) -> tuple[Any, ...]:
     known = list(known_looks())
     model, corruption = (known.index(name) if name in known else len(known) for name in (run.model, run.corruption))
     return run.data, model, run.model, corruption, run.corruption, run.level or 0.0, run.regularizers
-
-
-def is_graded(run: Run) -> bool:
-    """Whether its corruption has a level that can be chosen."""
-    return property_of(run, "graded") is True
-
-
-def corruption_name(run: Run) -> str:
-    """Return a corruption and, where it has one, its level."""
-    return f"{run.corruption} {run.level:g}" if is_graded(run) else run.corruption
-
-
-def x_of(run: Run, x: str) -> Any:
-    """Return where a run stands along an axis."""
-    value = corruption_name(run) if x == "data.corruption" else value_of(run, x)
-    return "no regularizer" if x == "regularizer" and not value else value
-
-
-def told(run: Run, quantity: str) -> str:
-    """Return what a setting is called by one of its choices or keys."""
-    value = x_of(run, quantity)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if quantity in DESCRIBED else f"{quantity.rpartition('.')[2]}={text}"
-
-
-def names(
-    groups: Sequence[Sequence[Run]], *but_for: str, series: str | None = None, told_elsewhere: Sequence[str] = ()
-) -> list[str]:
-    """Return what tells each group from the others: choices that differ, and where these do not, values that do.
-
-    ``but_for``: keys that the groups' own runs differ in. ``told_elsewhere``: choices that name the whole row.
-    """
-    firsts = [group[0] for group in groups]
-    columns = [key for key in dict.fromkeys([series or "data", *DESCRIBED]) if key not in (*but_for, *told_elsewhere)]
-    parts = {key: [told(run, key) for run in firsts] for key in columns}
-    one = next((key for key in (series, "model", "data.corruption") if key in columns), "data")
-    shown = [key for key in columns if len(set(parts[key])) > 1] or [str(one)]
-    labels = [", ".join(texts) for texts in zip(*(parts[key] for key in shown), strict=True)]
-    for label in [label for label, count in Counter(labels).items() if count > 1]:
-        alike = [number for number, other in enumerate(labels) if other == label]
-        more = differences([firsts[number] for number in alike], ("data.corruption", *but_for))
-        for number, values in zip(alike, more, strict=True):
-            labels[number] = ", ".join([label, *values])
-    return labels
 
 
 def lines(
@@ -106,9 +61,11 @@ def clouds(runs: Sequence[Run], series: str, shape: str) -> list[Line]:
     """Return the runs of each series and shape under one name, with the colour of the one, the marker of the other."""
     # Degrees of several corruptions would need as many colours as there are.
     is_coarse = series == "data.corruption" and not is_by_degrees(runs)
-    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in [run for group in settings(runs) for run in group]:
-        found[run.corruption if is_coarse else told(run, series), told(run, shape)].append(run)
+    found = collected(
+        ((run.corruption if is_coarse else told(run, series), told(run, shape)), run)
+        for group in settings(runs)
+        for run in group
+    )
     of_corruptions = series == "data.corruption" and not is_coarse
     colours = corruption_looks(runs) if of_corruptions else looks_of(list(dict.fromkeys(name for name, _ in found)))
     markers = looks_of(list(dict.fromkeys(name for _, name in found)))
@@ -132,26 +89,3 @@ def corruption_looks(runs: Sequence[Run]) -> dict[str, Look]:
         looks = looks_of([run.corruption for run in kinds.values()])
         return {name: looks[run.corruption] for name, run in kinds.items()}
     return looks_of(list(kinds))
-
-
-def is_by_degrees(runs: Sequence[Run]) -> bool:
-    """Whether all are of one corruption by degrees, none and all of it included."""
-    return all(run.level is not None for run in runs) and len({run.corruption for run in runs if is_graded(run)}) == 1
-
-
-def goes_with(runs: Sequence[Run], quantity: str) -> list[str]:
-    """Return the keys of the config whose value follows from that of a quantity, as a model's own rate does."""
-    found = []
-    for key in dict.fromkeys(key for run in runs for key in run.identity):
-        pairs = {(value_of(run, quantity), str(run.identity.get(key))) for run in runs}
-        if len({text for _, text in pairs}) > 1 and len(pairs) == len({value for value, _ in pairs}):
-            found.append(key)
-    return found
-
-
-def by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Return source of images -> its runs, in the order in which they come: numbers on two sources share no axis."""
-    parts: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        parts[run.data].append(run)
-    return dict(parts)

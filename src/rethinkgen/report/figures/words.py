@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pandas as pd
 
+from rethinkgen.grouping import collected
 from rethinkgen.measure.thresholds import STEPS_TO_NEARLY_FIT
 from rethinkgen.report.claim_files import load_papers
 from rethinkgen.report.figures.declaration import FITTED, TOLD_OF_RUNS
 from rethinkgen.report.figures.panels import Panel
-from rethinkgen.report.figures.settings import settings, x_of
-from rethinkgen.report.quantities import facts, value_of
-from rethinkgen.run.run import Run
+from rethinkgen.report.figures.settings import settings
+from rethinkgen.report.style import facts
+from rethinkgen.run.overview import setup_of
+from rethinkgen.run.quantities import value_of
+from rethinkgen.run.settings import x_of
 
 FITTED_WHAT = {"steps_to_fit": "the whole training set", STEPS_TO_NEARLY_FIT: "99 % of the training set"}
 MARKS = {
@@ -37,6 +39,7 @@ def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Se
     ]
     is_alike = any(figure.kind == "scatter" and figure.value in figure.instead for figure in figures)
     bound = BOUND_FIELDS if all(figure.kind == "heatmap" for figure in figures) else MARKS["is_bound"]
+    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
     unfinished = sum(run.state != "done" for run in runs)
     told = [
         *own,
@@ -44,7 +47,7 @@ def caption_of(grid: Sequence[Sequence[Panel]], data: pd.DataFrame, left_out: Se
         bound if any(panel.has("is_bound") for panel in panels) else "",
         MARKS["is_open"] if any(panel.has("is_open") for panel in panels) else "",
         MARKS["published"] if "kind" in data and data["kind"].eq("published").any() else "",
-        setup_of(runs),
+        setup_of(runs, stand_ins),
         fields_of(panels),
         *spread_of(panels, data),
         f"Not finished: {unfinished} of {len(runs)} runs." if unfinished else "",
@@ -72,34 +75,6 @@ def filled(template: str, *panels: Panel) -> str:
         return f"{shown} %" if shown and scale == 100 else shown or match[0]
 
     return TOLD_OF_RUNS.sub(told, template.strip())
-
-
-def setup_of(runs: Sequence[Run]) -> str:
-    """Say on what and for how long: ``Data: cifar10. Budget: 25,000 steps of 128 examples.``"""
-    if not runs:
-        return ""
-    stand_ins = {name: words for paper in load_papers() for name, words in paper.stand_ins.items()}
-    names = dict.fromkeys(run.data for run in runs)
-    data = ", ".join(f"{name} ({stand_ins[name]})" if name in stand_ins else name for name in names)
-    subsets = sorted({int(run.key("data.num_train")) for run in runs if run.key("data.num_train")})
-    if 0 < len(subsets) <= 3:
-        data += f", {' or '.join(f'{size:,}' for size in subsets)} training examples"
-    if not any(value_of(run, "takes_steps") for run in runs):
-        return f"Data: {data}."
-    budgets = list(dict.fromkeys(_budget(run) for run in runs))
-    if len(budgets) > 3:
-        return f"Data: {data}. Budgets differ."
-    until_fit = " or until fitted" if any(run.key("until_fit") for run in runs) else ""
-    sizes = sorted({int(run.key("data.batch_size") or 0) for run in runs} - {0})
-    of = f" of {' or '.join(map(str, sizes))} examples" if sizes and "steps" in budgets[0] else ""
-    return f"Data: {data}. Budget: {' or '.join(budgets)}{of}{until_fit}."
-
-
-def _budget(run: Run) -> str:
-    if (epochs := run.key("max_epochs")) is not None:
-        return f"{epochs:g} epochs"
-    steps = run.key("max_steps")
-    return f"{steps:,} steps" if isinstance(steps, int) else "unknown"
 
 
 def spread_of(panels: Sequence[Panel], data: pd.DataFrame) -> list[str]:
@@ -131,12 +106,12 @@ def _means(counts: Sequence[int], kinds: Sequence[str]) -> str:
 
 def fields_of(panels: Sequence[Panel]) -> str:
     """Say of a heat map what a field is, and whether it is a mean over more than seeds."""
-    fields: dict[Any, list[Run]] = {}
-    for number, panel in enumerate(panels):
-        for run in panel.runs if panel.figure.kind == "heatmap" else ():
-            # Of a measure's table each of its runs has a part in every field.
-            place = (x_of(run, panel.x), x_of(run, panel.y[0])) if panel.figure.of == "runs" else ()
-            fields.setdefault((number, *place), []).append(run)
+    fields = collected(
+        # Of a measure's table each of its runs has a part in every field.
+        ((number, *((x_of(run, panel.x), x_of(run, panel.y[0])) if panel.figure.of == "runs" else ())), run)
+        for number, panel in enumerate(panels)
+        for run in (panel.runs if panel.figure.kind == "heatmap" else ())
+    )
     if not fields:
         return ""
     counts = sorted({len(group) for group in fields.values()})
@@ -148,11 +123,9 @@ def fields_of(panels: Sequence[Panel]) -> str:
 
 def lacking(panels: Sequence[Panel]) -> list[str]:
     """Say how many finished runs are not in a plot of single runs, as they have no such number."""
-    found: dict[str, set[str]] = {}
-    for panel in panels:
-        for quantity, runs in panel.lacking.items():
-            found[quantity] = found.get(quantity, set()) | runs
-    counts = {quantity: f"{len(runs)} run{'s' if len(runs) > 1 else ''}" for quantity, runs in found.items()}
+    found = collected(each for panel in panels for each in panel.lacking.items())
+    numbers = {quantity: len(set().union(*runs)) for quantity, runs in found.items()}
+    counts = {quantity: f"{number} run{'s' if number > 1 else ''}" for quantity, number in numbers.items()}
     return [f"Not drawn: {count} without {quantity}." for quantity, count in counts.items()]
 
 

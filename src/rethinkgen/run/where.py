@@ -1,18 +1,47 @@
-"""Runs chosen by their keys, as ``where`` of a figure chooses them: by what a command line says."""
+"""Runs chosen by their keys: as ``where`` of a figure and ``runs`` of a claim say, or a command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import yaml
 
-from rethinkgen.report.quantities import known_quantities, matches, property_of
+from rethinkgen.run.quantities import known_quantities, property_of
 from rethinkgen.run.run import Run
 from rethinkgen.words import meant
 
 MOST_VALUES = 8
+
+
+def matches(run: Run, selector: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run has the value, one of the values, or a value within the bound, of each key; of a list, any."""
+    if not isinstance(selector, Mapping):
+        return any(matches(run, one) for one in selector)
+    return all(is_allowed(property_of(run, key), wanted, key) for key, wanted in selector.items())
+
+
+def is_allowed(value: Any, allowed: Any, key: str) -> bool:
+    """Whether a value of a key is what a selector allows."""
+    if isinstance(allowed, dict):
+        ((kind, bound),) = allowed.items()
+        return value is not None and (value >= bound if kind == "at_least" else value <= bound)
+    if key == "regularizer":
+        options = allowed if allowed and isinstance(allowed[0], list) else [allowed]
+        return any(sorted(option) == sorted(value) for option in options)
+    # True is no 1 here.
+    return any(
+        (value == option and isinstance(value, bool) == isinstance(option, bool))
+        or (isinstance(option, str) and "*" in option and fnmatchcase(str(value), option))
+        for option in (allowed if isinstance(allowed, list) else [allowed])
+    )
+
+
+def is_below(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or lies below one."""
+    return f"{key}.".startswith(tuple(f"{prefix}." for prefix in prefixes))
 
 
 def select(runs: Sequence[Run], told: Any, key: str) -> tuple[list[Run], list[str]]:

@@ -1,85 +1,15 @@
-"""Numbers as a report prints them, and the two errors that stand beside them."""
+"""Numbers as people read them: no more digits than one looks at, the spread and the interval beside a mean."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rethinkgen.run.spread import Summary
 
 DASH = "–"
 """Where there is no number."""
-NUM_TEST = {
-    "digits": 360,
-    "mnist": 10_000,
-    "fashion_mnist": 10_000,
-    "cifar10": 10_000,
-    "cifar10_jpeg": 10_000,
-    "cifar100": 10_000,
-    "svhn": 26_032,
-}
-"""Test examples of data sets of which everybody has the same."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Repetitions of one run."""
-
-    mean: float
-    deviation: float | None
-    """Sample standard deviation (divided by n - 1); nothing for a single run."""
-    n: int
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Return mean and sample standard deviation of at least one value; infinite where one is."""
-    if not all(map(math.isfinite, values)):
-        return Summary(math.inf, None, len(values))
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(statistics.fmean(values), deviation, len(values))
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What repetitions differ by."""
-
-    deviation: float
-    """Sample standard deviation."""
-    df: float
-    """Degrees of freedom that it was estimated with: n - 1 of a single setting."""
-
-
-CONFIDENCE = 0.95
-"""Of every interval."""
-
-
-def own_spread(values: Sequence[float]) -> Spread | None:
-    """Return the deviation of these repetitions; nothing of a single one, or where one is infinite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return Spread(statistics.stdev(values), len(values) - 1)
-
-
-def half_width(spread: Spread | None, n: int) -> float:
-    """Return half the width of a mean's 95 % interval, by Student's t; infinite where no spread is known."""
-    if spread is None or n == 0:
-        return math.inf
-    if spread.deviation == 0:
-        return 0.0
-    return _quantile(spread.df) * spread.deviation / math.sqrt(n)
-
-
-@cache
-def _quantile(df: float) -> float:
-    from scipy.special import stdtrit  # a page of a running sweep needs no interval at once
-
-    return float(stdtrit(df, (1 + CONFIDENCE) / 2))
-
-
-def binomial_error(accuracy: float, num_examples: int) -> float:
-    """Return the standard error of an accuracy in [0, 1] measured on so many independent examples."""
-    return math.sqrt(accuracy * (1 - accuracy) / num_examples)
 
 
 def shown(value: float | None, unit: str = "") -> str:
@@ -115,18 +45,10 @@ def shown_summary(summary: Summary, unit: str = "") -> str:
     return f"{summary.mean:{sign}.{digits}f} ± {summary.deviation:.{digits}f}{'' if unit == 'x' else ' '}{unit}"
 
 
-def interval(summary: Summary) -> tuple[float, float] | None:
-    """Return the ends of the mean's 95 % interval, by Student's t with n - 1; nothing of a single run."""
-    if summary.deviation is None:
-        return None
-    half = half_width(Spread(summary.deviation, summary.n - 1), summary.n)
-    return summary.mean - half, summary.mean + half
-
-
 def shown_with_interval(summary: Summary, unit: str = "") -> str:
-    """Return ``85.4 ± 0.3 [84.7, 86.1] %``, the interval as ``interval`` has it; of percent what can be."""
+    """Return ``85.4 ± 0.3 [84.7, 86.1] %``, the interval as the summary has it; of percent what can be."""
     text = shown_summary(summary, unit)
-    ends = interval(summary)
+    ends = summary.interval
     if ends is None or not summary.deviation or " ± " not in text:
         return text
     low, high = (min(max(end, 0.0), 100.0) for end in ends) if unit == "%" else ends

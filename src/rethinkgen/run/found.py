@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rethinkgen.report.figures.settings import corruption_name
-from rethinkgen.report.numbers import binomial_error, shown
-from rethinkgen.report.quantities import num_test
-from rethinkgen.run.identity import SEEDS
+from rethinkgen.grouping import collected
+from rethinkgen.numbers import shown
 from rethinkgen.run.run import Run
+from rethinkgen.run.settings import by_setting, corruption_name
+from rethinkgen.run.spread import binomial_error
 
 MOST_GROUPS = 3
 """Of more, the best and the worst are told."""
@@ -68,9 +68,7 @@ def _test_accuracies(runs: Sequence[Run]) -> str:
 
 def _along(runs: Sequence[Run], before: str, name_of: Callable[[Run], str]) -> tuple[float, str]:
     """Return how far apart the test accuracies of an axis' names are on the mean, and these accuracies in words."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        groups[name_of(run)].append(100 * run.number("test/accuracy"))
+    groups = collected((name_of(run), 100 * run.number("test/accuracy")) for run in runs)
     ordered = sorted(groups, key=lambda name: -statistics.fmean(groups[name]))
     if len(ordered) == 1:
         return 0.0, _range(groups[ordered[0]])
@@ -102,9 +100,8 @@ def _failures(runs: Sequence[Run]) -> str:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-    counts = Counter((run.setting(*SEEDS), run.facts.get("fingerprint")) for run in runs)
-    fewest, most = min(counts.values()), max(counts.values())
-    single = sum(number == 1 for number in counts.values())
+    counts = list(map(len, by_setting(runs)))
+    fewest, most, single = min(counts), max(counts), counts.count(1)
     if most == 1:
         return "One run a setting: how far another seed would differ is not known."
     if fewest == most:
@@ -114,7 +111,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _test_set(runs: Sequence[Run]) -> str:
-    sizes = {num_test(run) for run in runs}
+    sizes = {run.num_test for run in runs}
     accuracies = [run.number("test/accuracy") for run in runs]
     size = sizes.pop() if len(sizes) == 1 else None
     if size is None or not all(0 <= accuracy <= 1 for accuracy in accuracies):

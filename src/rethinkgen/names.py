@@ -1,13 +1,15 @@
-"""Names of the report's files, and texts in its CSV files: whatever the runs call their data, models and settings."""
+"""Names of files, and texts in CSV files: whatever runs call their data, models and settings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from rethinkgen.files import csv_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST_STEM = 80
 
@@ -32,6 +34,11 @@ def distinct(stems: Iterable[str]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def in_csv(value: Any) -> Any:
+    """Return a value as a CSV file has it: a list is joined by ``+``, an empty one is ``none``."""
+    return csv_cell("+".join(map(str, value)) or "none" if isinstance(value, list) else value)
 
 
 def to_csv(table: pd.DataFrame) -> str:
