@@ -17,6 +17,17 @@ TINY += ["data.num_train=128"]
 AT_ONCE = ["keep=[0]", "measure.layer_robustness.steps=[0]", "measure.layer_robustness.num_draws=1"]
 """Of a step there is no epoch to put layers back to."""
 RUNS_ON_DIGITS = {
+    "arpit2017/capacity": (3, ["model.width=16"]),
+    "arpit2017/easy_examples": (3, ["model.width=16", "measure.easy_examples.num_draws=2"]),
+    "arpit2017/loss_sensitivity": (2, ["measure.loss_sensitivity.num_times=2"]),
+    "arpit2017/noise_levels": (1, ["data.corruption=noisy_inputs", "data.corruption.fraction=0.2", "model.width=16"]),
+    "arpit2017/over_epochs": (1, ["data.corruption=gaussian", "model.width=16"]),
+    "arpit2017/regularizers": (2, ["regularizer=[]", "model.width=16"]),
+    "arpit2017/removed_or_corrupted": (2, ["model.width=16"]),
+    "arpit2017/time_to_fit": (3, ["model.width=32"]),
+    "fort2019/learning_rate": (1, ["optimizer.lr=0.001", "measure.stiffness.num_examples=20", "data.batch_size=2"]),
+    "fort2019/over_training": (1, ["measure.stiffness.num_examples=20", "data.batch_size=8"]),
+    "fort2019/small_set": (1, ["measure.stiffness.num_examples=20"]),
     "zhang2017/figure_1a": (5, []),
     "zhang2017/figure_1b": (4, ["data.corruption.probability=0,1", "model=inception,mlp_1x512"]),
     "zhang2017/figure_1c": (1, ["data.corruption.probability=0.5", "model=mlp_1x512"]),
@@ -40,6 +51,10 @@ RUNS_ON_DIGITS = {
 """Experiment: how many runs a seed, and what shortens it."""
 
 
+SLOW = {"arpit2017/noise_levels", "arpit2017/regularizers", "fort2019/learning_rate", "fort2019/over_training"}
+"""What is like another, and takes its time."""
+
+
 def comments(experiment: str) -> list[str]:
     lines = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text().splitlines()
     return [line for line in lines if line.startswith("# ") and not line.startswith("# @package")]
@@ -54,7 +69,9 @@ def test_it_opens_with_source_command_outcome_and_cost(experiment: str) -> None:
     assert words[2:4] == ["python", "train.py"]
 
 
-@pytest.mark.parametrize("experiment", RUNS_ON_DIGITS)
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RUNS_ON_DIGITS]
+)
 def test_it_runs_on_the_digits(experiment: str, train: Command, tmp_path: Path) -> None:
     num_runs, shortened = RUNS_ON_DIGITS[experiment]
     train("-m", f"+experiment={experiment}", "data=digits", *TINY, *shortened)

@@ -132,6 +132,8 @@ def test_the_matrix_is_of_the_loss_of_one_class_by_examples_of_another(differenc
     assert {(i, j): value for i, j, value in rows} == {key: pytest.approx(v, rel=1e-5) for key, v in matrix.items()}
     assert findings.numbers["within"] == pytest.approx((matrix[0, 0] + matrix[1, 1]) / 2, rel=1e-5)
     assert findings.numbers["between"] == pytest.approx((matrix[0, 1] + matrix[1, 0]) / 2, rel=1e-5)
+    ratio = (matrix[0, 1] + matrix[1, 0]) / (matrix[0, 0] + matrix[1, 1])
+    assert findings.numbers["between_over_within"] == pytest.approx(ratio, rel=1e-5)
 
 
 def test_fewer_times_are_spread_evenly_and_the_matrix_may_be_left_out(differences: tuple[Tensor, Tensor]) -> None:

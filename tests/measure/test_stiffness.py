@@ -74,6 +74,7 @@ def test_class_means_are_those_of_every_single_pair(name: str) -> None:
             between = mean([value[i] for (a, b), value in matrix.items() if a != b])
             assert findings.numbers[f"{pairs}/{kind}_within"] == pytest.approx(within, rel=1e-4, abs=1e-6)
             assert findings.numbers[f"{pairs}/{kind}_between"] == pytest.approx(between, rel=1e-4, abs=1e-6)
+            assert findings.numbers[f"{pairs}/{kind}_gap"] == pytest.approx(within - between, rel=1e-4, abs=2e-6)
 
 
 def test_distances_are_of_pairs_within_classes_in_equal_intervals() -> None:
@@ -91,6 +92,20 @@ def test_distances_are_of_pairs_within_classes_in_equal_intervals() -> None:
         assert sign == pytest.approx(mean([pair[2] for pair in inside]))
         assert cosine == pytest.approx(mean([pair[3] for pair in inside]), rel=1e-4)
     assert len(found) == 3
+
+
+def test_the_summary_has_the_numbers_of_each_kind_of_pairs_beside_the_loss() -> None:
+    network, split = network_of("mlp"), split_of(12, 1, share_wrong=0.3)
+    findings = stiffness(Subject(network, {"train": split, "test": split_of(6, 2)}))
+    table = findings.tables["summary"]
+    loss = float(F.cross_entropy(network(split.inputs), split.labels).detach())
+    assert list(table["loss"]) == [pytest.approx(loss)] * 3
+    for row, pairs in enumerate(table["pairs"]):
+        told = {name: float(column[row]) for name, column in table.items() if name not in ("pairs", "loss")}
+        assert len(told) == 10
+        for name, value in told.items():
+            expected = findings.numbers[f"{pairs}/{name}"]
+            assert math.isnan(value) if expected is None else value == expected
 
 
 @pytest.mark.parametrize(

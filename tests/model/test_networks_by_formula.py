@@ -106,6 +106,7 @@ SMALL: dict[str, Callable[..., Classifier]] = {
     "linear": lambda **k: MLP(width=None, depth=0, initialization="zeros", **k),
     "widths": lambda **k: MLP(width=[8, 6], depth=2, batch_norm=True, **k),
     "convolutions": lambda **k: ConvNet(channels=[4, 6], **k),
+    "arpit": ArpitCNN,
     "vgg": lambda **k: CifarVGG(depth=11, batch_norm=True, **k),
     "resnet_2": lambda **k: CifarResNet(blocks=[1, 2], width=4, **k),
     "resnet_2_no_bn": lambda **k: CifarResNet(blocks=[1, 2], width=4, batch_norm=False, **k),
@@ -119,6 +120,7 @@ SMALL: dict[str, Callable[..., Classifier]] = {
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (2, 17, 23)])
 def test_other_shapes_and_class_counts(name: str, image_shape: tuple[int, int, int]) -> None:
     model = SMALL[name](image_shape=image_shape, num_classes=7)
+    assert all(module.training for module in model.modules())
     images = torch.randn(3, *image_shape)
     before = images.clone()
     logits = model(images)

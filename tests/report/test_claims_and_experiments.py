@@ -26,6 +26,20 @@ SAME_RUNS = {
 }
 """Figures that another experiment's runs are drawn from."""
 EXPERIMENTS = [name for name in CLAIMED if name not in SAME_RUNS]
+SMALLER = {
+    "arpit2017": {
+        "data.num_train",
+        "data",
+        "data.source",
+        "model",
+        "model.width",
+        "model.depth",
+        "image_shape",
+        "optimizer.lr",
+    },
+    "fort2019": {"data.num_train", "data.preprocessing"},
+}
+"""Paper -> the keys by which its experiments, which two cores can run, are not the paper's own: its stand-ins."""
 SEVERAL = ("table_1.", "table_4.", "theorem_1.", "table_2.random_labels.regularized")
 """Claims about all of several settings: what the paper leaves open, or says of any."""
 
@@ -58,14 +72,18 @@ def test_every_claim_finds_its_runs_and_they_are_of_its_protocol(
     num_seeds = len(seeds_of(experiment))
     for claim in claims:
         choosing = {"data.validation": 0.1}
-        bearing = [run for run in runs if matches(run, claim.runs) and not matches(run, choosing)]
+        # Papers whose claims are about held-out images hold some out in every run.
+        is_choosing = claim.tuned is not None or claim.paper.name not in SMALLER
+        bearing = [run for run in runs if matches(run, claim.runs) and not (is_choosing and matches(run, choosing))]
         if claim.tuned:
             assert claim.tuned.held_out == choosing
             strengths = {run.key(claim.tuned.key) for run in runs if matches(run, claim.runs | choosing)}
             assert 0 in strengths
             assert len(strengths) > claim.tuned.at_least
         assert bearing, claim.id
-        assert [text for run in bearing for text in deviations(run, claim)] == [], claim.id
+        departing = {found.key for run in bearing for found in deviations(run, claim)}
+        assert departing <= SMALLER.get(experiment.partition("/")[0], set()), claim.id
+        assert not departing or claim.trend, claim.id
         for name, setting in claim.settings.items():
             assert any(matches(run, setting) for run in bearing), (claim.id, name)
         if claim.across:

@@ -31,7 +31,7 @@ SET_ELSEWHERE = {
     *("image_shape", "num_classes", "num_outputs", "optimizer", "schedule", "loss", "learning_rate", "lr"),
     *("weight_decay", "dropout", "label_smoothing"),
     *("source", "batch_size", "micro_batch_size", "preprocessing", "crop", "num_train", "validation", "seed"),
-    *("exclude", "relabel"),
+    *("exclude", "relabel", "resize"),
     *("order_seed", "random_crop", "flip", "rotation", "color_jitter", "mixup", "gradient_clip"),
     # Objects, which no config has yet.
     *("mix", "penalties"),

@@ -42,7 +42,8 @@ def loss_sensitivity(subject: Subject, *, num_times: int = 20, by_class: bool = 
     exact but at the kinks of a ReLU.
 
     Numbers: ``gini`` of the sensitivities (0: all equal, towards 1: all in one example), ``gini_with_direct``,
-    ``mean``; of ``by_class``, ``within`` and ``between``: the means of the matrix on and off its diagonal. Tables:
+    ``mean``; of ``by_class``, ``within`` and ``between``: the means of the matrix on and off its diagonal, and
+    ``between_over_within``, which does not depend on the scale of the inputs. Tables:
     ``examples`` with ``index, is_corrupted, sensitivity``; ``times`` with ``step, gini, gini_so_far, mean``, of
     ``g_x^t`` and of its mean over the times so far; ``classes`` with ``class_of_loss, class_of_example, sensitivity``:
     of the part of ``L_t`` that belongs to the examples of one class, the mean over those of another.
@@ -188,6 +189,9 @@ def _findings(found: Adjoint, train: Split, *, by_class: bool) -> Findings:
         is_within = torch.eye(len(classes), dtype=torch.bool)
         numbers["within"] = float(matrix[is_within].mean())
         numbers["between"] = float(matrix[~is_within].mean()) if len(classes) > 1 else None
+        numbers["between_over_within"] = (
+            float(matrix[~is_within].mean() / matrix[is_within].mean()) if len(classes) > 1 else None
+        )
         tables["classes"] = {
             "class_of_loss": [a for a in classes for _ in classes],
             "class_of_example": [b for _ in classes for b in classes],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from rethinkgen.measure.examples import examples
 from rethinkgen.measure.fit import judged_by
 from rethinkgen.measure.gradients import gram_matrix
 from rethinkgen.measure.outputs import prediction_parts
+from rethinkgen.measure.predict import predict
 from rethinkgen.measure.subject import Findings, Number
 
 if TYPE_CHECKING:
-    from rethinkgen.data.module import SplitName
+    from rethinkgen.data.module import Split, SplitName
     from rethinkgen.measure.subject import Subject
 
 SMALL = 1e-8
@@ -51,12 +53,14 @@ def stiffness(
     outside of the distances that occur; the *crossing* is the same line's wherever that is, also beyond them.
 
     Numbers, of ``train_train``, ``train_heldout`` and ``heldout_heldout``: ``<pairs>/sign_within``, ``sign_between``,
-    ``cosine_within``, ``cosine_between``, ``sign_length``, ``cosine_length``, ``sign_crossing``, ``cosine_crossing``;
-    and ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
+    ``sign_gap`` (within less between), ``sign_length``, ``sign_crossing``, and the same of ``cosine``; and
+    ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
     gradient is zero has no stiffness.
 
     Tables: ``classes`` with ``pairs, class_a, class_b, sign, cosine, num_pairs``; ``distances`` with ``pairs, distance,
-    sign, cosine, num_pairs``, pairs within classes in ``num_bins`` equal intervals of distance, by their middle.
+    sign, cosine, num_pairs``, pairs within classes in ``num_bins`` equal intervals of distance, by their middle;
+    ``summary`` with ``pairs``, the numbers of these pairs, and ``loss``, the mean cross-entropy of the training
+    examples: to compare runs where they have learnt equally much.
     """
     check_whole("num_examples", num_examples, 2)
     check_whole("num_bins", num_bins, 1)
@@ -78,9 +82,13 @@ def stiffness(
     numbers: dict[str, Number] = {"num_small": int((gram.diagonal() < SMALL**2).sum())}
     classes: list[tuple[object, ...]] = []
     distances: list[tuple[object, ...]] = []
+    summary: dict[str, list[object]] = {"pairs": [*of], "loss": [_loss(subject, parts[0][1])] * len(of)}
     for name, some in of.items():
         rows = _class_rows(some)
-        numbers |= {f"{name}/{number}": value for number, value in _numbers(some, rows).items()}
+        found = _numbers(some, rows)
+        numbers |= {f"{name}/{number}": value for number, value in found.items()}
+        for number, value in found.items():
+            summary.setdefault(number, []).append(math.nan if value is None else value)
         classes += [(name, *row) for row in rows]
         distances += [(name, *row) for row in _distance_rows(some, num_bins)]
     return Findings(
@@ -88,8 +96,13 @@ def stiffness(
         {
             "classes": _columns(("pairs", "class_a", "class_b", "sign", "cosine", "num_pairs"), classes),
             "distances": _columns(("pairs", "distance", "sign", "cosine", "num_pairs"), distances),
+            "summary": summary,
         },
     )
+
+
+def _loss(subject: Subject, split: Split) -> float:
+    return float(predict(subject.network, split.inputs, split.labels).losses.double().mean())
 
 
 def _images(inputs: Inputs) -> Tensor:
@@ -144,6 +157,8 @@ def _numbers(pairs: Pairs, rows: list[ClassRow]) -> dict[str, Number]:
         within, between = ([row[i] for row in rows if (row[0] == row[1]) == is_within] for is_within in (True, False))
         numbers[f"{name}_within"] = sum(within) / len(within) if within else None
         numbers[f"{name}_between"] = sum(between) / len(between) if between else None
+        gap = numbers[f"{name}_within"], numbers[f"{name}_between"]
+        numbers[f"{name}_gap"] = None if gap[0] is None or gap[1] is None else gap[0] - gap[1]
         distance, value = _within(pairs, getattr(pairs, name))
         numbers[f"{name}_length"] = critical_length(distance, value)
         numbers[f"{name}_crossing"] = zero_crossing(distance, value)

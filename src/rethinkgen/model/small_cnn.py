@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from rethinkgen.checks import check_whole
@@ -39,7 +38,8 @@ class ArpitCNN(Classifier):
             ]
             num_inputs = 200
         layers.append(nn.Flatten())
-        num_features = _num_features(layers, image_shape)
+        height, breadth = ((side + 3) // 4 for side in image_shape[1:])  # halved twice, upwards
+        num_features = 200 * height * breadth
         for width in (384, 192):
             layers += [
                 nn.Linear(num_features, width, bias=False),
@@ -73,13 +73,7 @@ class ConvNet(Classifier):
             layers += [nn.Conv2d(num_inputs, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
             num_inputs = width
         layers.append(nn.Flatten())
-        num_features = _num_features(layers, image_shape)
+        height, breadth = (side // 2 ** len(self.channels) for side in image_shape[1:])
+        num_features = num_inputs * height * breadth
         layers += [*self.dropout_layers(), nn.Linear(num_features, num_classes)]
         return glorot_uniform(nn.Sequential(*layers))
-
-
-def _num_features(layers: Sequence[nn.Module], image_shape: tuple[int, int, int]) -> int:
-    """Return how many numbers layers make of an image."""
-    with torch.no_grad():
-        num_features: int = nn.Sequential(*layers).eval()(torch.zeros(1, *image_shape)).shape[1]
-    return num_features

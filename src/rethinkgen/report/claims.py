@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from rethinkgen.grouping import collected
@@ -113,9 +115,21 @@ def judge(runs: Sequence[Run]) -> list[Verdict]:
 
 
 def _bears_on(run: Run, claim: Claim) -> bool:
-    if not matches(run, claim.runs):
+    if not matches(run, claim.runs) or not _is_measured_by(run, claim.metric):
         return False
     return not claim.settings or any(matches(run, setting) for setting in claim.settings.values())
+
+
+def _is_measured_by(run: Run, metric: str) -> bool:
+    """Whether the measure that a number is of has looked at the run, is asked to, or may be: it has not finished."""
+    _, is_of_one, rest = metric.rpartition("measure/")
+    called = rest.partition("/")[0]
+    return (
+        not is_of_one
+        or run.state != "done"
+        or any(fnmatchcase(each.called, called) for each in run.measured[0])
+        or run.key(f"measure.{re.split(r'[(*]', called)[0]}") is not None
+    )
 
 
 def _verdict(claim: Claim, bearing: list[Run], comparisons: list[Comparison], pools: Pools) -> Verdict:

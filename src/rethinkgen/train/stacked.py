@@ -35,7 +35,7 @@ STACKABLE_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, to
 """What these do to a weight depends on no other weight."""
 STACKABLE_MODULES = (nn.Linear, nn.Flatten, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.Identity)
 """Modules that are mapped as fast as they run: a mapped convolution is a grouped one, far slower on a CPU."""
-MOST_MULTIPLICATIONS = 2_000_000
+MOST_MULTIPLICATIONS = 3_000_000
 """Weights times examples in a batch up to which a stack is the faster on a CPU (``benchmarks/stacked.py``)."""
 MOST_STACKED = 100
 """Networks in one stack: more gain nothing."""

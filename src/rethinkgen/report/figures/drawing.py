@@ -148,8 +148,10 @@ def _label(axes: Axes, panel: Panel, end: int) -> None:
             if high is None and low is not None:
                 axes.set_ylim(top=1.05 * axes.dataLim.y1)
     if figure.kind == "curves":
-        is_log = "x" in figure.log
-        axes.set_xlim(min(table["step"].min() for _, _, table in panel.tables) if is_log else 0, max(end, 1))
+        first = min(table["step"].min() for _, _, table in panel.tables)
+        # A logarithmic axis has no place for what was looked at before the first step.
+        is_log = "x" in figure.log and first > 0
+        axes.set_xlim(first if is_log else 0, max(end, 1))
         axes.set_xlabel("training steps" + (plain_logarithmic(axes, is_free=False) if is_log else ""))
         if not is_log:
             axes.xaxis.set_major_formatter(IN_THOUSANDS if end >= THOUSANDS_FROM else PLAIN)
@@ -398,7 +400,9 @@ def draw_heatmap(axes: Axes, panel: Panel) -> None:
 
 def draw_pictures(axes: Axes, panel: Panel) -> None:
     """Draw images (H, W) or (H, W, C) side by side, with their ``value`` below; of several lines one below another."""
-    axes.axis("off")
+    # Without an axis, but with its name: that of its row.
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     share = 1 / len(panel.tables)
     for number, (line, y, table) in enumerate(panel.tables):
         band = axes
