@@ -42,6 +42,7 @@ def test_all_else_is_none(value: object) -> None:
     ("keep", "said"),
     [
         ("10ep", "keep='10ep': a list is needed, such as keep=[0,1ep,10ep,end]"),
+        ("{a:1}", "keep: a list is needed, such as keep=[...]."),
         ("[0,-3]", "keep[1]=-3: a number of steps"),
         ("[41]", "keep=41: the budget is max_steps=40, which it is beyond"),
         ("[0,6ep]", "keep='6ep': that is step 48, beyond the budget of 40 steps (5 epochs)"),

@@ -167,6 +167,20 @@ def test_the_number_by_a_name_is_of_the_latest_protocol(tmp_path: Path) -> None:
     assert called("mine", {"steps": [0, 1], "other": "seed=1"}, {"steps": (0, 1)}) == "mine(other=seed=1)"
 
 
+def test_the_same_words_that_chose_two_second_runs_are_two_names(tmp_path: Path) -> None:
+    plain = {"measure": "mine", "function": "f", "protocol": 1, "parameters": {}, "step": 3}
+    for other in ("aaa", "bbb", "ccc"):
+        called = "mine(other=seed=2)" if other == "ccc" else "mine(other=seed=1)"
+        path = file_of(tmp_path, "mine", measure_id("f", 1, {}, other), 3)
+        write_measured(path, {**plain, "called": called, "other": other, "numbers": {"x": 1.0}}, {})
+    names = {name for each in read_measured(tmp_path)[0] for name in numbers_of(each)}
+    assert names == {
+        "measure/mine(other=seed=1,aaa)/x",
+        "measure/mine(other=seed=1,bbb)/x",
+        "measure/mine(other=seed=2)/x",
+    }
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

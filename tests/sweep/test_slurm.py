@@ -154,6 +154,17 @@ def test_grid_is_one_array_and_a_second_command_submits_nothing(
     assert grid.job_ids() == before
 
 
+def test_measures_are_jobs_too(small_sweep: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "small"
+    shutil.copytree(small_sweep, runs)
+    command = [sys.executable, str(ROOT / "measure.py"), str(runs), "measure=[fit]", "at=[0,end]"]
+    command += ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "threads=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[8/8]" in done.stdout
+    assert len(list(runs.glob("*/measures/fit-*/*.json"))) == 8
+
+
 def test_cancelled_job_is_one_failed_row_and_runs_again_alone(sweep: Callable[..., Sweep]) -> None:
     grid = sweep("seed=0,1", "max_steps=500")
     process = grid.start()

@@ -274,6 +274,7 @@ def _close(key: str, known: Iterable[str]) -> list[str]:
 
 CHOSEN_TWICE = re.compile(r"(?:Multiple values for )?(\S+?)(?:\. To override a value| appears more than once in)")
 NOT_TAKEN = re.compile(r"unexpected keyword argument '(\w+)'\nfull_key: (hydra\.\w+)$")
+OTHER_KIND = re.compile(r"incompatible container types.*full_key: ([\w.]+)\s+object_type=(list|dict)", re.DOTALL)
 COULD_NOT = re.compile(
     r"Could not override '(?P<key>[^']+)'.*?\nTo append to your (?:config|default list) use \+(?P<override>[^\n]*)",
     re.DOTALL,
@@ -301,6 +302,9 @@ def better_words(error: BaseException, conf: Path) -> str | None:
         return f"+{found[1]}=...: one is chosen already. To choose another, leave out the +: {found[1]}=..."
     if found := NOT_TAKEN.search("\n".join([str(error), *getattr(error, "__notes__", [])])):
         return f"{found[2]}.{found[1]}: there is no such key."
+    if found := OTHER_KIND.search(str(error.__cause__)):
+        key, is_list = found[1], found[2] == "list"
+        return f"{key}: {f'a list is needed, such as {key}=[...]' if is_list else 'keys with values are needed'}."
     if found := UNQUOTED.match(str(error)):
         key, value = found.groups()
         return f"{key}={value}: Hydra reads it in quotes only, which the shell must leave: \"{key}='{value}'\""

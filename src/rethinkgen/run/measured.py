@@ -10,7 +10,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +166,20 @@ def read_measured(run: Path) -> tuple[list[Measured], list[str]]:
             found.append(measured)
     # Of one name the latest protocol comes last, so that its number is the one that stands by that name.
     found.sort(key=lambda each: (each.measure, each.protocol, each.key, each.step))
-    return found, damage
+    return _told_apart(found), damage
+
+
+def _told_apart(found: Sequence[Measured]) -> list[Measured]:
+    """Have measures with other second runs go by other names: where the same words chose several, by their ids too."""
+    others: dict[str, set[str]] = {}
+    for each in found:
+        others.setdefault(each.called, set()).add(each.other or "")
+    return [
+        replace(each, called=f"{each.called.removesuffix(')')},{each.other})")
+        if each.other and len(others[each.called]) > 1
+        else each
+        for each in found
+    ]
 
 
 def called(name: str, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:

@@ -244,7 +244,8 @@ class Measuring:
         log.debug("what ended it", exc_info=error)
         if not is_users_mistake(error):
             traceback.print_exception(error)
-        return first_line(reason_of(error))
+        # In one line, as rows are; of data that are not found the first of several says the least.
+        return " ".join(reason_of(error).split()) if is_users_mistake(error) else first_line(reason_of(error))
 
     def _row(
         self, run: Run, step: int, there: There, other: Path | None, other_id: str | None, lost: str | None
