@@ -133,7 +133,7 @@ def test_before_the_first_evaluation_nothing_is_known() -> None:
     assert Best(3).summary() == {}
     assert Best(3).state_dict() == {"accuracy": -1.0, "step": 0, "weights": {}, "num_evaluations_since": 0}
     assert not Best(1).is_out_of_patience
-    assert Oracle().summary() == {}
+    assert Oracle().summary() == {"test/accuracy_oracle": None}
     assert Oracle().examples() == {}
     assert not Milestones(1.0).fitted
     assert Milestones(1.0).summary() == {"test/accuracy_at_fit": None}

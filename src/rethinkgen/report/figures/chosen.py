@@ -9,11 +9,8 @@ from rethinkgen.run.run import Run
 
 
 def nearest_to_40_percent_wrong(groups: Sequence[list[Run]]) -> list[Run]:
-    """Return the setting whose share of wrong labels is nearest to 0.4, at which both learning and memorising are seen.
-
-    Without regularizers, and finished, if there is one.
-    """
-    # The groups come in the order of the networks: the first of equals is taken.
+    """Return the setting whose share of wrong labels is nearest to 0.4: without regularizers, finished, if there is."""
+    # There both learning and memorising are seen. The groups come in the order of the networks: of equals the first.
     return min(
         groups,
         key=lambda group: (
