@@ -59,17 +59,23 @@ def test_sources(name: str) -> None:
     assert {"prepare", "load", "fingerprint"} <= set(dir(build(config.data.source, "data.source")))
 
 
+PUBLISHED_RATES = dict.fromkeys(("inception", "inception_no_bn", "inception_v3", "resnet50"), 0.1) | dict.fromkeys(
+    ("alexnet", "mlp_1x512", "mlp_3x512", "arpit_cnn", "mlp_2x4096"), 0.01
+)
+
+
 @pytest.mark.parametrize("name", choices("model"))
 def test_models(name: str) -> None:
     config = composed(f"model={name}", "data=cifar10")
     if not takes_steps({"model": OmegaConf.to_container(config.model)}):
         assert isinstance(build(config.model, "model"), ClosedForm)
         return
-    side = 75 if name == "inception_v3" else 28
+    side = 75 if name == "inception_v3" else 32 if name.startswith("vgg") else 28
     model = build(config.model, "model", image_shape=[3, side, side], num_classes=10)
     assert isinstance(model, Classifier)
-    published = 0.1 if name.startswith("inception") or name == "resnet50" else 0.01
-    assert model.learning_rate == published
+    if name in PUBLISHED_RATES:
+        assert model.learning_rate == PUBLISHED_RATES[name]
+    assert model.learning_rate == config.model.learning_rate == config.optimizer.lr
 
 
 def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:

@@ -40,7 +40,8 @@ class Printed:
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Printed:
+    monkeypatch.setenv("COLUMNS", "400")  # no cell of a table is wrapped
     return Printed(capsys)
 
 

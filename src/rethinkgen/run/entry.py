@@ -75,7 +75,7 @@ from rethinkgen.run.known_keys import (
 )
 from rethinkgen.run.last_words import say_last
 from rethinkgen.run.measured import FOLDER as MEASURES
-from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading
+from rethinkgen.run.ranks import Ranks, follow_slurm, is_follower, leading, num_slurm_tasks
 from rethinkgen.run.run import read_run
 from rethinkgen.run.screen import tell_failure, tell_result, tell_skipped, tell_trial
 from rethinkgen.run.stint import measure_stint
@@ -627,7 +627,7 @@ def telling_failures(folder: RunFolder, *, is_single: bool) -> Iterator[None]:
         elif folder.has_begun or not is_single:
             # What is there stays, with the reason beside it. In a sweep that is where the reason is looked for.
             note_failure(folder, state, reason, error)
-        else:
+        elif num_slurm_tasks() == 1:  # of several each is refused, and one may only be opening its log there
             folder.remove_unused()
         if not is_single and number is None:
             raise

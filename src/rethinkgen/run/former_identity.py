@@ -58,6 +58,8 @@ INERT_IN_CLOSED_FORM = (
     *("max_steps", "max_epochs", "until_fit", "evaluate_every", "log_every", "optimizer", "schedule"),
     *("data.batch_size", "data.order_seed", "model.learning_rate", "trainer.precision", "trainer.sync_batchnorm"),
 )
+NOT_OF_THEN = {"MLP": ("model.batch_norm",)}
+"""Network -> its keys that came later, of which another network had one of that name."""
 ADDED_LATER = ("regularizer.color_jitter", "data.color_jitter")
 
 
@@ -74,8 +76,9 @@ def _former(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config as it would have been then."""
     told: dict[str, Any] = json.loads(json.dumps(config))
     counts_now = flatten(identifying(config)).keys()
+    counted = COUNTED - {*NOT_OF_THEN.get(class_name(told.get("model", {}).get("_target_", "")), ())}
     for key in flatten(told):
-        if key not in COUNTED and key not in counts_now and key not in VOLATILE:
+        if key not in counted and key not in counts_now and key not in VOLATILE:
             node, name = place(told, key)
             node.pop(name, None)
     told = {key: value for key, value in told.items() if value != {} or key in ("model", "data")}

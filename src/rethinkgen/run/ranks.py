@@ -318,6 +318,11 @@ def is_follower(trainer: Mapping[str, Any]) -> bool:
     return _slurm_rank(trainer) not in (None, 0)
 
 
+def num_slurm_tasks() -> int:
+    """Return how many tasks srun started together with this process, itself among them."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+
+
 def follow_slurm() -> tuple[Follower, dict[str, Any] | None]:
     """Return this process's place and what rank 0 says to begin with: nothing where there is nothing to train."""
     ranks = Follower(**_slurm_place())
@@ -397,7 +402,7 @@ def _slurm_rank(trainer: Mapping[str, Any]) -> int | None:
 
     Of a step: in a batch script the job's variables speak of several tasks too, but only srun starts them.
     """
-    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    num_tasks = num_slurm_tasks()
     if num_tasks == 1:
         return None
     is_auto = trainer.get("devices", 1) in ("auto", "-1", -1)
