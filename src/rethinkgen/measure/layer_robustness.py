@@ -381,7 +381,9 @@ def _numbers(judged: Judged, critical_from: float, now: Mapping[str, tuple[float
     first, *others = [judged.rise(unit, earliest) for unit in layers] if judged.steps else [None]
     robust, together = judged.robust(critical_from), [unit for unit in judged.units if unit.kind == "robust"]
     rise = judged.rise(together[0], earliest) if together else None
-    alone = _largest(judged.rise(unit, earliest) for unit in robust)
+    # The layers that were put back together: those robust with the statistics kept, whatever they are estimated again.
+    inside = {layer for unit in together for layer in unit.layers}
+    alone = _largest(judged.rise(unit, earliest) for unit in layers if inside.issuperset(unit.layers))
     known = [name for name, value in criticalities.items() if value is not None]
     ranked = [[criticalities[name] for name in known], *zip(*(now[name] for name in known), strict=True)]
     numbers: dict[str, Number] = {

@@ -27,7 +27,7 @@ from torch.func import functional_call, vmap
 from rethinkgen.data.batches import epoch_order
 from rethinkgen.data.timetable import BatchSize, Timetable
 from rethinkgen.measure.outputs import BYTES, bytes_of_pass
-from rethinkgen.measure.predict import PREDICTION_BATCH, has_batch_norm, slices
+from rethinkgen.measure.predict import PREDICTION_BATCH, slices
 from rethinkgen.measure.subject import Draw
 from rethinkgen.train.classifier import MakeOptimizer
 
@@ -255,8 +255,8 @@ def why_not_stackable(network: nn.Module, optimizer: torch.optim.Optimizer) -> s
     """Return why networks of this kind cannot be trained as one; empty if they can be."""
     if type(optimizer) not in STACKABLE_OPTIMIZERS:
         return f"{type(optimizer).__name__} may look at several weights at once"
-    if has_batch_norm(network):
-        return "BatchNorm has statistics of its own"
+    if next(network.buffers(), None) is not None:
+        return "BatchNorm, or another layer, has buffers of its own"
     if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules()):
         return "dropout draws as it goes"
     if any(not value.requires_grad for value in network.parameters()):
