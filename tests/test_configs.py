@@ -24,6 +24,14 @@ from rethinkgen.train.classifier import Classifier
 CONF = ROOT / "conf"
 
 
+RATES = {
+    **dict.fromkeys(("inception", "inception_no_bn", "inception_v3", "wide_resnet", "cifar_resnet56"), 0.1),
+    **{f"{family}{depth}": 0.1 for family in ("resnet", "cifar_resnet") for depth in (18, 34, 50, 101, 152)},
+    **dict.fromkeys(("fc_500_300_100", "cnn_16_32_32", "resnet20_no_bn"), 0.001),
+}
+"""Network -> its rate where it is not 0.01."""
+
+
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -65,11 +73,10 @@ def test_models(name: str) -> None:
     if not takes_steps({"model": OmegaConf.to_container(config.model)}):
         assert isinstance(build(config.model, "model"), ClosedForm)
         return
-    side = 75 if name == "inception_v3" else 28
+    side = 75 if name == "inception_v3" else 32 if name.startswith("vgg") else 28
     model = build(config.model, "model", image_shape=[3, side, side], num_classes=10)
     assert isinstance(model, Classifier)
-    published = 0.1 if name.startswith("inception") or name == "resnet50" else 0.01
-    assert model.learning_rate == published
+    assert model.learning_rate == RATES.get(name, 0.01)
 
 
 def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:

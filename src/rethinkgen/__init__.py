@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.corruption import AsymmetricLabels as AsymmetricLabels
+    from rethinkgen.data.corruption import ClassGroups as ClassGroups
     from rethinkgen.data.corruption import Gaussian as Gaussian
     from rethinkgen.data.corruption import GaussianBlend as GaussianBlend
     from rethinkgen.data.corruption import GivenLabels as GivenLabels
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.corruption import RandomSigns as RandomSigns
     from rethinkgen.data.corruption import ShuffledPixels as ShuffledPixels
     from rethinkgen.data.corruption import TrueLabels as TrueLabels
+    from rethinkgen.data.corruption import UniqueLabels as UniqueLabels
     from rethinkgen.data.module import CorruptedImages as CorruptedImages
     from rethinkgen.data.module import Labels as Labels
     from rethinkgen.data.source import CIFAR10 as CIFAR10
@@ -49,8 +51,15 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.model.closed_form.two_layer_relu import TwoLayerReLU as TwoLayerReLU
     from rethinkgen.model.inception import Inception as Inception
     from rethinkgen.model.mlp import MLP as MLP
+    from rethinkgen.model.resnet import CifarResNet as CifarResNet
+    from rethinkgen.model.resnet import WideResNet as WideResNet
+    from rethinkgen.model.small_cnn import ArpitCNN as ArpitCNN
+    from rethinkgen.model.small_cnn import ConvNet as ConvNet
+    from rethinkgen.model.torchvision_networks import ImageNetResNet as ImageNetResNet
+    from rethinkgen.model.torchvision_networks import ImageNetVGG as ImageNetVGG
     from rethinkgen.model.torchvision_networks import InceptionV3 as InceptionV3
     from rethinkgen.model.torchvision_networks import ResNet50 as ResNet50
+    from rethinkgen.model.vgg import CifarVGG as CifarVGG
     from rethinkgen.run.composed import compose as compose
     from rethinkgen.run.composed import run_config as run_config
     from rethinkgen.run.frame import mean_over_seeds as mean_over_seeds
@@ -62,8 +71,8 @@ if TYPE_CHECKING:  # what type checkers and editors see
     __version__: str
 
 _WHERE = {
-    "data.corruption": "AsymmetricLabels Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels RandomLabels "
-    "RandomPixels RandomSigns ShuffledPixels TrueLabels",
+    "data.corruption": "AsymmetricLabels ClassGroups Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels "
+    "RandomLabels RandomPixels RandomSigns ShuffledPixels TrueLabels UniqueLabels",
     "data.module": "CorruptedImages Labels",
     "data.source": "CIFAR10 CIFAR100 MNIST SVHN Digits Examples FashionMNIST ImageFolder Images",
     "data.streamed_source": "StreamedFolder",
@@ -75,7 +84,10 @@ _WHERE = {
     "model.closed_form.two_layer_relu": "TwoLayerReLU",
     "model.inception": "Inception",
     "model.mlp": "MLP",
-    "model.torchvision_networks": "InceptionV3 ResNet50",
+    "model.resnet": "CifarResNet WideResNet",
+    "model.small_cnn": "ArpitCNN ConvNet",
+    "model.torchvision_networks": "ImageNetResNet ImageNetVGG InceptionV3 ResNet50",
+    "model.vgg": "CifarVGG",
     "run.composed": "compose run_config",
     "run.frame": "mean_over_seeds open_sweep read_runs",
     "run.opened": "open_run",
