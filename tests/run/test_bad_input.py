@@ -140,6 +140,18 @@ def image_folder(root: Path, **images: tuple[int, int]) -> list[str]:
     return ["data=image_folder", f"data.root={root}", "data.batch_size=1", "data.source.num_workers=1"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("model=linear regularizer=[hidden_noise]", "regularizer=[hidden_noise]: MLP has no torch.nn.ReLU"),
+        ("model=mlp_1x512 regularizer=[adversarial,mixup]", "a mixed image has two labels. Train without"),
+        ("model=mlp_1x512 regularizer=[input_noise,input_dropout]", "of those that change the batch only one can act"),
+    ],
+)
+def test_regularizers_that_do_not_go_together_or_with_the_network(refused: Refused, overrides: str, said: str) -> None:
+    assert said in refused(*[each for each in TINY if not each.startswith("model")], *overrides.split(" "))
+
+
 def test_a_data_folder_that_is_missing_or_unfit(refused: Refused, tmp_path: Path) -> None:
     size = (8, 8)
     assert "there is no folder" in refused(*TINY, *image_folder(tmp_path / "missing"))
