@@ -24,6 +24,14 @@ from rethinkgen.train.classifier import Classifier
 CONF = ROOT / "conf"
 
 
+RATES = {
+    **dict.fromkeys(("inception", "inception_no_bn", "inception_v3", "wide_resnet", "cifar_resnet56"), 0.1),
+    **{f"{family}{depth}": 0.1 for family in ("resnet", "cifar_resnet") for depth in (18, 34, 50, 101, 152)},
+    **dict.fromkeys(("fc_500_300_100", "cnn_16_32_32", "resnet20_no_bn"), 0.001),
+}
+"""Network -> its rate where it is not 0.01."""
+
+
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -59,11 +67,6 @@ def test_sources(name: str) -> None:
     assert {"prepare", "load", "fingerprint"} <= set(dir(build(config.data.source, "data.source")))
 
 
-PUBLISHED_RATES = dict.fromkeys(("inception", "inception_no_bn", "inception_v3", "resnet50"), 0.1) | dict.fromkeys(
-    ("alexnet", "mlp_1x512", "mlp_3x512", "arpit_cnn", "mlp_2x4096"), 0.01
-)
-
-
 @pytest.mark.parametrize("name", choices("model"))
 def test_models(name: str) -> None:
     config = composed(f"model={name}", "data=cifar10")
@@ -73,9 +76,7 @@ def test_models(name: str) -> None:
     side = 75 if name == "inception_v3" else 32 if name.startswith("vgg") else 28
     model = build(config.model, "model", image_shape=[3, side, side], num_classes=10)
     assert isinstance(model, Classifier)
-    if name in PUBLISHED_RATES:
-        assert model.learning_rate == PUBLISHED_RATES[name]
-    assert model.learning_rate == config.model.learning_rate == config.optimizer.lr
+    assert model.learning_rate == RATES.get(name, 0.01)
 
 
 def test_regularizers_set_their_own_key_and_never_reset_each_other() -> None:

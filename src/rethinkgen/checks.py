@@ -104,6 +104,53 @@ def check_groups(key: str, value: Any, *, or_else: str = "") -> None:
     )
 
 
+def check_hidden_layers(width: Any, depth: Any, batch_norm: Any = False, initialization: Any = "") -> list[int]:
+    """Return the units of each hidden layer of a multi-layer perceptron, of one ``width`` for all or a list of them.
+
+    Raises:
+        ValueError: the options of ``model`` are no such network together.
+    """
+    num_hidden = check_whole("model.depth", depth, 0, most=10**4)
+    if num_hidden == 0:
+        if width is not None:
+            raise ValueError(
+                f"model.depth=0 model.width={width}: a linear model has no hidden units; model=linear is it."
+            )
+        if batch_norm:
+            raise ValueError(
+                "model.batch_norm=true model.depth=0: a linear model has no hidden layer to normalise; false is needed."
+            )
+        return []
+    if initialization == "zeros":
+        raise ValueError(
+            f"model.initialization=zeros model.depth={num_hidden}: hidden units that start at zero learn nothing; this "
+            "is for a linear model, model=linear."
+        )
+    if not isinstance(width, Sequence) or isinstance(width, str):
+        return num_hidden * [check_whole("model.width", width, 1, or_else="a list of them")]
+    widths = [check_whole("model.width", each, 1) for each in width]
+    if len(widths) != num_hidden:
+        raise ValueError(
+            f"model.width={widths} model.depth={num_hidden}: as many hidden layers as widths are needed. Set "
+            f"model.depth={len(widths)}."
+        )
+    if len(set(widths)) == 1:
+        raise ValueError(f"model.width={widths}: write model.width={widths[0]}, that the run has one name.")
+    return widths
+
+
+def check_depth_of_wide_resnet(key: str, value: Any, *, or_else: str = "") -> int:
+    """Return ``value`` if it is a depth of Zagoruyko and Komodakis 2016: 6n + 4, for n blocks in each of three stages.
+
+    Raises:
+        ValueError: it is not.
+    """
+    depth = check_whole(key, value, 10, most=10**4)
+    if depth % 6 != 4:
+        raise ValueError(f"{key}={depth}: 6n + 4 is needed, n blocks in each of three stages: 10, 16, 22, 28, ...")
+    return depth
+
+
 def _is_list_of_some(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
 

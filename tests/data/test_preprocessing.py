@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, whitening
+from rethinkgen.data.preprocessing import ChannelStatistics, channel_statistics, normalization, unit_sphere, whitening
 
 
 def test_whitening_is_the_paper_s_formula_image_by_image() -> None:
@@ -44,6 +44,17 @@ def test_normalization_gives_each_channel_mean_0_and_deviation_1_and_survives_a_
     assert normalized[:, 0].mean().item() == pytest.approx(0, abs=1e-6)
     assert normalized[:, 0].std(correction=0).item() == pytest.approx(1, abs=1e-5)
     assert normalized[:, 1].abs().max() < 1e-6
+
+
+def test_images_on_the_unit_sphere_have_length_1_but_for_one_that_is_the_mean_whose_gradient_is_finite() -> None:
+    images = np.random.default_rng(0).integers(0, 100, (20, 2, 6, 6), dtype=np.uint8)
+    statistics = channel_statistics([images])
+    pixels = torch.cat([torch.from_numpy(images) / 255, statistics.mean.expand(1, 2, 6, 6)]).requires_grad_(True)
+    sphere = unit_sphere(pixels, statistics)
+    torch.testing.assert_close(sphere.flatten(1).norm(dim=1), torch.tensor([*20 * [1.0], 0.0]))
+    sphere.sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.isfinite().all()
 
 
 def test_statistics_move_together() -> None:

@@ -138,6 +138,12 @@ def test_predictions_and_recalibration_read_a_stream(equal: Path) -> None:
         assert torch.equal(seen[0].classes, seen[1].classes)
 
 
+def test_streamed_images_are_resized_by_their_source_alone(various: Path) -> None:
+    source = StreamedFolder(various, resize=24, num_workers=0)
+    with pytest.raises(ValueError, match=r"data\.resize=14: streamed images are resized by data\.source\.resize"):
+        TrueLabels(source, batch_size=5, crop=20, resize=14).setup()
+
+
 def test_statistics_are_of_a_sample_where_there_are_many(equal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = in_memory(TrueLabels, equal, crop=24)
     torch.testing.assert_close(streamed(TrueLabels, equal, crop=24).statistics, whole.statistics)

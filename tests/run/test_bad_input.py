@@ -84,9 +84,11 @@ def files_of_runs(tmp_path: Path) -> list[Path]:
         ("data.preprocessing=black", "data.preprocessing='black': one of whitening, normalization, unit_sphere, "),
         ("data.seed=abc", "data.seed='abc': a whole number of at least 0"),
         ("data.source._target_=os.system", "os.system"),
-        ("+data.source.colour=red", "Digits has no such option. It has parts."),
+        ("+data.source.colour=red", "rethinkgen.data.source.Digits has no such option. It has parts."),
         ("model.width=-3", "model.width=-3: a whole number of at least 1"),
         ("model.depth=-1", "model.depth=-1: a whole number of at least 0"),
+        ("model.depth=0", "model.depth=0 model.width=16: a linear model has no hidden units; model=linear is it"),
+        ("model.width=[8,6]", "model.width=[8, 6] model.depth=1: as many hidden layers as widths are needed"),
         ("model.learning_rate=-1", "model.learning_rate=-1: a number above 0"),
         ("model.learning_rate=fast", "model.learning_rate='fast': a number above 0"),
         ("+model.colour=red", "model.colour='red': rethinkgen.model.mlp.MLP has no such option"),
@@ -136,6 +138,18 @@ def image_folder(root: Path, **images: tuple[int, int]) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", size, 100).save(path)
     return ["data=image_folder", f"data.root={root}", "data.batch_size=1", "data.source.num_workers=1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("model=linear regularizer=[hidden_noise]", "regularizer=[hidden_noise]: MLP has no torch.nn.ReLU"),
+        ("model=mlp_1x512 regularizer=[adversarial,mixup]", "a mixed image has two labels. Train without"),
+        ("model=mlp_1x512 regularizer=[input_noise,input_dropout]", "of those that change the batch only one can act"),
+    ],
+)
+def test_regularizers_that_do_not_go_together_or_with_the_network(refused: Refused, overrides: str, said: str) -> None:
+    assert said in refused(*[each for each in TINY if not each.startswith("model")], *overrides.split(" "))
 
 
 def test_a_data_folder_that_is_missing_or_unfit(refused: Refused, tmp_path: Path) -> None:

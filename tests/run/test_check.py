@@ -137,6 +137,24 @@ def test_the_keys_of_every_config_are_those_of_the_constructors(key: str) -> Non
         assert by_door == by_class or (by_door and value == 10**20), value
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model=mlp", "model.width=[8,6,4]"], r"model\.width=\[8, 6, 4\] model\.depth=2: as many hidden layers"),
+        (["model=mlp_1x512", "model.depth=0"], r"model\.depth=0 model\.width=512: a linear model has no hidden"),
+        (["model=mlp", "model.width=null"], r"model\.width=None: a whole number of at least 1"),
+        (["model=mlp", "model.initialization=zeros"], r"model\.initialization=zeros model\.depth=2: "),
+        (["model=linear", "+model.batch_norm=true"], r"model\.batch_norm=true model\.depth=0: "),
+        (["model=wide_resnet", "model.depth=12"], r"model\.depth=12: 6n \+ 4 is needed"),
+    ],
+)
+def test_options_that_are_no_network_together_are_refused_before_a_sweep_begins(
+    overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        door.check(config(*overrides))
+
+
 def test_it_takes_next_to_no_time() -> None:
     told = normalised(config("model=mlp", "data.corruption=partial_labels"))
     door.check(told, ["model=mlp"])

@@ -145,12 +145,13 @@ def test_a_loss_that_remembers_examples_is_that_of_one_rank(train: Command, tmp_
     assert_same_run(ours, theirs)
 
 
-# Dropout is drawn by each rank for itself, the flip from the epoch.
+# Dropout, noise and the search for adversarial images are drawn by each rank for itself, the flip from the epoch.
 EXACT = [
     *DDP,
     "data.corruption=partial_labels",
     "data.num_train=599",
-    "regularizer=[dropout,flip]",
+    "regularizer=[dropout,flip,input_noise,hidden_noise,adversarial]",
+    "regularizer.adversarial.num_iterations=1",
     "max_steps=1000",
     "evaluate_every=20",
     "log_every=7",

@@ -73,10 +73,7 @@ def check(*overrides: str) -> None:
         ("data/corruption=random_labels", "Did you mean data.corruption=random_labels?"),
         ("data.batch_sise=3", "Did you mean data.batch_size=3?"),
         ("model.widht=3 model=mlp", "Did you mean model.width=3?"),
-        (
-            "model.width=3",
-            "model=mlp_2x4096, model=mlp_3x512 and model=resnet20_no_bn would.",
-        ),
+        ("model.width=3", "no such key, as model=mlp, model=linear, model=fcn_3x256 and 12 more would."),
         ("data.corruption.probability=1", "the chosen data.corruption has no such key, as"),
         ("optimizer.nesterov=true", "Where the class that is chosen takes it, add it: +optimizer.nesterov=true"),
         ("+model=mlp", "+model=...: one is chosen already. To choose another, leave out the +: model=..."),

@@ -209,7 +209,7 @@ def test_a_cell_that_cannot_be_composed_stops_the_sweep_before_it_begins(
     ("override", "words"),
     [
         ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: a whole number of at least 1"),
-        ("model.depth=1,-1", "model.depth=-1: a whole number of at least 0"),
+        ("model.depth=1,0", "model.depth=0 model.width=16: a linear model has no hidden units"),
         ("hydra/launcher=slurm debug=true", "Leave hydra/launcher out"),
     ],
 )

@@ -274,6 +274,9 @@ def test_adversarial_refuses_what_it_has_no_images_of() -> None:
         fit(make(OF_ARPIT["adversarial"](0.3)), data(mixup=1.0))
     with pytest.raises(ValueError, match=r"adversarial\.weight=0\.3 loss=Own: .* loss=cross_entropy"):
         fit(make(OF_ARPIT["adversarial"](0.3), loss=type("Own", (CrossEntropy,), {})()))
+    streamed: Any = type("Data", (), {"splits": {"train": type("Split", (), {"inputs": object()})}, "mixup": 0.0})
+    with pytest.raises(ValueError, match=r"adversarial\.weight=0\.3: the range of streamed images is not known"):
+        make(OF_ARPIT["adversarial"](0.3)).check_parts(streamed, None)
 
 
 @pytest.mark.parametrize("name", ["hidden_dropout", "hidden_noise"])

@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from rethinkgen.checks import check_one_of, check_switch, check_whole
+from rethinkgen.checks import check_hidden_layers, check_one_of, check_switch
 from rethinkgen.machine import available_bytes
 from rethinkgen.model.initialization import glorot_uniform, zeros
 from rethinkgen.train.classifier import Classifier
 
-MOST_LAYERS = 10**4
 INITIALIZATIONS = {"glorot_uniform": glorot_uniform, "zeros": zeros}
 
 
@@ -38,16 +37,9 @@ class MLP(Classifier):
         initialization: str = "glorot_uniform",
         **keywords: Any,
     ) -> None:
-        self.widths = _widths(width, check_whole("model.depth", depth, 0, most=MOST_LAYERS))
         self.batch_norm = check_switch("model.batch_norm", batch_norm)
         self.initialization = check_one_of("model.initialization", initialization, [*INITIALIZATIONS])
-        if initialization == "zeros" and depth:
-            raise ValueError(
-                f"model.initialization=zeros model.depth={depth}: hidden units that start at zero learn nothing; "
-                "this is for a linear model, model=linear."
-            )
-        if batch_norm and not depth:
-            raise ValueError("model.batch_norm=true: a linear model has no hidden layer to normalise; false is needed.")
+        self.widths = check_hidden_layers(width, depth, batch_norm, initialization)
         super().__init__(**keywords)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -57,8 +49,8 @@ class MLP(Classifier):
         num_weights = sum(before * after for before, after in pairwise(sizes))
         if 4 * num_weights > (free := available_bytes()):
             raise ValueError(
-                f"model.width={self.widths[0]} model.depth={len(self.widths)}: {num_weights:,} weights take "
-                f"{4 * num_weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
+                f"model.width={max(self.widths, default=None)} model.depth={len(self.widths)}: {num_weights:,} weights "
+                f"take {4 * num_weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
             )
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise(sizes[:-1]):
@@ -68,24 +60,3 @@ class MLP(Classifier):
             layers += [nn.ReLU(inplace=True), *self.dropout_layers()]
         layers.append(nn.Linear(sizes[-2], num_classes))
         return INITIALIZATIONS[self.initialization](nn.Sequential(*layers))
-
-
-def _widths(width: int | Sequence[int] | None, depth: int) -> list[int]:
-    """Return the units of each hidden layer."""
-    if depth == 0:
-        if width is not None:
-            raise ValueError(
-                f"model.depth=0 model.width={width}: a linear model has no hidden units; model=linear is it."
-            )
-        return []
-    if not isinstance(width, Sequence) or isinstance(width, str):
-        return depth * [check_whole("model.width", width, 1, or_else="a list of them")]
-    widths = [check_whole("model.width", each, 1) for each in width]
-    if len(widths) != depth:
-        raise ValueError(
-            f"model.width={widths} model.depth={depth}: as many hidden layers as widths are needed. Set "
-            f"model.depth={len(widths)}."
-        )
-    if len(set(widths)) == 1:
-        raise ValueError(f"model.width={widths}: write model.width={widths[0]}, that the run has one name.")
-    return widths

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rethinkgen.checks import check_switch, check_whole
+from rethinkgen.checks import check_depth_of_wide_resnet, check_switch, check_whole
 from rethinkgen.model.initialization import he_normal
 from rethinkgen.train.classifier import Classifier
 
@@ -67,12 +67,8 @@ class WideResNet(Classifier):
     """
 
     def __init__(self, *, depth: int = 28, widening: int = 10, channels_last: bool = True, **keywords: Any) -> None:
-        self.depth = check_whole("model.depth", depth, 10)
+        self.depth = check_depth_of_wide_resnet("model.depth", depth)
         self.widening = check_whole("model.widening", widening, 1)
-        if (depth - 4) % 6:
-            raise ValueError(
-                f"model.depth={depth}: 6n + 4 is needed, n blocks in each of three stages: 10, 16, 22, 28, ..."
-            )
         super().__init__(channels_last=channels_last, **keywords)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

@@ -19,7 +19,9 @@ from typing import Any
 
 from rethinkgen.checks import (
     check_between,
+    check_depth_of_wide_resnet,
     check_groups,
+    check_hidden_layers,
     check_one_of,
     check_positive,
     check_probability,
@@ -184,7 +186,7 @@ CLASSES: dict[str, dict[str, Rule]] = {
         "width": _whole(1, 10**6),
         "stem_width": _whole(1, 10**6).or_else(None),
     },
-    "WideResNet": {**NETWORK, "depth": _whole(10, 10**4), "widening": _whole(1, 10**4)},
+    "WideResNet": {**NETWORK, "depth": Rule(check_depth_of_wide_resnet), "widening": _whole(1, 10**4)},
     "ConvNet": {**NETWORK, "channels": _whole_numbers(1, 10**6)},
     "ArpitCNN": NETWORK,
     "KernelLinear": CLOSED_FORM,
@@ -409,6 +411,9 @@ def _check_object(key: str, node: dict[str, Any], declared: Declaration, *, has_
         if name in rules and not declared.fixes(f"{key}.{name}") and not is_rate_of_none:
             rules[name](f"{key}.{name}", value)
     _whole(1)(f"{key}.protocol", node.get("protocol", 1))
+    if class_name(target) == "MLP" and rules:
+        given = ("width", 512), ("depth", 1), ("batch_norm", False), ("initialization", "")
+        check_hidden_layers(*(node.get(name, default) for name, default in given))
     if class_name(target) == "step":
         _check_shares(f"{key}.at", node.get("at"))
     if key == "optimizer" and "betas" in node:

@@ -58,8 +58,8 @@ INERT_IN_CLOSED_FORM = (
     *("max_steps", "max_epochs", "until_fit", "evaluate_every", "log_every", "optimizer", "schedule"),
     *("data.batch_size", "data.order_seed", "model.learning_rate", "trainer.precision", "trainer.sync_batchnorm"),
 )
-NOT_OF_THEN = {"MLP": ("model.batch_norm",)}
-"""Network -> its keys that came later, of which another network had one of that name."""
+LATER_OF_A_CLASS = {"MLP": {"batch_norm": False}}
+"""Class -> options that others had then and it has since, with the value at which it is what it was."""
 ADDED_LATER = ("regularizer.color_jitter", "data.color_jitter")
 
 
@@ -76,11 +76,14 @@ def _former(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config as it would have been then."""
     told: dict[str, Any] = json.loads(json.dumps(config))
     counts_now = flatten(identifying(config)).keys()
-    counted = COUNTED - {*NOT_OF_THEN.get(class_name(told.get("model", {}).get("_target_", "")), ())}
     for key in flatten(told):
-        if key not in counted and key not in counts_now and key not in VOLATILE:
+        if key not in COUNTED and key not in counts_now and key not in VOLATILE:
             node, name = place(told, key)
             node.pop(name, None)
+    model = told.get("model", {})
+    for name, value in LATER_OF_A_CLASS.get(class_name(model.get("_target_", "")), {}).items():
+        if model.get(name) == value:
+            del model[name]
     told = {key: value for key, value in told.items() if value != {} or key in ("model", "data")}
     if isinstance(told.get("loss"), dict):
         del told["loss"]  # neutral: what is left of it is its class and what the regularizer says

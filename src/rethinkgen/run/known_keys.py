@@ -30,6 +30,8 @@ ACTS_AT = {
     "mixup": "data.mixup",
 }
 """Regularizer of ours -> the key that hands it to what it acts on. ``early_stopping`` acts on the training itself."""
+MOST_NAMED = 3
+"""Choices that a message names of those that have a key."""
 
 CALLED_HERE = {
     "model.learning_rate or optimizer.lr": "lr learning_rate base_lr model.lr optimizer.learning_rate trainer.lr",
@@ -318,13 +320,18 @@ def better_words(error: BaseException, conf: Path) -> str | None:
     owners = keys_of_choices(conf)
     group = group_of(key, conf)
     added = f" Where the class that is chosen takes it, add it: +{key}={value}"
-    if with_key := sorted(f"{of}={choice}" for (of, choice), keys in owners.items() if key in keys):
+    if with_key := sorted((f"{of}={choice}" for (of, choice), keys in owners.items() if key in keys), key=_plainest):
+        with_key = [*with_key[:MOST_NAMED], *([f"{more} more"] if (more := len(with_key) - MOST_NAMED) > 0 else [])]
         return f"{key}={value}: the chosen {group} has no such key, as {_joined(with_key, 'and')} would.{added}"
     hint = meant(key, value, [*keys_of_root(conf), *(name for keys in owners.values() for name in keys)])
     is_sure = key in TOLD or _called_here(key) or f" {key.rpartition('.')[0]}." in hint
     return (
         f"{said}{hint}{added if group is not None and not is_sure else ''}" if hint or group else f"{said} See --help."
     )
+
+
+def _plainest(choice: str) -> tuple[int, str]:
+    return len(choice), choice
 
 
 def _joined(names: Sequence[str], word: str) -> str:

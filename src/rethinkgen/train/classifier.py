@@ -53,6 +53,18 @@ class WatchesNetwork(Protocol):
         """
 
 
+@runtime_checkable
+class MustFit(Protocol):
+    """A penalty that cannot be with every network and all data."""
+
+    def check_fits(self, network: nn.Module, datamodule: Any) -> None:
+        """Look at the ``Classifier`` and at data that are set up, before anything is trained.
+
+        Raises:
+            ValueError: it cannot be with these; the message says what to do.
+        """
+
+
 def num_call_arguments(kind: type) -> int | None:
     """Return how many arguments objects of a class are called with: a ``Mix`` with 2, a ``Penalty`` with 3."""
     call = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
@@ -214,11 +226,14 @@ class Classifier(pl.LightningModule, ABC):
                     self._hooks += penalty.begin(self)
 
     def check_parts(self, datamodule: Any, optimizer: Any) -> None:
-        """Refuse a loss that remembers examples where it would not see each once, as it is.
+        """Refuse penalties that do not fit, and a loss that remembers examples where it would not see each once.
 
         Raises:
-            ValueError: images are mixed, or the optimizer passes twice over each batch.
+            ValueError: a penalty says so; or images are mixed, or the optimizer passes twice over each batch.
         """
+        for penalty in self.penalties:
+            if isinstance(penalty, MustFit):
+                penalty.check_fits(self, datamodule)
         if not isinstance(self.loss, RemembersExamples):
             return
         name = type(self.loss).__name__

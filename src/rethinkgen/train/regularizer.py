@@ -83,13 +83,13 @@ class HiddenDropout:
     def __init__(self, rate: float) -> None:
         self.rate = check_between("regularizer.hidden_dropout.rate", rate, 0, 1, below=True)
 
-    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
-        """Have each ReLU's output changed in training.
+    def check_fits(self, network: nn.Module, datamodule: Any) -> None:
+        """Raise a ``ValueError`` where the network has no ReLU."""
+        _relus(network, "hidden_dropout")
 
-        Raises:
-            ValueError: the network has no ReLU.
-        """
-        return _after_each_relu(network, "hidden_dropout", lambda units: F.dropout(units, self.rate), self.rate)
+    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
+        """Have each ReLU's output changed in training."""
+        return _after_each(_relus(network, "hidden_dropout"), lambda units: F.dropout(units, self.rate), self.rate)
 
     def __call__(self, network: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
         """Return zero: it acts on the units."""
@@ -106,13 +106,13 @@ class HiddenNoise:
     def __init__(self, std: float) -> None:
         self.std = check_between("regularizer.hidden_noise.std", std, 0, math.inf, below=True)
 
-    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
-        """Have each ReLU's output changed in training.
+    def check_fits(self, network: nn.Module, datamodule: Any) -> None:
+        """Raise a ``ValueError`` where the network has no ReLU."""
+        _relus(network, "hidden_noise")
 
-        Raises:
-            ValueError: the network has no ReLU.
-        """
-        return _after_each_relu(network, "hidden_noise", lambda units: _noisy(units, self.std), self.std)
+    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
+        """Have each ReLU's output changed in training."""
+        return _after_each(_relus(network, "hidden_noise"), lambda units: _noisy(units, self.std), self.std)
 
     def __call__(self, network: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
         """Return zero: it acts on the units."""
@@ -152,24 +152,23 @@ class Adversarial:
         self._images: Tensor | None = None
         self._level = 0.0
 
-    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
-        """Have the images of each pass in training noted, and find the range of all.
-
-        Raises:
-            ValueError: the images are streamed or mixed, or the loss is no cross-entropy.
-        """
-        model: Any = network
-        datamodule = model.trainer.datamodule
-        inputs = datamodule.splits["train"].inputs
+    def check_fits(self, network: nn.Module, datamodule: Any) -> None:
+        """Raise a ``ValueError`` where the images are streamed or mixed, or the loss is no cross-entropy."""
         key = f"regularizer.adversarial.weight={self.weight:g}"
-        if not isinstance(inputs, Tensor):
+        if not isinstance(datamodule.splits["train"].inputs, Tensor):
             raise ValueError(f"{key}: the range of streamed images is not known. Train on images in memory.")
         if datamodule.mixup:
             raise ValueError(f"{key}: a mixed image has two labels. Train without regularizer.mixup.")
-        if type(model.loss) is not CrossEntropy:
-            raise ValueError(f"{key} loss={type(model.loss).__name__}: here loss=cross_entropy is needed.")
+        loss: Any = network.loss
+        if type(loss) is not CrossEntropy:
+            raise ValueError(f"{key} loss={type(loss).__name__}: here loss=cross_entropy is needed.")
+
+    def begin(self, network: nn.Module) -> Sequence[RemovableHandle]:
+        """Have the images of each pass in training noted, and find the range of all."""
         if not self.weight:
             return []
+        model: Any = network
+        inputs = model.trainer.datamodule.splits["train"].inputs
         self._level = float(inputs.max() - inputs.min()) / LEVELS
 
         def note(inside: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -219,16 +218,21 @@ def _noisy(values: Tensor, std: float) -> Tensor:
     return values + std * torch.randn_like(values)
 
 
-def _after_each_relu(
-    network: nn.Module, name: str, change: Callable[[Tensor], Tensor], strength: float
-) -> list[RemovableHandle]:
-    """Have ``change`` applied to what each ReLU of the network returns in training; not at all at strength 0."""
+def _relus(network: nn.Module, name: str) -> list[nn.ReLU]:
+    """Return the network's ReLUs; ``name`` is the regularizer that acts on them."""
     units = [module for module in network.modules() if isinstance(module, nn.ReLU)]
     if not units:
         raise ValueError(
             f"regularizer=[{name}]: {type(network).__name__} has no torch.nn.ReLU, behind which it would act. Leave it "
             "out, or choose another model."
         )
+    return units
+
+
+def _after_each(
+    units: Sequence[nn.Module], change: Callable[[Tensor], Tensor], strength: float
+) -> list[RemovableHandle]:
+    """Have ``change`` applied to what each of the units returns in training; not at all at strength 0."""
 
     def after(unit: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         return change(output) if unit.training else None
