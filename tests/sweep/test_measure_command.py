@@ -165,6 +165,16 @@ def test_a_step_that_a_run_has_not_costs_its_row(
     assert "The same command measures the 4 failed and nothing else:" in out
 
 
+def test_a_budget_that_holds_no_example_costs_the_row_whatever_the_measure(
+    sweep: Path, measure: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(sweep, "measure=[fit,margins]", "memory_mb=0.0001") == 1
+    assert (
+        capsys.readouterr().out.count("memory_mb=0.0001: one example takes about 0.000244 MB") == 16
+    )  # when each fails, and at the end
+    assert measure(sweep, "measure=[fit,margins]") == 0
+
+
 OWN = """
 import os
 from rethinkgen import Findings

@@ -6,6 +6,7 @@ network as it was: weights, buffers, gradients, modes, and the global random sta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rethinkgen.data.draws import generator as seeded
+from rethinkgen.measure.outputs import num_at_once
 
 if TYPE_CHECKING:
     from rethinkgen.data.batches import Batch
@@ -176,6 +178,15 @@ class Subject:
         if name not in self.splits:
             raise ValueError(f"split={name!r}: this run has none; it has {', '.join(self.splits)}.")
         return self.splits[name]
+
+    def check_budget(self) -> None:
+        """Refuse a budget that does not hold one example, whatever the measure makes of it.
+
+        Raises:
+            ValueError: ``memory_mb`` is too small.
+        """
+        for split in self.splits.values():
+            num_at_once(4 * math.prod(split.inputs.shape[1:]), self.memory_mb)
 
     def generator(self, purpose: str = "") -> torch.Generator:
         """Return a generator of this measure's own draws: the same each time, whatever else has been drawn."""

@@ -43,7 +43,8 @@ def sentence(runs: Sequence[Run]) -> str:
     classes = {run.num_classes for run in told}
     number = classes.pop() if len(classes) == 1 else None
     chance = f" (chance {100 / number:.3g} %)" if number else ""
-    return f"{_fits(told)}; test accuracy is {_test_accuracies(told)}{chance}."
+    of_those = "" if len(told) == len(fits) else f" (of the {len(told):,} with a test part)"
+    return f"{_fits(fits)}; test accuracy is {_test_accuracies(told)}{chance}{of_those}."
 
 
 def _fits(runs: Sequence[Run]) -> str:

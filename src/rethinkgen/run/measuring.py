@@ -226,7 +226,7 @@ class Measuring:
                 try:
                     self._opened(run).replay(to_replay)  # all in one pass
                 except Exception as error:  # of one run: the others go on, and so do what was kept and what was right
-                    right = self._latest.at_hand if self._latest is not None else ()
+                    right = self._latest.at_hand if self._latest is not None and self._latest.path == run.path else ()
                     lost = dict.fromkeys(set(to_replay).difference(right), self._why(error))
             for step, found in there.items():
                 yield self._row(run, step, found, other, other_id, lost.get(step) if found.lacking else None)
@@ -281,6 +281,7 @@ class Measuring:
         second = {"other": measure.other} if measure.wants_other and other is not None else {}
         seen: Seen = {}
         subject = self._subject(run, measure, step, other, seen)
+        subject.check_budget()
         findings = function(subject)
         numbers, tables = checked(measure.name, findings)
         weights = provenance_of(seen)

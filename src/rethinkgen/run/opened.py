@@ -293,12 +293,14 @@ class OpenedRun:
             return at_hand
         if step in self._lost:
             raise self._lost[step]
-        self._had[step] = READ
         saved = self._checkpoint if self.result is None else None
         if saved is not None and step == int(saved["global_step"]):
+            self._had[step] = READ
             return dict(saved["state_dict"])
+        had: dict[int, str | Checks] = {step: READ}
         with self._building():
-            weights = weights_at(self, step, inexact=self._inexact, tell=self._tell, note=self._had.__setitem__)
+            weights = weights_at(self, step, inexact=self._inexact, tell=self._tell, note=had.__setitem__)
+        self._had |= had  # nothing of what could not be had
         self._latest[step] = weights
         if len(self._latest) > MOST_AT_HAND:
             del self._latest[next(iter(self._latest))]

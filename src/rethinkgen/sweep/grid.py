@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rethinkgen.console import first_line, say, stdout
-from rethinkgen.errors import DamagedFileError, JobFailedError, RunIsHeldError, StoppedError
+from rethinkgen.errors import DamagedFileError, JobFailedError, RunFolderError, RunIsHeldError, StoppedError
 from rethinkgen.files import append_line
 from rethinkgen.run import trial
 from rethinkgen.run.catalogue import COMMANDS
@@ -260,7 +260,7 @@ def plan_waiting(hydra_context: HydraContext, config: DictConfig, jobs: Sequence
             if job.number is not None:
                 try:
                     _, job, _ = _planned(planner, index, job.overrides, job.number, others)
-                except (ValueError, HydraException, OmegaConfBaseException) as error:
+                except (ValueError, RunFolderError, OSError, HydraException, OmegaConfBaseException) as error:
                     job.fault = Outcome("failed", first_line(str(origin(error))))
                 found.setdefault(job.path, job)
             order.append(job.path)
