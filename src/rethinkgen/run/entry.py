@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import shlex
@@ -510,8 +511,16 @@ def tell_where_measured(folder: RunFolder, description: Description) -> None:
     if not description.config.get("measure") or not measures.is_dir():
         return
     say(f"Every number of every measure: {shown(measures)}")
-    given = [item for item in description.overrides if item.lstrip("+").startswith(("measure", "at="))]
-    asked = given or [f"measure=[{','.join(description.config['measure'])}]"]
+    typed_here = {item.lstrip("+").partition("=")[0]: item.lstrip("+") for item in description.overrides}
+    asked = [f"measure=[{','.join(description.config['measure'])}]"]
+    asked += [item for key, item in typed_here.items() if key == "at" or key.startswith("measure.")]
+    if "experiment" in typed_here:  # it says more of them than was typed
+        said = flatten({key: description.config[key] for key in ("at", "measure")})
+        asked += [
+            f"{key}={value if key.endswith('.other') else json.dumps(value)}"
+            for key, value in said.items()
+            if key not in typed_here and value is not None and not key.endswith(("_target_", "_partial_", "protocol"))
+        ]
     if (command := other_command("measure", [shown(folder.path), *asked])) is not None:
         table = shown(folder.path.with_name("measures.csv"))
         say_command(f"As a table, with those of the runs beside it ({table}):", command)
