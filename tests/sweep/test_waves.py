@@ -13,6 +13,7 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 from conftest import TINY, Command
+from rethinkgen.console import stderr, stdout
 from rethinkgen.errors import StoppedError
 from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.selection import COLUMNS, check_column, places_of, reads, words_on, words_on_change
@@ -41,7 +42,8 @@ class Printed:
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Printed:
-    monkeypatch.setenv("COLUMNS", "400")  # no cell of a table is wrapped
+    for console in (stdout(), stderr()):  # those of the process, as wide as they were found
+        monkeypatch.setattr(console, "width", 400)  # no cell of a table is wrapped
     return Printed(capsys)
 
 
