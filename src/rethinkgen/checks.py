@@ -139,6 +139,21 @@ def check_hidden_layers(width: Any, depth: Any, batch_norm: Any = False, initial
     return widths
 
 
+RESNET_DEPTHS = (18, 34, 50, 101, 152)
+VGG_DEPTHS = (11, 13, 16, 19)
+
+
+def check_is_one_number_of(key: str, value: Any, allowed: Sequence[int], or_else: str = "") -> int:
+    """Return ``value`` if it is one of the whole numbers ``allowed``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(value) is int and value in allowed:
+        return value
+    raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, allowed))} is needed.")
+
+
 def check_depth_of_wide_resnet(key: str, value: Any, *, or_else: str = "") -> int:
     """Return ``value`` if it is a depth of Zagoruyko and Komodakis 2016: 6n + 4, for n blocks in each of three stages.
 

@@ -12,9 +12,8 @@ from torchvision.models import Inception_V3_Weights, ResNet50_Weights, get_model
 
 import rethinkgen
 from conftest import Command
+from rethinkgen.checks import RESNET_DEPTHS, VGG_DEPTHS
 from rethinkgen.model.torchvision_networks import (
-    RESNETS,
-    VGGS,
     ImageNetResNet,
     ImageNetVGG,
     InceptionV3,
@@ -36,7 +35,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
     assert resnet.num_parameters == ResNet50_Weights.IMAGENET1K_V1.meta["num_params"] == 25_557_032
 
 
-@pytest.mark.parametrize(("kind", "depths"), [(ImageNetResNet, RESNETS), (ImageNetVGG, VGGS)])
+@pytest.mark.parametrize(("kind", "depths"), [(ImageNetResNet, RESNET_DEPTHS), (ImageNetVGG, VGG_DEPTHS)])
 def test_parameter_counts_are_those_that_torchvision_publishes(
     kind: type[ImageNetResNet | ImageNetVGG], depths: tuple[int, ...]
 ) -> None:

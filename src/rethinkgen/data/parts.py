@@ -6,7 +6,10 @@ Nothing here imports torch: a finished run is skipped without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
+
+import numpy as np
 
 TRAIN, BOTH, TEST = ("train",), ("train", "test"), ("test",)
 KEY = "data.source.parts"
@@ -24,6 +27,12 @@ def check_parts(parts: Any) -> tuple[str, ...]:
             f"{KEY}={shown}: [train], [train,test] (both are trained on, in this order) or [test] is needed, a list."
         )
     return found
+
+
+def joined(one: Part, other: Part) -> Part:
+    """Return two parts, dataclasses of arrays ``(N, ...)``, as one: first the examples of the one, then the other's."""
+    both = ([getattr(part, field.name) for part in (one, other)] for field in fields(one))  # type: ignore[arg-type]
+    return type(one)(*map(np.concatenate, both))
 
 
 def of_parts(

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from rethinkgen import files
 from rethinkgen.data import idx
 from rethinkgen.data.image_listing import File, Listing, digest, folder_at, labelled, list_folder
-from rethinkgen.data.parts import TRAIN, check_parts, of_parts
+from rethinkgen.data.parts import TRAIN, check_parts, joined, of_parts
 from rethinkgen.data.streamed_source import ImageFiles
 from rethinkgen.errors import DamagedFileError, UnsuitableFileError
 
@@ -738,7 +738,7 @@ class ImageFolder:
         if test is not None and self.parts != TRAIN:
             # Beside training images of the same names, keys of their own.
             test = replace(test, keys=labelled(listing.test, listing.class_names, by_part=True).keys)
-        train, test = of_parts(train, test, self.parts, _joined_examples)
+        train, test = of_parts(train, test, self.parts, joined)
         return Images(train, test, images.class_names)
 
     def fingerprint(self) -> str | None:
@@ -779,12 +779,6 @@ class ImageFolder:
         train = Examples(pixels[:num_train], *labelled(listing.train, names))
         test = Examples(pixels[num_train:], *labelled(listing.test, names)) if listing.test else None
         return Images(train, test, names)
-
-
-def _joined_examples(one: Examples, other: Examples) -> Examples:
-    return Examples(
-        *(np.concatenate([getattr(part, name) for part in (one, other)]) for name in ("images", "labels", "keys"))
-    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rethinkgen.checks import check_whole
 from rethinkgen.data.image_listing import SPLITS, Listing, digest, folder_at, keys_of, labelled, list_folder, splits_of
-from rethinkgen.data.parts import TRAIN, check_parts, of_parts
+from rethinkgen.data.parts import TRAIN, check_parts, joined, of_parts
 from rethinkgen.files import atomic_writer
 from rethinkgen.words import how_many
 
@@ -104,7 +104,7 @@ class StreamedFolder:
         if self.parts != TRAIN:
             # Beside training images of the same names, keys of their own.
             held_out = replace(held_out, keys=keys_of(held_out.names.tolist()))
-        train, test = of_parts(whole, held_out if len(held_out) else None, self.parts, _joined)
+        train, test = of_parts(whole, held_out if len(held_out) else None, self.parts, joined)
         self._loaded = {"train": train} if test is None else {"train": train, "test": test}
         return ImageFiles(train, test, class_names, str(folder_at(self.root)), self.resize, self.num_workers)
 
@@ -167,12 +167,6 @@ class StreamedFolder:
             if state is not None and _is_settled(folder_at(self.root)):
                 _keep(folder_at(self.root), found)
         return found
-
-
-def _joined(one: Files, other: Files) -> Files:
-    return Files(
-        *(np.concatenate([getattr(part, name) for part in (one, other)]) for name in ("names", "labels", "keys"))
-    )
 
 
 def _class_folders(root: Path) -> Iterator[os.DirEntry[str]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rethinkgen.checks import check_whole
 from rethinkgen.measure.examples import images_at
-from rethinkgen.measure.predict import evaluation_mode
+from rethinkgen.measure.outputs import noted_pass
 from rethinkgen.measure.subject import Findings
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ def _first_weights(network: nn.Module, image: Tensor) -> Tensor:
         found.append((module, given[0]))
 
     layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with evaluation_mode(network), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    noted_pass(network, image, layers, note)
     layer, given = found[0] if found else (None, image)
     if isinstance(layer, nn.Conv2d):
         return layer.weight

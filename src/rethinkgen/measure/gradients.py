@@ -19,7 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rethinkgen.measure.outputs import BYTES, bytes_of_pass, differentiable, num_at_once, summed_loss
+from rethinkgen.measure.outputs import (
+    BYTES,
+    bytes_of_pass,
+    differentiable,
+    leaves,
+    noted_pass,
+    num_at_once,
+    summed_loss,
+)
 from rethinkgen.measure.predict import BatchNorm, slices
 
 
@@ -100,14 +108,7 @@ def layers_of(network: nn.Module, image: Tensor) -> Layers:
         if type(module) is nn.Linear and arguments[0].dim() == 2:
             on_vectors.add(names[module])
 
-    leaves = [module for module in network.modules() if not next(module.children(), None)]
-    hooks = [module.register_forward_hook(note) for module in leaves]
-    try:
-        with differentiable(network, image.device), torch.no_grad():
-            network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    noted_pass(network, image, leaves(network), note)
     owners: dict[nn.Parameter, set[str]] = {}
     for module, name in names.items():
         for value in module.parameters(recurse=False):

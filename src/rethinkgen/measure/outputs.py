@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -40,6 +40,26 @@ def differentiable(network: nn.Module, device: torch.device) -> Iterator[None]:
         yield
 
 
+Note = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+"""Is given a module, the arguments of a call of it, and what it returned."""
+
+
+def leaves(network: nn.Module) -> list[nn.Module]:
+    """Return the modules that consist of no others."""
+    return [module for module in network.modules() if not next(module.children(), None)]
+
+
+def noted_pass(network: nn.Module, image: Tensor, modules: Iterable[nn.Module], note: Note) -> None:
+    """Pass an ``image (1, C, H, W)`` through the network, in evaluation mode, and note each call of ``modules``."""
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        with evaluation_mode(network), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def bytes_of_pass(network: nn.Module, image: Tensor) -> int:
     """Return what a pass of ``image (1, C, H, W)`` forward and back holds, about: three times all that is computed."""
     values = image.numel()
@@ -48,14 +68,7 @@ def bytes_of_pass(network: nn.Module, image: Tensor) -> int:
         nonlocal values
         values += output.numel()
 
-    leaves = [module for module in network.modules() if not next(module.children(), None)]
-    hooks = [module.register_forward_hook(note) for module in leaves]
-    try:
-        with evaluation_mode(network), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    noted_pass(network, image, leaves(network), note)
     return 3 * BYTES * values
 
 

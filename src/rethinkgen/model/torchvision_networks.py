@@ -11,13 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from rethinkgen.checks import check_text
+from rethinkgen.checks import RESNET_DEPTHS, VGG_DEPTHS, check_is_one_number_of, check_text
 from rethinkgen.console import first_line
 from rethinkgen.train.checkpoint import load_checkpoint
 from rethinkgen.train.classifier import Classifier, check_image_size
 
-RESNETS = (18, 34, 50, 101, 152)
-VGGS = (11, 13, 16, 19)
 WRAPPERS = ("network.", "module.")
 """What names of weights begin with when a network is a part of something: of one of our runs, of DataParallel."""
 
@@ -107,7 +105,7 @@ class ImageNetResNet(_ResidualNetwork):
     """
 
     def __init__(self, *, depth: int = 18, **keywords: Any) -> None:
-        self.depth = _one_of(depth, RESNETS)
+        self.depth = check_is_one_number_of("model.depth", depth, RESNET_DEPTHS)
         super().__init__(**keywords)
 
 
@@ -126,7 +124,7 @@ class ImageNetVGG(TorchvisionNetwork):
     """
 
     def __init__(self, *, depth: int = 11, **keywords: Any) -> None:
-        self.depth = _one_of(depth, VGGS)
+        self.depth = check_is_one_number_of("model.depth", depth, VGG_DEPTHS)
         super().__init__(**keywords)
 
     def check_images(self, image_shape: tuple[int, int, int]) -> None:
@@ -185,12 +183,6 @@ def _read(path: str) -> Mapping[str, Tensor]:
     while begin := next((each for each in WRAPPERS if all(str(name).startswith(each) for name in found)), ""):
         found = {name.removeprefix(begin): value for name, value in found.items()}
     return dict(found)
-
-
-def _one_of(depth: object, allowed: tuple[int, ...]) -> int:
-    if type(depth) is not int or depth not in allowed:
-        raise ValueError(f"model.depth={depth!r}: one of {', '.join(map(str, allowed))} is needed.")
-    return depth
 
 
 class _ThreeChannels(nn.Module):

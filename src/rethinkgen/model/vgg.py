@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from rethinkgen.checks import check_switch
+from rethinkgen.checks import check_is_one_number_of, check_switch
 from rethinkgen.model.initialization import he_normal
 from rethinkgen.train.classifier import Classifier
 
@@ -32,9 +32,7 @@ class CifarVGG(Classifier):
     def __init__(
         self, *, depth: int = 11, batch_norm: bool = False, channels_last: bool = True, **keywords: Any
     ) -> None:
-        if type(depth) is not int or depth not in STAGES:
-            raise ValueError(f"model.depth={depth!r}: one of {', '.join(map(str, STAGES))} is needed.")
-        self.depth = depth
+        self.depth = check_is_one_number_of("model.depth", depth, [*STAGES])
         self.batch_norm = check_switch("model.batch_norm", batch_norm)
         super().__init__(channels_last=channels_last, **keywords)
 

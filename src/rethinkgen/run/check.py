@@ -18,10 +18,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from rethinkgen.checks import (
+    RESNET_DEPTHS,
+    VGG_DEPTHS,
     check_between,
     check_depth_of_wide_resnet,
     check_groups,
     check_hidden_layers,
+    check_is_one_number_of,
     check_one_of,
     check_positive,
     check_probability,
@@ -48,7 +51,6 @@ MOST_SEED = 2**32 - 1
 """numpy's generators take no larger one."""
 MOST_DEVICES = 1024
 """Of one machine."""
-VGG_DEPTHS = (11, 13, 16, 19)
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,12 @@ def _check_widths(key: str, value: Any, or_else: str = "") -> None:
         check_whole(key, value, 1, most=10**6, or_else=f"a list of them or {or_else}")
 
 
-def _check_is_one_number_of(key: str, value: Any, allowed: Sequence[int], or_else: str = "") -> None:
-    if type(value) is not int or value not in allowed:
-        raise ValueError(f"{key}={value!r}: one of {', '.join(map(str, allowed))} is needed.")
-
-
 def _check_parts(key: str, value: Any, or_else: str = "") -> None:
     check_parts(value)
 
 
 def _one_number_of(*allowed: int) -> Rule:
-    return Rule(partial(_check_is_one_number_of, allowed=allowed))
+    return Rule(partial(check_is_one_number_of, allowed=allowed))
 
 
 def _whole_numbers(least: int, most: int) -> Rule:
@@ -176,7 +173,7 @@ CLASSES: dict[str, dict[str, Rule]] = {
     "Inception": {**NETWORK, "batch_norm": SWITCH},
     "InceptionV3": OF_TORCHVISION,
     "ResNet50": OF_TORCHVISION,
-    "ImageNetResNet": {**OF_TORCHVISION, "depth": _one_number_of(18, 34, 50, 101, 152)},
+    "ImageNetResNet": {**OF_TORCHVISION, "depth": _one_number_of(*RESNET_DEPTHS)},
     "ImageNetVGG": {**OF_TORCHVISION, "depth": _one_number_of(*VGG_DEPTHS)},
     "CifarVGG": {**NETWORK, "depth": _one_number_of(*VGG_DEPTHS), "batch_norm": SWITCH},
     "CifarResNet": {

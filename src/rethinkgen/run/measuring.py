@@ -338,7 +338,7 @@ class Measuring:
 
 def data_of(run: Run) -> str:
     """Return what tells the data of runs apart, as their files have it."""
-    return json.dumps([run.facts.get("fingerprint"), run.config.get("data")], sort_keys=True, default=str)
+    return json.dumps([run.fingerprint, run.config.get("data")], sort_keys=True, default=str)
 
 
 def epoch_of(run: Run, step: int) -> float | None:

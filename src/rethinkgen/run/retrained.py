@@ -32,12 +32,11 @@ from rethinkgen.run.process_state import leaving_process_as_it_is
 from rethinkgen.run.retraining import initial_model
 from rethinkgen.run.training import total_budget
 from rethinkgen.train.checkpoint import load_checkpoint
-from rethinkgen.train.classifier import Classifier, goes_by_epochs
+from rethinkgen.train.classifier import Classifier, goes_by_epochs, parameter_groups
 from rethinkgen.train.loss import CrossEntropy
 from rethinkgen.train.stacked import (
     Problem,
     Stack,
-    groups_of,
     in_processes,
     pays_to_stack,
     stack_size,
@@ -178,8 +177,7 @@ def _trained(
         return
     some = [draws[number] for number in missing]
     size = problem.orders(some).batch(0).shape[1]
-    weights = dict(model.network.named_parameters())
-    optimizer = problem.make_optimizer(groups_of({name: value.ndim for name, value in weights.items()}, weights))
+    optimizer = problem.make_optimizer(parameter_groups((value, value.ndim) for value in model.network.parameters()))
     device = problem.labels.device
     if pays_to_stack(model.network, size, device) and not why_not_stackable(model.network, optimizer):
         image = problem.inputs[:1]

@@ -65,6 +65,18 @@ class MustFit(Protocol):
         """
 
 
+def parameter_groups(parameters: Iterable[tuple[Tensor, int]]) -> list[dict[str, Any]]:
+    """Return what an optimizer is made from: what is trained, of weights and of vectors, on which no decay acts.
+
+    Each parameter comes with its number of dimensions: in a stack of networks it has one more.
+    """
+    trained = [(value, dimensions) for value, dimensions in parameters if value.requires_grad]
+    return [
+        {"params": [value for value, dimensions in trained if dimensions > 1]},
+        {"params": [value for value, dimensions in trained if dimensions <= 1], "weight_decay": 0.0},
+    ]
+
+
 def num_call_arguments(kind: type) -> int | None:
     """Return how many arguments objects of a class are called with: a ``Mix`` with 2, a ``Penalty`` with 3."""
     call = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
@@ -359,13 +371,7 @@ class Classifier(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Weight decay acts on weights alone; the schedule is a pure function of the step."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(
-            [
-                {"params": [parameter for parameter in trainable if parameter.ndim > 1]},
-                {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
-            ]
-        )
+        optimizer = self.make_optimizer(parameter_groups((value, value.ndim) for value in self.parameters()))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor())
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

@@ -13,7 +13,7 @@ run of this seed on these examples trains.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,10 +26,10 @@ from torch.func import functional_call, vmap
 
 from rethinkgen.data.batches import epoch_order
 from rethinkgen.data.timetable import BatchSize, Timetable
-from rethinkgen.measure.outputs import BYTES, bytes_of_pass
+from rethinkgen.measure.outputs import BYTES, bytes_of_pass, leaves
 from rethinkgen.measure.predict import PREDICTION_BATCH, slices
 from rethinkgen.measure.subject import Draw
-from rethinkgen.train.classifier import MakeOptimizer
+from rethinkgen.train.classifier import MakeOptimizer, parameter_groups
 
 STACKABLE_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 """What these do to a weight depends on no other weight."""
@@ -125,8 +125,8 @@ class Stack:
             name: torch.stack([each[name].detach() for each in named]).requires_grad_() for name in named[0]
         }
         """Name -> ``(R, ...)``"""
-        dimensions = {name: value.ndim - 1 for name, value in self.weights.items()}
-        self._optimizer = problem.make_optimizer(groups_of(dimensions, self.weights))
+        groups = parameter_groups((value, value.ndim - 1) for value in self.weights.values())
+        self._optimizer = problem.make_optimizer(groups)
         self._initial_rates = [group["lr"] for group in self._optimizer.param_groups]
 
     def logits(self, images: Tensor, *, are_own: bool = False) -> Tensor:
@@ -187,8 +187,7 @@ def train_alone(problem: Problem, draw: Draw) -> nn.Module:
     """Train one network by itself; return it in evaluation mode."""
     orders = problem.orders([draw])
     network = problem.build(draw.seed).train()
-    weights = dict(network.named_parameters())
-    optimizer = problem.make_optimizer(groups_of({name: value.ndim for name, value in weights.items()}, weights))
+    optimizer = problem.make_optimizer(parameter_groups((value, value.ndim) for value in network.parameters()))
     initial_rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(problem.num_steps(orders)):
         (which,) = orders.batch(step)
@@ -198,15 +197,6 @@ def train_alone(problem: Problem, draw: Draw) -> nn.Module:
         set_rates(optimizer, initial_rates, problem.rate_factor(step, orders.timetable))
         optimizer.step()
     return network.eval()
-
-
-def groups_of(dimensions: Mapping[str, int], weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Return the parameter groups of ``Classifier.configure_optimizers``: weight decay acts on weights alone."""
-    trained = {name: value for name, value in weights.items() if value.requires_grad}
-    return [
-        {"params": [value for name, value in trained.items() if dimensions[name] > 1]},
-        {"params": [value for name, value in trained.items() if dimensions[name] <= 1], "weight_decay": 0.0},
-    ]
 
 
 def set_rates(optimizer: torch.optim.Optimizer, initial: Sequence[float], factor: float) -> None:
@@ -269,8 +259,7 @@ def pays_to_stack(network: nn.Module, batch_size: int, device: torch.device) -> 
     """Whether a stack is faster than one network at a time on every core: small layers, small batches, or a GPU."""
     if device.type != "cpu":
         return True
-    leaves = [module for module in network.modules() if not next(module.children(), None)]
-    are_fast = all(isinstance(module, STACKABLE_MODULES) for module in leaves)
+    are_fast = all(isinstance(module, STACKABLE_MODULES) for module in leaves(network))
     num_weights = sum(value.numel() for value in network.parameters())
     return are_fast and num_weights * batch_size <= MOST_MULTIPLICATIONS
 
