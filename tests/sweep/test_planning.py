@@ -22,7 +22,7 @@ from hydra_plugins.rethinkgen_grid import GridSweeper
 from rethinkgen.run import catalogue
 from rethinkgen.run.description import Description, resolved_config
 from rethinkgen.run.identity import normalised
-from rethinkgen.sweep import grid
+from rethinkgen.sweep import grid, planning
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.planning import Planner
 from rethinkgen.sweep.references import References
@@ -169,6 +169,23 @@ def test_a_grid_is_composed_once_for_each_set_of_choices() -> None:
     assert len({job.path for job, _ in jobs}) == len(cells) == 240
     # What launchers look at is shared.
     assert len({id(job.trainer) for job, _ in jobs}) == 1
+
+
+def test_what_follows_from_some_values_is_resolved_once_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``max_epochs`` follows from ``max_steps``; a cell of another seed is no reason to resolve it again."""
+    resolved: list[DictConfig] = []
+
+    def counted(config: DictConfig) -> dict[str, Any]:
+        resolved.append(config)
+        return resolved_config(config)
+
+    monkeypatch.setattr(planning, "resolved_config", counted)
+    planned = Planned()
+    cells = [[f"max_steps={steps}", f"seed={seed}"] for seed in range(20) for steps in (5, 6, 7)]
+    jobs = planned.plan(*cells)
+    assert len(resolved) <= 6  # the first cell's, the second one's twice, and of the other numbers of steps
+    for number in (3, 4, 5, 59):
+        planned.check(cells[number], number, *jobs[number])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ what came of it. What is launched is then made whole from the same composition, 
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -243,14 +244,19 @@ class Composition:
         self._followers: list[tuple[Place, int]] = []
         """Places that hold another key's very value, and which value."""
         self._computed: list[Place] = []
-        """Places whose interpolation must be resolved for each cell."""
+        """Places whose interpolation must be resolved."""
+        self._computed_keys: list[int] = []
+        """Which values these depend on; all, where that is unknown."""
+        self._computed_values: dict[str, list[Any]] = {}
+        """Such values -> what then stands at each of the places."""
         for place, text in references.below({key: tree[key] for key in tree if key not in ("hydra", "sweep")}):
-            if self._values_read(references, text, place):
+            if read := self._values_read(references, text, place):
                 source = references.source_of(place, text)
                 if source in keys:
                     self._followers.append((place, keys.index(source)))
                 else:
                     self._computed.append(place)
+                    self._computed_keys = sorted({*self._computed_keys, *read})
         self._config: bytes | None = None
         exclude = (tree.get("data") or {}).get("exclude")
         self._may_select = isinstance(exclude, dict) or (isinstance(exclude, str) and "${" in exclude)
@@ -312,11 +318,23 @@ class Composition:
             _put(config, key.split("."), value)
         for place, number in self._followers:
             _put(config, place, values[number])
-        if self._computed:
-            whole: Any = resolved_config(make())
-            for place in self._computed:
-                _put(config, place, functools.reduce(operator.getitem, place, whole))
+        for place, value in zip(self._computed, self._computed_of(values, make), strict=True):
+            _put(config, place, copy.deepcopy(value))
         return config
+
+    def _computed_of(self, values: tuple[Any, ...], make: Make) -> list[Any]:
+        """Return what stands at the computed places, resolved once for the values that these read."""
+        if not self._computed:
+            return []
+        kept = repr([values[number] for number in self._computed_keys])  # 1, 1.0 and true are not the same
+        if kept in self._computed_values:
+            return self._computed_values[kept]
+        whole: Any = resolved_config(make())
+        found = [functools.reduce(operator.getitem, place, whole) for place in self._computed]
+        # What reads all values, or what cannot be told, is another in each cell.
+        if len(self._computed_keys) < len(self._keys):
+            self._computed_values[kept] = found
+        return found
 
     def launcher_values(self, values: tuple[Any, ...], make: Make) -> dict[str, Any]:
         """Return ``hydra.launcher`` as the config of a cell resolves it."""
