@@ -41,7 +41,7 @@ RUNS_ON_DIGITS = {
     "zhang2017/table_1": (10, ["regularizer=[]"]),
     "zhang2017/table_2": (7, ["model=mlp_1x512"]),
     "zhang2017/table_3": (16, []),
-    "zhang2017/table_4": (5, ["model=mlp_1x512"]),
+    "zhang2017/table_4": (3, ["model=mlp_1x512"]),
     "zhang2017/theorem_1": (1, []),
     "zhang2019/corruption": (4, AT_ONCE),
     "zhang2019/fcn_3x256": (1, AT_ONCE),
