@@ -461,6 +461,10 @@ class Gaussian(_CorruptedPixels):
         return gaussian(noise, self.statistics)
 
 
+class UniqueLabelsGaussian(UniqueLabels, Gaussian):
+    """``gaussian`` in place of all images, and each training example a class of its own: Arpit et al. 2017, Figure 3b."""
+
+
 class GaussianBlend(Gaussian):
     """``gaussian_blend`` of all images, test split included. ``noise/probability`` is the strength."""
 
