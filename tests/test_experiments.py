@@ -31,7 +31,6 @@ RUNS_ON_DIGITS = {
         [
             "measure.stiffness.num_examples=20",
             "measure.stiffness.groups={few:['0','1','2'],many:['3','4','5','6','7','8','9']}",
-            "data.resize=null",
         ],
     ),
     "fort2019/learning_rate": (1, ["optimizer.lr=0.001", "measure.stiffness.num_examples=20", "data.batch_size=2"]),

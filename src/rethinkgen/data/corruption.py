@@ -462,7 +462,7 @@ class Gaussian(_CorruptedPixels):
 
 
 class UniqueLabelsGaussian(UniqueLabels, Gaussian):
-    """``gaussian`` in place of all images, and each training example a class of its own: Arpit et al. 2017, Figure 3b."""
+    """``gaussian`` in place of all images, each training example a class of its own: Arpit et al. 2017, Figure 3b."""
 
 
 class GaussianBlend(Gaussian):

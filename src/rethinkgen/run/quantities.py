@@ -171,8 +171,8 @@ ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {
     "overfitting": _overfitting,
 }
 """What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
-its last; ``change/Q``, its last value less its first; ``overfitting/Q``, its last value less that at the step, of those that have it, nearest to the smallest
-``validation/loss``."""
+its last; ``change/Q``, its last value less its first; ``overfitting/Q``, its last value less that at the step, of those
+that have it, nearest to the smallest ``validation/loss``."""
 
 
 AT_LOSS = re.compile(r"at_loss_(\d+(?:\.\d+)?)")
