@@ -260,7 +260,7 @@ class UniqueLabels(CorruptedImages):
     none is wrong.
     """
 
-    noise_probability = 1.0
+    noise_probability: float | None = 1.0
 
     def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """See ``unique_labels``.
