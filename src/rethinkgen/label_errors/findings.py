@@ -20,7 +20,7 @@ class Suspect:
     given: int
     """Its label, a position in ``Findings.class_names``."""
     suggested: int
-    """The class that the network would give it, another than ``given``."""
+    """The other class that the network said most often; ``given`` where it never said another."""
     score: float
     """How often, of the times it was presented, the network did not say ``given``, in [0, 1]: mean of the runs."""
     rank: int
@@ -61,8 +61,9 @@ class Findings:
     suspects: tuple[Suspect, ...]
     """All examples, the most suspicious first."""
     class_names: tuple[str, ...]
-    confusion: NDArray[np.int64]
-    """``(K, K)``: how many of the suspects that the network doubts have this given and that suggested label."""
+    confusion: tuple[tuple[int, int, int], ...]
+    """(given, suggested, how many of the doubted), the most frequent pair first; pairs that do not occur are left out,
+    as 10,000 classes have 100 million."""
     num_doubted: int
     """How many of ``suspects``, its first, the network doubts: the list that is worth looking at. Those of
     ``confusion``."""
