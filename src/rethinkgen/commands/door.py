@@ -36,6 +36,9 @@ VERBS = {
         takes_overrides=True,
     ),
     "report": Verb("rethinkgen.commands.report", "set runs beside the published numbers: tables, figures, one page"),
+    "find-label-errors": Verb(
+        "rethinkgen.commands.find_label_errors", "a page of the images of a folder that are most likely mislabelled"
+    ),
 }
 
 

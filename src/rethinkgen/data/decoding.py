@@ -66,6 +66,15 @@ def fitted(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         return np.asarray(plain if plain.size == size else plain.resize(size, Image.Resampling.BICUBIC))
 
 
+def thumbnail(path: str, most: int) -> NDArray[np.uint8]:
+    """Read one image as ``_pixels`` does, in its own shape but of at most ``most`` pixels a side."""
+    with Image.open(path) as image:
+        image.draft(None, (2 * most, 2 * most))  # type: ignore[arg-type]
+        plain = _plain(image)
+        plain.thumbnail((most, most))
+        return np.asarray(plain)
+
+
 def _plain(image: ImageFile.ImageFile) -> Image.Image:
     """Return the image of an opened file, grey or of red, green and blue."""
     if image.mode not in _GREY | _COLOUR:

@@ -1,0 +1,153 @@
+"""The runs of a search: ordinary ones of ``train.py``, in one sweep's folder, and what their networks say."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rethinkgen.errors import DamagedFileError
+from rethinkgen.files import write_atomically
+from rethinkgen.label_errors.asked import key_of, quoted
+from rethinkgen.label_errors.ranking import Opinion, held_out, presented
+from rethinkgen.received import opened_arrays
+from rethinkgen.run.catalogue import latest_entries
+from rethinkgen.run.folder import RunFolder
+from rethinkgen.run.run import Run, read_run
+
+if TYPE_CHECKING:
+    from rethinkgen.run.opened import OpenedRun
+
+Train = Callable[[Sequence[str]], None]
+"""Runs a sweep of ``train.py`` with these overrides; ends the process if one of its runs fails."""
+Ints = NDArray[np.int64]
+LISTS = ".label_errors"
+"""The folder in the sweep's for lists of examples that runs are given."""
+AT_ONCE = 500
+"""Images that a network is asked of at once."""
+
+
+@dataclass
+class Trainings:
+    """The runs of a search."""
+
+    train: Train
+    overrides: list[str]
+    """That all have in common"""
+    folder: Path
+    """The sweep's"""
+    seconds: float = field(default=0.0, init=False)
+    """That the runs which were asked for have taken, whenever they did."""
+
+    def run(self, key: str, values: Sequence[str], instead: Mapping[str, str | None] | None = None) -> list[Run]:
+        """Train a run for each value of ``key`` and return them in this order.
+
+        ``instead``: key -> what it is in these runs whatever all have in common; ``None``: it is not given.
+
+        Raises:
+            DamagedFileError: the sweep's folder does not tell which of its runs they are.
+        """
+        changed = dict(instead or {})
+        common = [item for item in self.overrides if key_of(item) not in {key, *changed}]
+        common += [f"{name}={value}" for name, value in changed.items() if value is not None]
+        self.train([*common, f"{key}={','.join(values)}"])
+        entries = {frozenset(entry.get("overrides") or ()): entry for entry in latest_entries(self.folder)}
+        found = []
+        for value in values:
+            entry = entries.get(frozenset([*common, f"{key}={value}"]))
+            if entry is None:
+                raise DamagedFileError(f"{self.folder}: it is not noted there which of its runs has {key}={value}.")
+            run = read_run(self.folder / str(entry["folder"]), entry)
+            if run.result is None:
+                raise DamagedFileError(f"{run.path}: the run has no result ({run.reason or run.state}).")
+            self.seconds += float(run.result.get("seconds") or 0.0)
+            found.append(run)
+        return found
+
+    def keep(self, name: str, array: NDArray[Any]) -> str:
+        """Write an array that a key names; return the path as an override's value. The name tells the content."""
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+        path = self.folder.absolute() / LISTS / f"{name}-{digest}.npy"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content.getvalue())
+        return quoted(str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What runs on the same examples with the same labels said of these."""
+
+    index: Ints
+    """``(N,)``: positions in the source's training split"""
+    labels: Ints
+    """``(N,)``: as training was given them"""
+    is_changed: bool
+    """Whether a corruption changed some."""
+    opinions: tuple[Opinion, ...]
+    """Of each run"""
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Judged:
+        """Read what was noted while each run was trained.
+
+        Raises:
+            ValueError: it was not noted, or the runs were trained on different examples or labels.
+        """
+        found: list[dict[str, NDArray[Any]]] = []
+        for run in runs:
+            with opened_arrays(RunFolder(run.path).examples) as stored:
+                if stored is None:
+                    raise ValueError(f"{run.path}: there is no examples.npz, which tells what was said of each image.")
+                found.append({name: stored[name] for name in stored.files})
+            same = all(np.array_equal(found[0][name], found[-1][name]) for name in ("index", "labels"))
+            if not same:
+                raise ValueError(
+                    f"{run.path.name} and {runs[0].path.name}: they were trained on different images, or on different "
+                    "labels of these. Give the folder of one of them."
+                )
+        opinions = []
+        for run, columns in zip(runs, found, strict=True):
+            try:
+                opinions.append(presented(columns))
+            except ValueError as error:
+                raise ValueError(f"{run.path}: {error}") from error
+        first = found[0]
+        labels = first["labels"].astype(np.int64)
+        is_changed = bool((labels != first.get("original_labels", labels)).any())
+        return cls(first["index"].astype(np.int64), labels, is_changed, tuple(opinions))
+
+
+def ask(opened: OpenedRun, images: OpenedRun, index: Ints, labels: Ints) -> Opinion:
+    """Ask a run's network of examples that it was not trained on.
+
+    Args:
+        opened: the run.
+        images: a run on the same source, in which the images are at hand.
+        index: ``(n,)``: which examples.
+        labels: ``(n,)``: given.
+    """
+    import torch
+
+    network = opened.network()
+    of_label: list[NDArray[np.float64]] = []
+    predicted: list[Ints] = []
+    greatest: list[NDArray[np.float64]] = []
+    for start in range(0, len(index), AT_ONCE):
+        part = index[start : start + AT_ONCE]
+        with torch.no_grad(), torch.autocast(opened.device.type, enabled=False):
+            probabilities = network(opened.inputs(images.images(part))).float().softmax(1).cpu()
+        given = torch.from_numpy(labels[start : start + AT_ONCE])
+        of_label.append(probabilities.gather(1, given[:, None])[:, 0].double().numpy())
+        best = probabilities.max(1)
+        predicted.append(best.indices.numpy())
+        greatest.append(best.values.double().numpy())
+    return held_out(*map(np.concatenate, (of_label, predicted, greatest)), labels)  # type: ignore[arg-type]
