@@ -1,4 +1,4 @@
-"""``find-label-errors``: which images, how many trainings, and what is said on the terminal. Light until all is clear."""
+"""``find-label-errors``: its help, its errors, and how it trains. Light until all is clear."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
 """Labels that are made wrong on purpose, and what it says of a list how many of these it finds. Pure; no torch.
 
 **Planting.** In one more run a share of the labels is flipped, as the network's own confusions go: where it takes many
-images that are given as 7 for a 1, what is given as 1 mostly becomes 7. Only examples that it does not doubt are flipped:
-their labels are right, as far as it knows.
+images that are given as 7 for a 1, what is given as 1 mostly becomes 7. Only examples that it does not doubt are
+flipped: their labels are right, as far as it knows.
 
-**Estimate.** Let m be planted, and E labels wrong by nature, among the same examples. If both were equally easy to find,
-then among what a list finds rightly they stand as m : E at every length; what it lists wrongly comes on top. So if the
-first k of the list hold f planted and k - f others, (k - f) m / f is E plus those, and its least value over k is the
-estimate: an upper bound, up to chance. It is the mixture proportion's of Blanchard, Lee and Scott 2010,
-"Semi-Supervised Novelty Detection", inf over regions of P(region) / P_planted(region). The length is chosen by the upper
-end of the interval, as Garg et al. 2021 ("Mixture Proportion Estimation and PU Learning: A Modern Approach") do, since
-the least of many ratios of small counts would be too small. The interval is that of Clopper and Pearson for the share
-f / k. Natural errors are harder to find than planted ones where the image itself misleads: then E is greater.
+**Estimate.** Let m be planted, and E labels wrong by nature, among the same examples. If both were equally easy to
+find, then among what a list finds rightly they stand as m : E at every length; what it lists wrongly comes on top. So
+if the first k of the list hold f planted and k - f others, (k - f) m / f is E plus those, and its least value over k is
+the estimate: an upper bound, up to chance. It is the mixture proportion's of Blanchard, Lee and Scott 2010,
+"Semi-Supervised Novelty Detection": the infimum over regions of P(region) / P_planted(region). The length is chosen by
+the upper end of the interval, as Garg et al. 2021 ("Mixture Proportion Estimation and PU Learning: A Modern Approach")
+do, since the least of many ratios of small counts would be too small. (Both from memory, unverified.) The interval is
+that of Clopper and Pearson for the share f / k. Natural errors are harder to find than planted ones where the image
+itself misleads: then E is greater.
 """
 
 from __future__ import annotations
@@ -159,13 +160,13 @@ def in_words(control: Control) -> Sequence[str]:
     assert control.interval is not None
     low, high = control.interval
     told = [
-        f"About {control.estimate:,.0f} labels are wrong ({low:,.0f} to {high:,.0f}), if real errors are as easy to find "
-        f"as the {control.planted:,} that were planted."
+        f"About {control.estimate:,.0f} labels are wrong ({low:,.0f} to {high:,.0f}), if real errors are as easy to "
+        f"find as the {control.planted:,} that were planted."
     ]
     for length, found, most in zip(control.lengths, control.found, control.expected_at_most, strict=True):
         if length in (100, 1000) and most is not None:
             told.append(
-                f"Of the first {length:,} at most about {most:,} are real errors; the first {length:,} of the list with "
+                f"Of the first {length:,} at most about {most:,} are real errors. The first {length:,} of the list with "
                 f"planted errors hold {found:,} of these."
             )
     return told

@@ -60,7 +60,7 @@ class Trainings:
         entries = {frozenset(entry.get("overrides") or ()): entry for entry in latest_entries(self.folder)}
         found = []
         for value in values:
-            entry = entries.get(frozenset([*common, f"{key}={value}"]))
+            entry = entries.get(frozenset(map(_as_noted, [*common, f"{key}={value}"])))
             if entry is None:
                 raise DamagedFileError(f"{self.folder}: it is not noted there which of its runs has {key}={value}.")
             run = read_run(self.folder / str(entry["folder"]), entry)
@@ -80,6 +80,14 @@ class Trainings:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content.getvalue())
         return quoted(str(path))
+
+
+def _as_noted(override: str) -> str:
+    """Return an override as a sweep's folder spells it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override)
+    return f"{parsed.get_key_element()}={parsed.get_value_element_as_str()}"
 
 
 @dataclass(frozen=True, eq=False)
