@@ -166,7 +166,7 @@ def in_words(control: Control) -> Sequence[str]:
     for length, found, most in zip(control.lengths, control.found, control.expected_at_most, strict=True):
         if length in (100, 1000) and most is not None:
             told.append(
-                f"Of the first {length:,} at most about {most:,} are real errors. The first {length:,} of the list with "
-                f"planted errors hold {found:,} of these."
+                f"Of the first {length:,} at most about {most:,} are real errors. Where some were planted, the first "
+                f"{length:,} hold {found:,} of these."
             )
     return told
