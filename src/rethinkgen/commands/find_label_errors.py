@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rethinkgen import configs
-from rethinkgen.console import say, say_error, take_any_encoding
+from rethinkgen.console import say, say_command, say_error, take_any_encoding
 from rethinkgen.errors import USERS_MISTAKE, exit_code_of, is_users_mistake
-from rethinkgen.run.command import noted_program, typed
+from rethinkgen.run.command import command_line, noted_program, typed
 
 HELP = """\
 Find the wrong labels in a folder of images: train a network on it, and list what it doubted most while it learnt.
@@ -45,12 +45,16 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("find_label_errors.
         try:
             from rethinkgen.label_errors.search import Asked, search
 
-            search(Asked.of(arguments), _trainer(program))
-        except (Exception, KeyboardInterrupt) as error:
-            if not is_users_mistake(error) and not isinstance(error, KeyboardInterrupt):
+            search(Asked.of(arguments), trainer(program))
+        except SystemExit as ended:  # of a training, which has said why
+            say_command("The search goes on from there with the same command:", command_line())
+            return int(ended.code or 0)
+        except KeyboardInterrupt as error:
+            say_command("The search goes on from there with the same command:", command_line())
+            return exit_code_of(error)
+        except Exception as error:
+            if not is_users_mistake(error):
                 raise
-            if isinstance(error, KeyboardInterrupt):
-                return exit_code_of(error)
             say_error(error)
             return USERS_MISTAKE if isinstance(error, ValueError) else exit_code_of(error)
         finally:
@@ -58,15 +62,15 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("find_label_errors.
     return 0
 
 
-def _trainer(program: Sequence[str]) -> Callable[[Sequence[str]], None]:
+def trainer(program: Sequence[str]) -> Callable[[Sequence[str]], None]:
     """Return what trains the runs of a sweep, as the command beside this one does."""
     called = [program[0], "train"] if len(program) > 1 else [str(Path(program[0]).with_name("train.py"))]
 
     def train(arguments: Sequence[str]) -> None:
         from rethinkgen.commands.train import train as of_config
-        from rethinkgen.run.entry import command_line
+        from rethinkgen.run import entry
 
         sys.argv = [called[0], "-m", *arguments]
-        command_line(of_config, configs.folder(), called)
+        entry.command_line(of_config, configs.folder(), called)
 
     return train

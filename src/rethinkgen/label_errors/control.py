@@ -31,8 +31,11 @@ SHARE = 0.02
 LEAST_PLANTED = 20
 MOST_SHARE = 0.1
 """Of all examples that may be flipped: more would be another problem."""
-LEAST_FOUND = 0.5
-"""Share of the planted that the first tenth of the list must hold; a random list holds a tenth."""
+RECALLS = (0.5, 0.75, 0.9)
+"""Shares of the planted at whose lengths the list is looked at: few, as the least of many would be too small."""
+MOST_BEFORE_HALF = 0.25
+"""Share of the other examples that may come before half of the planted."""
+NOT_BY_CHANCE = 0.01
 LEVEL = 0.95
 LENGTHS = (10, 20, 50, 100, 200, 300, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 
@@ -93,7 +96,7 @@ def judge(is_planted: NDArray[np.bool_], num_listed: int) -> Control:
     found = np.cumsum(is_planted)
     lengths = [length for length in LENGTHS if length < min(num_listed, count)]
     at = tuple(int(found[length - 1]) for length in lengths)
-    reason = _why_not(planted, count, int(found[max(0, count // 10 - 1)]) if count else 0)
+    reason = _why_not(is_planted)
     if reason is not None:
         nothing = tuple(None for _ in lengths)
         return Control(planted, tuple(lengths), at, nothing, None, None, reason)
@@ -104,14 +107,15 @@ def judge(is_planted: NDArray[np.bool_], num_listed: int) -> Control:
     for length in lengths:
         # Where the list with the planted errors has let as many others pass.
         place = min(int(np.searchsorted(others, length * scale)), count - 1)
-        expected.append(min(length, int(np.ceil(interval[1] / scale * found[place] / planted))))
+        share = _upper_end(int(found[place]), planted)
+        expected.append(min(length, int(np.ceil(interval[1] / scale * share))))
     return Control(
         planted,
         tuple(lengths),
         at,
         tuple(expected),
         estimate / scale,
-        (interval[0] / scale, interval[1] / scale),
+        (float(np.floor(interval[0] / scale)), float(np.ceil(interval[1] / scale))),
         None,
     )
 
@@ -119,14 +123,12 @@ def judge(is_planted: NDArray[np.bool_], num_listed: int) -> Control:
 def estimate_errors(found: Ints, planted: int) -> tuple[float, tuple[float, float]]:
     """Return how many errors there are beside the planted, by the head of this module, and its 95 % interval.
 
-    ``found``: ``(n,)``, how many of the planted are within the first 1, 2, ... n; at least one.
+    ``found``: ``(n,)``, how many of the planted are within the first 1, 2, ... n; all in the end.
     """
     from scipy.stats import beta
 
-    lengths = np.arange(1, len(found) + 1)
-    # Where the last planted error was found no longer list is better; where few were, none is sure.
-    chosen = np.flatnonzero((np.diff(found, prepend=0) > 0) & (found >= min(planted, LEAST_PLANTED // 2)))
-    f, k = found[chosen], lengths[chosen]
+    f = np.unique(np.ceil(planted * np.array(RECALLS)).astype(np.int64))
+    k = np.searchsorted(found, f) + 1
     tail = (1 - LEVEL) / 2
     least = beta.ppf(tail, f, k - f + 1)
     most = np.where(f == k, 1.0, beta.ppf(1 - tail, f + 1, np.maximum(k - f, 1)))
@@ -138,18 +140,42 @@ def estimate_errors(found: Ints, planted: int) -> tuple[float, tuple[float, floa
     return min(float(estimate), most_possible), (float(low), min(float(highs[best]), most_possible))
 
 
-def _why_not(planted: int, count: int, in_first_tenth: int) -> str | None:
+def _upper_end(hits: int, of: int) -> float:
+    """Return the upper end of the 95 % interval of a share, as Clopper and Pearson."""
+    from scipy.stats import beta
+
+    return 1.0 if hits == of else float(beta.ppf((1 + LEVEL) / 2, hits + 1, of - hits))
+
+
+def _why_not(is_planted: NDArray[np.bool_]) -> str | None:
+    """Return why a list with planted errors, the most suspicious first, tells nothing of others; else ``None``."""
+    planted, count = int(is_planted.sum()), len(is_planted)
     if planted < LEAST_PLANTED // 2:
         return (
-            f"of {count:,} images too few labels can be flipped to tell: {planted}, where {LEAST_PLANTED} are needed, "
-            "and they may be no more than a tenth of all."
+            f"{LEAST_PLANTED} labels at least are to be made wrong on purpose, and no more than a tenth of all; of "
+            f"{count:,} images that is too many."
         )
-    if in_first_tenth < LEAST_FOUND * planted:
+    places = np.flatnonzero(is_planted)
+    half, first = (int(places[int(np.ceil(share * planted)) - 1]) + 1 for share in (0.5, 0.25))
+    share = (half - int(np.ceil(planted / 2))) / (count - planted)
+    if share > MOST_BEFORE_HALF:
         return (
-            f"the network is too weak on these images: of {planted} labels that were made wrong on purpose only "
-            f"{in_first_tenth} are within the first tenth of the list, where chance alone puts {planted // 10}."
+            f"the network is too weak on these images, or very many labels are wrong: before half of the {planted:,} "
+            f"labels that were made wrong on purpose come {share:.0%} of the others."
+        )
+    if first < half and _is_less(int(is_planted[:first].sum()), first, int(is_planted[first:half].sum()), half - first):
+        return (
+            f"the network is too weak on these images: further down the list, before half of the {planted:,} labels "
+            "that were made wrong on purpose are found, others are ever more among them."
         )
     return None
+
+
+def _is_less(hits: int, of: int, later_hits: int, later_of: int) -> bool:
+    """Whether the later share of hits is less than the earlier, by Fisher's exact test at 0.01."""
+    from scipy.stats import hypergeom
+
+    return bool(hypergeom.sf(hits - 1, of + later_of, hits + later_hits, of) < NOT_BY_CHANCE)
 
 
 def in_words(control: Control) -> Sequence[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LARGEST = 64
 """Pixels a side up to which there is a default."""
-FEW, MANY = 2_000, 20_000
+FEW, MANY = 2_000, 100_000
 """Images: of fewer each batch is smaller, so that there are steps enough; of more there are fewer epochs."""
 
 

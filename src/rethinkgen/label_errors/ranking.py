@@ -113,6 +113,13 @@ def order_of(opinions: Sequence[Opinion]) -> Ints:
     return np.lexsort((-score, joined_ranks(opinions)))
 
 
+def places(order: Ints) -> Ints:
+    """Return at which place of a list each example stands ``(N,)``, from 0, of ``order`` as ``order_of`` has it."""
+    found = np.empty_like(order)
+    found[order] = np.arange(len(order))
+    return found
+
+
 def suggestions(opinions: Sequence[Opinion], labels: Ints) -> tuple[Ints, Floats]:
     """Return for each example the class that most opinions suggest, the surest of equal ones, and how sure they are.
 

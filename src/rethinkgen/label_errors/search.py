@@ -83,14 +83,19 @@ def of_runs(asked: Asked, folder: Path) -> Findings:
     return gather(asked, judged, judged.opinions, opened, network, None, _tested(runs), seconds)
 
 
-def of_trainings(asked: Asked, train: Train) -> Findings:
-    """Return what networks say that are trained for it, as far as they are not yet."""
+def prepare(asked: Asked, train: Train) -> tuple[Trainings, Choice]:
+    """Return how the search trains, and what it trains where the user names nothing else."""
     choice = _choice(asked)
     folder = asked.sweep_folder
     defaults = choice.overrides | {"logger": "none", "sweep": folder.name, "data.seed": str(asked.seed)}
     typed = {key_of(item) for item in asked.overrides}
     own = [f"{key}={value}" for key, value in defaults.items() if not _is_chosen(key, typed)]
-    trainings = Trainings(train, [*asked.data, *own, *asked.overrides], folder)
+    return Trainings(train, [*asked.data, *own, *asked.overrides], folder), choice
+
+
+def of_trainings(asked: Asked, train: Train) -> Findings:
+    """Return what networks say that are trained for it, as far as they are not yet."""
+    trainings, choice = prepare(asked, train)
     say(f"Network: {choice.words}.")
     say(asked.cost())
     runs = trainings.run("seed", [str(asked.seed + number) for number in range(asked.runs)])
@@ -108,26 +113,27 @@ def of_trainings(asked: Asked, train: Train) -> Findings:
     return gather(asked, judged, opinions, opened, choice.words, told, held_out, trainings.seconds)
 
 
-def ask_folds(trainings: Trainings, judged: Judged, opened: OpenedRun, asked: Asked) -> Opinion:
-    """Return what networks say of the folds that they were not trained on: each has its share of each class."""
+def train_folds(trainings: Trainings, judged: Judged, opened: OpenedRun, asked: Asked) -> list[tuple[Run, Ints]]:
+    """Return a run for each fold, and the places in ``judged`` that it was not trained on: its share of each class."""
     # The k-th of a class, in an order that the seed draws, is of fold k modulo their number.
     order = np.random.RandomState(asked.seed).permutation(len(judged.index))
-    fold = np.empty(len(order), np.int64)
     by_class = order[np.argsort(judged.labels[order], kind="stable")]
+    fold = np.empty(len(order), np.int64)
     fold[by_class] = np.arange(len(order)) % asked.folds
-    parts = [np.flatnonzero(fold == number) for number in range(asked.folds)]
     lists = [
         trainings.keep(f"not_fold_{number}_of_{asked.folds}", _all_but(judged.index[fold != number], opened))
         for number in range(asked.folds)
     ]
-    runs = trainings.run(
-        "data.exclude", lists, {"seed": str(asked.seed), "data.num_train": None, "data.validation": None}
-    )
-    found = [
-        ask(_opened(run), opened, judged.index[part], judged.labels[part])
-        for run, part in zip(runs, parts, strict=True)
-    ]
-    return _put_together(found, parts)
+    instead = {"seed": str(asked.seed), "data.num_train": None, "data.validation": None}
+    runs = trainings.run("data.exclude", lists, instead)
+    return [(run, np.flatnonzero(fold == number)) for number, run in enumerate(runs)]
+
+
+def ask_folds(trainings: Trainings, judged: Judged, opened: OpenedRun, asked: Asked) -> Opinion:
+    """Return what networks say of the folds that they were not trained on."""
+    trained = train_folds(trainings, judged, opened, asked)
+    found = [ask(_opened(run), opened, judged.index[part], judged.labels[part]) for run, part in trained]
+    return _put_together(found, [part for _, part in trained])
 
 
 def _put_together(opinions: Sequence[Opinion], parts: Sequence[Ints]) -> Opinion:

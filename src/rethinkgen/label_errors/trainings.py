@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from rethinkgen.run.folder import RunFolder
 from rethinkgen.run.run import Run, read_run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rethinkgen.run.opened import OpenedRun
 
 Train = Callable[[Sequence[str]], None]
@@ -29,6 +31,8 @@ Train = Callable[[Sequence[str]], None]
 Ints = NDArray[np.int64]
 LISTS = ".label_errors"
 """The folder in the sweep's for lists of examples that runs are given."""
+OF_HYDRA = ("hydra.", "hydra/")
+"""Keys that say how runs are done, not which."""
 AT_ONCE = 500
 """Images that a network is asked of at once."""
 
@@ -60,7 +64,8 @@ class Trainings:
         entries = {frozenset(entry.get("overrides") or ()): entry for entry in latest_entries(self.folder)}
         found = []
         for value in values:
-            entry = entries.get(frozenset(map(_as_noted, [*common, f"{key}={value}"])))
+            of_run = [item for item in [*common, f"{key}={value}"] if not key_of(item).startswith(OF_HYDRA)]
+            entry = entries.get(frozenset(map(_as_noted, of_run)))
             if entry is None:
                 raise DamagedFileError(f"{self.folder}: it is not noted there which of its runs has {key}={value}.")
             run = read_run(self.folder / str(entry["folder"]), entry)
@@ -134,28 +139,32 @@ class Judged:
         return cls(first["index"].astype(np.int64), labels, is_changed, tuple(opinions))
 
 
-def ask(opened: OpenedRun, images: OpenedRun, index: Ints, labels: Ints) -> Opinion:
-    """Ask a run's network of examples that it was not trained on.
+def probabilities(opened: OpenedRun, images: OpenedRun, index: Ints) -> Iterator[Tensor]:
+    """Yield what a run's network says of examples, ``AT_ONCE`` at a time: ``(n, K)`` float32.
 
-    Args:
-        opened: the run.
-        images: a run on the same source, in which the images are at hand.
-        index: ``(n,)``: which examples.
-        labels: ``(n,)``: given.
+    ``images`` is a run on the same source, in which they are at hand.
     """
     import torch
 
     network = opened.network()
+    for start in range(0, len(index), AT_ONCE):
+        inputs = opened.inputs(images.images(index[start : start + AT_ONCE]))
+        with torch.no_grad(), torch.autocast(opened.device.type, enabled=False):
+            yield network(inputs).float().softmax(1).cpu()
+
+
+def ask(opened: OpenedRun, images: OpenedRun, index: Ints, labels: Ints) -> Opinion:
+    """Return what a run's network says of examples ``index (n,)`` that it was not trained on, against ``labels (n,)``.
+
+    ``images`` is a run on the same source, in which they are at hand.
+    """
     of_label: list[NDArray[np.float64]] = []
     predicted: list[Ints] = []
     greatest: list[NDArray[np.float64]] = []
-    for start in range(0, len(index), AT_ONCE):
-        part = index[start : start + AT_ONCE]
-        with torch.no_grad(), torch.autocast(opened.device.type, enabled=False):
-            probabilities = network(opened.inputs(images.images(part))).float().softmax(1).cpu()
-        given = torch.from_numpy(labels[start : start + AT_ONCE])
-        of_label.append(probabilities.gather(1, given[:, None])[:, 0].double().numpy())
-        best = probabilities.max(1)
+    for number, said in enumerate(probabilities(opened, images, index)):
+        given = labels[number * AT_ONCE : number * AT_ONCE + len(said)]
+        of_label.append(said.numpy()[np.arange(len(said)), given].astype(np.float64))
+        best = said.max(1)
         predicted.append(best.indices.numpy())
         greatest.append(best.values.double().numpy())
-    return held_out(*map(np.concatenate, (of_label, predicted, greatest)), labels)  # type: ignore[arg-type]
+    return held_out(np.concatenate(of_label), np.concatenate(predicted), np.concatenate(greatest), labels)
