@@ -43,7 +43,8 @@ def main(arguments: Sequence[str], program: Sequence[str] = ("find_label_errors.
             say(HELP.replace("PROGRAM", shlex.join(noted_program())), end="")
             return 0
         try:
-            from rethinkgen.label_errors.search import Asked, search
+            from rethinkgen.label_errors.asked import Asked
+            from rethinkgen.label_errors.search import search
 
             search(Asked.of(arguments), trainer(program))
         except SystemExit as ended:  # of a training, which has said why

@@ -61,7 +61,7 @@ def fitted(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     A JPEG file is decoded no larger than needed, which is several times as fast of a photograph.
     """
     with Image.open(path) as image:
-        image.draft(None, (2 * size[0], 2 * size[1]))  # type: ignore[arg-type]
+        image.draft(None, (2 * size[0], 2 * size[1]))
         plain = _plain(image)
         return np.asarray(plain if plain.size == size else plain.resize(size, Image.Resampling.BICUBIC))
 
@@ -69,7 +69,7 @@ def fitted(path: str, size: tuple[int, int]) -> NDArray[np.uint8]:
 def thumbnail(path: str, most: int) -> NDArray[np.uint8]:
     """Read one image as ``_pixels`` does, in its own shape but of at most ``most`` pixels a side."""
     with Image.open(path) as image:
-        image.draft(None, (2 * most, 2 * most))  # type: ignore[arg-type]
+        image.draft(None, (2 * most, 2 * most))
         plain = _plain(image)
         plain.thumbnail((most, most))
         return np.asarray(plain)

@@ -93,7 +93,7 @@ def judge(is_planted: NDArray[np.bool_], num_listed: int) -> Control:
         num_listed: length of the other, of which is told how many real errors to expect.
     """
     planted, count = int(is_planted.sum()), len(is_planted)
-    found = np.cumsum(is_planted)
+    found = np.cumsum(is_planted, dtype=np.int64)
     lengths = [length for length in LENGTHS if length < min(num_listed, count)]
     at = tuple(int(found[length - 1]) for length in lengths)
     reason = _why_not(is_planted)

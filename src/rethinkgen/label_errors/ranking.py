@@ -101,7 +101,8 @@ def held_out(probabilities_of_label: Floats, predicted: Ints, probabilities: Flo
 
 def joined_ranks(opinions: Sequence[Opinion]) -> Floats:
     """Return the mean of the opinions' ranks ``(N,)``."""
-    return np.mean([opinion.ranks for opinion in opinions], axis=0)
+    mean: Floats = np.mean([opinion.ranks for opinion in opinions], axis=0)
+    return mean
 
 
 def order_of(opinions: Sequence[Opinion]) -> Ints:

@@ -6,6 +6,7 @@ stopped goes on, and two commands never train the same.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -298,8 +299,8 @@ def _plain(text: str) -> str:
 
 def _tested(runs: Sequence[Run]) -> HeldOut | None:
     """Return the accuracy on the test part, where there is one."""
-    found = [run.metrics.get("test/accuracy") for run in runs]
-    if not found or any(each is None for each in found):
+    found = [run.number("test/accuracy") for run in runs]
+    if any(map(math.isnan, found)):
         return None
     number = runs[0].num_test
     return HeldOut(float(np.mean(found)), f"the {number:,} test images" if number else "the test images")
