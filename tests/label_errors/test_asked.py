@@ -68,8 +68,8 @@ def test_any_path_is_an_override(text: str) -> None:
 
 
 def test_small_grey_images_have_a_perceptron_others_convolutions_and_large_ones_none() -> None:
-    assert choose((1, 28, 28), 60_000, 10).overrides["model"] == "mlp"
-    colour = choose((3, 32, 32), 1000, 10).overrides
+    assert choose((1, 28, 28), 60_000).overrides["model"] == "mlp"
+    colour = choose((3, 32, 32), 1000).overrides
     assert (colour["model"], colour["data.batch_size"]) == ("cnn_16_32_32", "32")
     with pytest.raises(ValueError, match="model: for 10 colour images of 200x100 there is no default"):
-        choose((3, 100, 200), 10, 2)
+        choose((3, 100, 200), 10)

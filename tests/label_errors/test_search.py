@@ -139,6 +139,7 @@ def test_a_mistake_ends_before_anything_is_trained(
         (["empty"], "no folder in empty"),
         (["one"], "one class with images, cat; at least two"),
         (["data=digits", "modle=mlp"], "modle"),
+        (["data=digits", "regularizer=[mixup]"], "a mixture of two images has no label"),
         (["multirun"], "there is no such folder or file"),
     ):
         code, found = find(*arguments, *HERE)

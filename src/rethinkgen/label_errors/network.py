@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 LARGEST = 64
 """Pixels a side up to which there is a default."""
+MOST_OF_SHAPES = 32
+"""Pixels of the shorter side of grey images up to which a perceptron is enough."""
 FEW, MANY = 2_000, 100_000
 """Images: of fewer each batch is smaller, so that there are steps enough; of more there are fewer epochs."""
 
@@ -20,7 +22,7 @@ class Choice:
     """Which, and why: a line."""
 
 
-def choose(image_shape: tuple[int, int, int], count: int, num_classes: int) -> Choice:
+def choose(image_shape: tuple[int, int, int], count: int) -> Choice:
     """Return the default for images ``(C, H, W)``.
 
     Raises:
@@ -43,21 +45,12 @@ def choose(image_shape: tuple[int, int, int], count: int, num_classes: int) -> C
         "until_fit": "false",
         "evaluate_every": str(epochs),
     }
-    if channels == 1 and min(height, width) <= 32:
+    shortest = min(height, width)
+    if (channels == 1 and shortest <= MOST_OF_SHAPES) or shortest < 4:
         overrides |= {"model": "mlp", "model.width": "256", "model.depth": "2", "optimizer.lr": "0.05"}
-        return Choice(
-            overrides, f"mlp, two layers of 256, {epochs} epochs: for {size}, as shapes alone tell them apart"
-        )
-    halvings = 3 if min(height, width) >= 24 else 2 if min(height, width) >= 4 else 0
-    channels_of = "[32,64,64]" if halvings == 3 else "[32,64]"
-    overrides |= {
-        "model": "cnn_16_32_32",
-        "model.channels": channels_of,
-        "optimizer": "adam",
-        "regularizer": "[]",
-    }
-    layers = "three" if halvings == 3 else "two"
-    return Choice(
-        overrides,
-        f"a network of {layers} convolutions ({channels_of[1:-1]}), {epochs} epochs: for {size}, small and fast",
-    )
+        return Choice(overrides, f"a perceptron with two layers of 256 (model=mlp), for {size}: shapes tell them apart")
+    # Each convolution halves the image, of which a few pixels must be left.
+    channels_of = "32,64,64" if shortest >= 24 else "32,64"
+    overrides |= {"model": "cnn_16_32_32", "model.channels": f"[{channels_of}]", "optimizer": "adam"}
+    words = f"convolutions of {channels_of} channels (model=cnn_16_32_32), for {size}: small, and fast without a GPU"
+    return Choice(overrides, words)

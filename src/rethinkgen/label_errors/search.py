@@ -29,6 +29,8 @@ from rethinkgen.run.run import IMAGE_SHAPES, NUM_TEST, NUM_TRAIN, Run, read_runs
 from rethinkgen.words import how_many
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from rethinkgen.run.opened import OpenedRun
 
 HELD_OUT = 0.1
@@ -332,42 +334,46 @@ def _is_chosen(key: str, typed: set[str]) -> bool:
 
 
 def _choice(asked: Asked) -> Choice:
-    """Return the default network for these images, of which the size and number are looked up, or counted."""
-    name = asked.value("data") if asked.folder is None else None
-    parts = asked.value("data.source.parts")
+    """Return the default network for these images, of which the size and number are looked up, or counted.
+
+    Raises:
+        ValueError: there is none, or what is asked for notes nothing of single images.
+    """
+    from rethinkgen.run.composed import compose
+
+    # Other keys may be of a network that is not chosen yet.
+    of_data = [item for item in asked.overrides if key_of(item).partition(".")[0] in ("data", "regularizer")]
+    config = compose(*asked.data, *of_data)
+    if config.regularizer.mixup:
+        raise ValueError(
+            f"regularizer.mixup={config.regularizer.mixup}: a mixture of two images has no label that may be wrong. "
+            "Leave it out."
+        )
+    name, parts = str(config.data.name), list(config.data.source.get("parts") or ["train"])
     if name in IMAGE_SHAPES and name in NUM_TRAIN:
-        shape, count = IMAGE_SHAPES[name], NUM_TRAIN[name]
-        if parts is not None and "test" in parts:
-            count = NUM_TEST[name] + (count if "train" in parts else 0)
-        num_classes = 100 if name == "cifar100" else 10
+        counts = {"train": NUM_TRAIN[name], "test": NUM_TEST[name]}
+        shape, count = IMAGE_SHAPES[name], sum(counts.get(part, 0) for part in parts)
     else:
-        shape, count, num_classes = _counted(asked)
-    if (resized := asked.value("data.resize")) is not None and resized.isdecimal():
-        shape = (shape[0], int(resized), int(resized))
-    if (asked_for := asked.value("data.num_train")) is not None and asked_for.isdecimal():
-        count = min(count, int(asked_for))
+        shape, count = _counted(config)
+    if isinstance(config.data.resize, int):
+        shape = (shape[0], config.data.resize, config.data.resize)
+    if isinstance(config.data.num_train, int):
+        count = min(count, config.data.num_train)
     if (model := asked.value("model")) is not None:
-        most = choose((shape[0], 8, 8), count, num_classes)  # of which the budget alone is taken
-        return replace(most, words=f"{model}, as asked for")
-    return choose(shape, count, num_classes)
+        return replace(choose((shape[0], 8, 8), count), words=f"{model}, as asked for")  # the budget alone counts
+    return choose(shape, count)
 
 
-def _counted(asked: Asked) -> tuple[tuple[int, int, int], int, int]:
+def _counted(config: DictConfig) -> tuple[tuple[int, int, int], int]:
+    """Load the images that a config names; return their shape and number."""
     from omegaconf import OmegaConf
 
     from rethinkgen.data.source import Images
     from rethinkgen.run.build import build
-    from rethinkgen.run.composed import compose
 
-    config = compose(*asked.data, *asked.overrides)
-    node = OmegaConf.to_container(config.data.source, resolve=True)
-    source = build(node, "data.source")
-    source.prepare()
-    images = source.load()
-    if not isinstance(images, Images):
-        if asked.value("model") is None:
-            raise ValueError("model: of images that are read on the way there is no default. Name one, model=resnet18.")
-        crop = int(config.data.crop)
-        return (3, crop, crop), len(images.train), len(images.class_names)
-    shape = images.train.images.shape
-    return (shape[1], shape[2], shape[3]), len(images.train), len(images.class_names)
+    node: Any = OmegaConf.to_container(config.data.source, resolve=True)
+    images = build(node, "data.source").load()
+    if not isinstance(images, Images):  # read on the way, cropped to squares
+        return (3, int(config.data.crop), int(config.data.crop)), len(images.train)
+    channels, height, width = images.train.images.shape[1:]
+    return (channels, height, width), len(images.train)
