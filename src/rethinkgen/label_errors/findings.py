@@ -53,6 +53,11 @@ class Control:
     cannot_tell: str | None
     """Why there is no estimate, a sentence; ``None`` where there is one."""
 
+    @property
+    def rows(self) -> list[tuple[int, int, int | None]]:
+        """(length, found, expected at most), of each length."""
+        return list(zip(self.lengths, self.found, self.expected_at_most, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:

@@ -21,6 +21,7 @@ from rethinkgen.label_errors import control, ranking
 from rethinkgen.label_errors.asked import Asked, key_of
 from rethinkgen.label_errors.findings import Control, Findings, Suspect
 from rethinkgen.label_errors.network import Choice, choose
+from rethinkgen.label_errors.page import INDEX, check_is_own, write_page
 from rethinkgen.label_errors.ranking import DOUBTED, Opinion
 from rethinkgen.label_errors.table import FILE_NAME, with_decisions, write_suspects
 from rethinkgen.label_errors.trainings import Ints, Judged, Train, Trainings, ask
@@ -55,15 +56,17 @@ def search(asked: Asked, train: Train) -> Findings:
         ValueError: the command cannot be met.
         SystemExit: a training failed, or was stopped; the same command goes on.
     """
-    if asked.folder is not None and _holds_runs(asked.folder):
-        findings, folder = of_runs(asked, asked.folder), asked.folder
-    else:
-        findings, folder = of_trainings(asked, train), asked.sweep_folder
+    is_trained = asked.folder is not None and _holds_runs(asked.folder)
+    folder = asked.folder if asked.folder is not None and is_trained else asked.sweep_folder
+    check_is_own(folder / INDEX)
+    findings = of_runs(asked, folder) if is_trained else of_trainings(asked, train)
     path = folder / FILE_NAME
     decided = with_decisions(path, findings.suspects, findings.class_names)
     findings = replace(findings, suspects=tuple(decided))
     write_suspects(path, findings.suspects, findings.class_names)
+    page = write_page(findings, folder)
     tell(findings, path)
+    say(f"Look at them: {shown(page)}")
     return findings
 
 
