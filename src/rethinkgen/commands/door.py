@@ -73,7 +73,7 @@ def _run(called: str, verb: str, *arguments: str) -> int | None:
 
 
 def _help(name: str) -> str:
-    verbs = "\n".join(f"  {name} {verb:<8}  {each.summary}" for verb, each in VERBS.items())
+    verbs = "\n".join(f"  {name} {verb:<17}  {each.summary}" for verb, each in VERBS.items())
     return f"{verbs}\n\nEach says more: {name} VERB --help. The version: {name} --version."
 
 
