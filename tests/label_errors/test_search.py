@@ -93,6 +93,16 @@ def test_wrong_labels_of_a_folder_come_first_and_nothing_is_trained_twice(
     assert find(str(images), "max_epochs=12", "control=false", *HERE)[0] == 0
     assert result.read_bytes() == before
     assert rows(folder / "suspects.csv")[0]["decision"] == "drop"
+    # Corrected labels are searched beside, not over the table that corrects them.
+    table = str(folder / "suspects.csv")
+    code, corrected = find(str(images), "max_epochs=12", "control=false", f"data.relabel={table}", *HERE)
+    assert code == 0
+    assert corrected is not None
+    assert len(corrected.suspects) == len(found.suspects) - 1
+    assert corrected.notes == (f"{table} has corrected 0 labels and left out 1 image before this search.",)
+    assert Path("multirun/label_errors-_my_shapes-relabelled/suspects.csv").is_file()
+    over = [f"data.relabel={table}", f"sweep={folder.name}"]
+    assert find(str(images), "max_epochs=12", *over, *HERE)[0] == 2
     # The runs by themselves say the same.
     code, again = find(str(folder))
     assert code == 0

@@ -77,7 +77,9 @@ class Asked:
     @property
     def sweep_folder(self) -> Path:
         """Where the trainings lie, and what is found."""
-        name = self.value("sweep") or f"label_errors-{ODD.sub('_', self.title)}"
+        # A search on corrected labels writes nowhere near the table that corrects them.
+        corrected = "-relabelled" if self.value("data.relabel") else ""
+        name = self.value("sweep") or f"label_errors-{ODD.sub('_', self.title)}{corrected}"
         return Path(self.value("results_dir") or "multirun").expanduser() / name
 
     @property

@@ -113,15 +113,17 @@ def render(findings: Findings) -> str:
 
 
 def picture(pixels: NDArray[np.uint8]) -> str:
-    """Return a picture ``(C, H, W)`` as the address of a PNG that lies in the address itself."""
+    """Return a picture ``(C, H, W)`` as an address that holds the whole of it."""
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST))
     elif (factor := SMALLEST // max(image.size)) > 1:
         image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+    is_photograph = image.mode == "RGB" and max(image.size) == LARGEST
+    kind = "JPEG" if is_photograph else "PNG"  # of hundreds of photographs PNG would be several times as large
     content = io.BytesIO()
-    image.save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    image.save(content, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _row(each: Suspect, class_names: Sequence[str], *, has_paths: bool) -> list[Any]:

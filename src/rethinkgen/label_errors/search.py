@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.console import Column, percent, say, say_table, shown
+from rethinkgen.data.example_list import DROP, RELABEL, read_labels
 from rethinkgen.label_errors import control, ranking
 from rethinkgen.label_errors.asked import Asked, key_of
 from rethinkgen.label_errors.findings import Control, Findings, Suspect
@@ -59,6 +60,7 @@ def search(asked: Asked, train: Train) -> Findings:
     is_trained = asked.folder is not None and _holds_runs(asked.folder)
     folder = asked.folder if asked.folder is not None and is_trained else asked.sweep_folder
     check_is_own(folder / INDEX)
+    _refuse_to_overwrite(asked, folder / FILE_NAME)
     findings = of_runs(asked, folder) if is_trained else of_trainings(asked, train)
     path = folder / FILE_NAME
     decided = with_decisions(path, findings.suspects, findings.class_names)
@@ -68,6 +70,15 @@ def search(asked: Asked, train: Train) -> Findings:
     tell(findings, path)
     say(f"Look at them: {shown(page)}")
     return findings
+
+
+def _refuse_to_overwrite(asked: Asked, table: Path) -> None:
+    relabel = asked.value("data.relabel")
+    if relabel is None or not table.exists():
+        return
+    named = Path(relabel).expanduser()
+    if named.exists() and table.samefile(named):
+        raise ValueError(f"data.relabel={relabel}: this search would write over it. Name another folder: sweep=...")
 
 
 def of_runs(asked: Asked, folder: Path) -> Findings:
@@ -240,7 +251,18 @@ def gather(
         seconds=seconds,
         image=_pictures(opened, name_of),
         title=asked.title,
+        notes=_what_was_corrected(asked),
     )
+
+
+def _what_was_corrected(asked: Asked) -> tuple[str, ...]:
+    """Return what the table that corrects the labels has changed, where there is one, a sentence each."""
+    path = asked.value("data.relabel")
+    if path is None:
+        return ()
+    rows = read_labels("data.relabel", path).columns
+    told = f"{path} has corrected {how_many(rows['decision'].count(RELABEL), 'label')}"
+    return (f"{told} and left out {how_many(rows['decision'].count(DROP), 'image')} before this search.",)
 
 
 def _mean_score(opinions: Sequence[Opinion]) -> NDArray[np.float64]:
