@@ -38,6 +38,8 @@ def test_a_folder_a_table_or_data_of_ours(tmp_path: Path, monkeypatch: pytest.Mo
         ([".", "folds=1"], "folds=1: at least 2"),
         ([".", "control=0.5"], "control=0.5: a share of the labels from 0 to 0.1"),
         ([".", "-m"], "-m: there is no such option"),
+        ([".", "debug=true"], "debug=true: of a trial nothing is kept"),
+        ([".", "rerun=true"], "rerun=true: a search reads what is trained"),
         (["notes.txt"], "notes.txt: a folder, or a CSV file"),
     ],
 )

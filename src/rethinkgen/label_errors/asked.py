@@ -12,6 +12,11 @@ from rethinkgen.label_errors.control import SHARE
 from rethinkgen.words import how_many
 
 OWN_KEYS = ("runs", "folds", "control")
+NOT_HERE = {
+    "debug": "of a trial nothing is kept that a search could read. Try it on few: data.num_train=500 max_epochs=2.",
+    "rerun": "a search reads what is trained. Name another folder for new trainings: sweep=...",
+}
+"""Keys of ``train.py`` that a search has no use for, and why."""
 ODD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -48,6 +53,9 @@ class Asked:
                 overrides.append(argument)
             else:
                 folders.append(argument)
+        for item in overrides:
+            if key_of(item) in NOT_HERE and unquoted(item.partition("=")[2]) != "false":
+                raise ValueError(f"{item}: {NOT_HERE[key_of(item)]}")
         _refuse_sweeps(overrides)
         asked = cls(
             _folder(folders, overrides),
