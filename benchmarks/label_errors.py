@@ -38,12 +38,11 @@ from rethinkgen.received import opened_arrays
 from rethinkgen.run.folder import RunFolder
 
 NOISE = {
-    "sym20": ["data.corruption=partial_labels", f"data.corruption.probability={0.2 / 0.9:.6f}"],
-    "sym40": ["data.corruption=partial_labels", f"data.corruption.probability={0.4 / 0.9:.6f}"],
+    "sym20": ["data.corruption=symmetric_labels", "data.corruption.probability=0.2"],
+    "sym40": ["data.corruption=symmetric_labels", "data.corruption.probability=0.4"],
     "asym20": ["data.corruption=asymmetric_labels", "data.corruption.probability=0.2"],
-    "sym5": ["data.corruption=partial_labels", f"data.corruption.probability={0.05 / 0.9:.6f}"],
+    "sym5": ["data.corruption=symmetric_labels", "data.corruption.probability=0.05"],
 }
-"""Of partial_labels a tenth draws the label that was there."""
 TRAIN = trainer(["find_label_errors.py"])
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.corruption import RandomPixels as RandomPixels
     from rethinkgen.data.corruption import RandomSigns as RandomSigns
     from rethinkgen.data.corruption import ShuffledPixels as ShuffledPixels
+    from rethinkgen.data.corruption import SymmetricLabels as SymmetricLabels
     from rethinkgen.data.corruption import TrueLabels as TrueLabels
     from rethinkgen.data.corruption import UniqueLabels as UniqueLabels
     from rethinkgen.data.module import CorruptedImages as CorruptedImages
@@ -74,7 +75,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
 _WHERE = {
     "data.any_images": "AnyImages",
     "data.corruption": "AsymmetricLabels ClassGroups Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels "
-    "RandomLabels RandomPixels RandomSigns ShuffledPixels TrueLabels UniqueLabels",
+    "RandomLabels RandomPixels RandomSigns ShuffledPixels SymmetricLabels TrueLabels UniqueLabels",
     "data.module": "CorruptedImages Labels",
     "data.source": "CIFAR10 CIFAR100 MNIST SVHN Digits Examples FashionMNIST ImageFolder Images",
     "data.streamed_source": "StreamedFolder",

@@ -13,6 +13,7 @@ from rethinkgen.data.corruption import (
     RandomLabels,
     RandomPixels,
     ShuffledPixels,
+    SymmetricLabels,
     TrueLabels,
 )
 from rethinkgen.data.module import CorruptedImages
@@ -27,4 +28,5 @@ EVERY: list[tuple[type[CorruptedImages], dict[str, Any]]] = [
     (Gaussian, {}),
     (GaussianBlend, {"strength": 0.5}),
     (NoisyInputs, {"fraction": 0.5}),
+    (SymmetricLabels, {"probability": 0.5}),
 ]

@@ -15,19 +15,24 @@ from rethinkgen.data.corruption import (
     ClassGroups,
     Gaussian,
     GaussianBlend,
+    GivenLabels,
     NoisyInputs,
     PartialLabels,
     RandomLabels,
     RandomPixels,
     RandomSigns,
     ShuffledPixels,
+    SymmetricLabels,
     TrueLabels,
     UniqueLabels,
     asymmetric_labels,
     next_class,
+    other_class,
     partial_labels,
     random_labels,
     random_signs,
+    symmetric_labels,
+    uniform_class,
 )
 from rethinkgen.data.draws import generator
 from rethinkgen.data.module import CorruptedImages, Split
@@ -81,6 +86,73 @@ def test_partial_labels_with_probability_1_are_random_labels() -> None:
         make(PartialLabels, probability=1.0, seed=3).splits["train"].labels,
         make(RandomLabels, seed=3).splits["train"].labels,
     )
+
+
+@pytest.mark.parametrize(("probability", "num_wrong"), [(0.0, 0), (0.4, 2000), (0.33333, 1667), (1.0, 5000)])
+def test_symmetric_labels_are_exactly_the_share_with_the_lowest_draws(probability: float, num_wrong: int) -> None:
+    labels, is_drawn = symmetric_labels(LABELS, KEYS, 10, probability, seed=4)
+    draws = np.array([generator("labels", 4, "train", int(key)).random(2) for key in KEYS])
+    lowest = sorted(range(len(KEYS)), key=lambda i: draws[i, 0])[:num_wrong]
+    assert np.flatnonzero(is_drawn).tolist() == sorted(lowest)
+    assert np.flatnonzero(labels != LABELS).tolist() == sorted(lowest)
+    for i in lowest:
+        others = [k for k in range(10) if k != LABELS[i]]
+        assert labels[i] == others[int(draws[i, 1] * 9)]
+
+
+def test_a_part_of_symmetric_labels_keeps_its_own() -> None:
+    whole = make(SymmetricLabels, probability=0.4)
+    given, true = whole.splits["train"].labels, whole.splits["train"].original_labels
+    assert int((given != true).sum()) == round(0.4 * len(true))
+    assert whole.noise == {"noise/probability": 0.4, "noise/realised": pytest.approx(0.4, abs=0.5 / len(true))}
+    part = make(SymmetricLabels, probability=0.4, num_train=len(true) // 2)
+    positions = torch.from_numpy(part.trained_on.copy())
+    assert torch.equal(part.splits["train"].labels, given[positions])
+
+
+@pytest.mark.parametrize(
+    ("make_transition", "row"),
+    [(uniform_class, [0.7, 0.1, 0.1, 0.1]), (other_class, [0.6, 0.4 / 3, 0.4 / 3, 0.4 / 3])],
+)
+def test_the_transitions_to_any_class_and_to_the_others(make_transition: Any, row: list[float]) -> None:
+    expected = [[row[0] if i == j else row[1] for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(make_transition(4, 0.4), expected)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "arguments"),
+    [
+        (TrueLabels, {}),
+        (PartialLabels, {"probability": 0.3}),
+        (RandomLabels, {}),
+        (SymmetricLabels, {"probability": 0.3}),
+        (AsymmetricLabels, {"probability": 0.3}),
+        (AsymmetricLabels, {"matrix": NOISY_PAIR}),
+    ],
+)
+def test_a_corruption_of_labels_says_how_probable_each_class_is(
+    corruption: type[CorruptedImages], arguments: dict[str, Any]
+) -> None:
+    """Of 20,000 labels of each class, to five deviations."""
+    datamodule = corruption(InMemory(), **arguments)
+    told = datamodule.label_transition(4)
+    assert told is not None
+    true = np.repeat(np.arange(4), 20_000)
+    given = datamodule.corrupt_labels(true, np.arange(len(true), dtype=np.uint64), 4).labels
+    seen = np.array([np.bincount(given[true == k], minlength=4) / 20_000 for k in range(4)])
+    np.testing.assert_allclose(seen, told, atol=5 * 0.5 / 20_000**0.5)
+    assert ((told == 0) == (seen == 0)).all()
+
+
+def test_labels_of_a_file_or_of_ones_own_function_have_no_known_transition(tmp_path: Path) -> None:
+    class Own(CorruptedImages):
+        def corrupt_labels(self, labels: Any, keys: Any, num_classes: int) -> Any:
+            return labels, np.zeros(len(labels), dtype=bool)
+
+    np.save(tmp_path / "given.npy", np.array([[0, 1]]))
+    given = GivenLabels(InMemory(), labels=str(tmp_path / "given.npy"))
+    assert given.label_transition(4) is Own(InMemory()).label_transition(4) is None
+    assert np.array_equal(Gaussian(InMemory()).label_transition(3), np.eye(3))
 
 
 def test_next_class_turns_k_into_k_plus_1() -> None:
@@ -381,7 +453,7 @@ def test_test_labels_stay_true_and_pixel_kinds_leave_all_labels(kind: Any, argum
 
 def test_noise_probability_names_the_amount() -> None:
     amounts = [make(kind, **arguments).noise["noise/probability"] for kind, arguments in EVERY]
-    assert amounts == [0.0, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5]
+    assert amounts == [0.0, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
     by_matrix = make(AsymmetricLabels, matrix=next_class(5, 0.5).tolist())
     assert by_matrix.noise["noise/probability"] is None
     assert torch.equal(by_matrix.splits["train"].labels, make(AsymmetricLabels, probability=0.5).splits["train"].labels)

@@ -23,6 +23,7 @@ from rethinkgen.data.corruption import (
     random_pixels,
     random_signs,
     shuffled_pixels,
+    symmetric_labels,
 )
 from rethinkgen.data.draws import generator, normals, permutations, uniforms
 from rethinkgen.data.preprocessing import ChannelStatistics
@@ -74,6 +75,7 @@ def test_what_is_drawn_at_less_is_drawn_at_more_with_the_same_label(
     less, more = sorted((one, other))
     for at in (
         lambda amount: partial_labels(labels, keys, NUM_CLASSES, amount, seed),
+        lambda amount: symmetric_labels(labels, keys, NUM_CLASSES, amount, seed),
         lambda amount: asymmetric_labels(labels, keys, next_class(NUM_CLASSES, amount), seed),
     ):
         few, many = at(less), at(more)

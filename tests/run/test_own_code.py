@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, TINY, Command, read_result
+from conftest import PATIENCE_SECONDS, TINY, Command, read_result
 from rethinkgen.run import own_code
 from rethinkgen.run.build import build
 
@@ -174,13 +175,13 @@ def test_a_command_opens_a_package_and_a_config_file_does_not(
     assert os.environ.get(own_code.VARIABLE) is None
 
 
-def test_a_job_of_the_pool_and_its_rank_of_ddp_have_what_the_command_opened(own_package: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable, str(ROOT / "train.py"), "-m", *TINY, "trainer=ddp_cpu", "max_steps=5", "sweep=own",
-        f"results_dir={tmp_path}/multirun", f"model._target_={own_package}.nets.MyNet", f"code={own_package}",
-    ]  # fmt: skip
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_a_job_of_the_pool_and_its_rank_of_ddp_have_what_the_command_opened(
+    own_package: str, start: Callable[..., BaseProcess], tmp_path: Path
+) -> None:
+    command = ["-m", *TINY, "trainer=ddp_cpu", "max_steps=5", "sweep=own", f"results_dir={tmp_path}/multirun"]
+    ended = start(*command, f"model._target_={own_package}.nets.MyNet", f"code={own_package}")
+    ended.join(PATIENCE_SECONDS)
+    assert ended.exitcode == 0, (tmp_path / "output.txt").read_text()
     (found,) = tmp_path.glob("multirun/own/*/result.json")
     result = read_result(found.parent)
     assert result["world_size"] == 2

@@ -91,6 +91,12 @@ def test_a_mean_over_different_questions_says_so() -> None:
     assert second.startswith("digits, none, no regularizer (mean of 3 in 2 settings): fit")
 
 
+def test_a_mean_over_runs_with_a_test_part_alone_says_so() -> None:
+    results = [result("none", seed=0, test=0.8), result("none", seed=1, test=None)]
+    (line,) = sentences(results)
+    assert line.startswith("digits, none (mean of 2): fit 100 %, test 80 % (of 1 with a test part) (chance 10 %): ")
+
+
 def test_brackets_in_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a [bold]b[/red]"
     overrides = ["regularizer=[weight_decay]", "regularizer=[flip]"]

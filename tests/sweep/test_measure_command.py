@@ -131,8 +131,8 @@ def test_what_is_replayed_is_said_before_it_begins_with_what_it_costs(
     lines = capsys.readouterr().out.splitlines()
     begun = next(number for number, line in enumerate(lines) if line.startswith("Replaying"))
     said = " ".join(" ".join(lines[:begun]).split())
-    assert "2 runs are trained once more, as far as steps that are asked for were not kept: in all about" in said
-    assert "2 rows go through trainings once more: in all about" in said
+    assert "To be trained once more: 2 runs, as far as steps that are asked for were not kept; in all about" in said
+    assert "To be gone through once more: the trainings of 2 rows, in all about" in said
     replays = [line for line in lines if line.startswith("Replaying 8 steps of")]
     assert len(replays) == 2, "of steps 0 and 8 together, one a run"
     found = table(sweep)

@@ -236,7 +236,7 @@ def test_each_job_is_given_a_gpu_of_its_own_and_its_share_of_threads(
 def test_two_sweeps_at_a_time_share_the_work_and_train_no_cell_twice(
     start: Start, train: Command, tmp_path: Path
 ) -> None:
-    grid = ["-m", *TINY, "max_steps=3000", f"results_dir={tmp_path}/multirun"]
+    grid = ["-m", *TINY, "max_steps=1000", f"results_dir={tmp_path}/multirun"]
     other_folder = tmp_path / "other"
     other_folder.mkdir()
     other = start(*grid, "seed=5,4,3,2,1,0", folder=other_folder)
@@ -253,7 +253,7 @@ def test_two_sweeps_at_a_time_share_the_work_and_train_no_cell_twice(
 
 
 def test_a_run_held_by_another_process_is_waited_for(start: Start, train: Command, tmp_path: Path) -> None:
-    single = [*TINY, "max_steps=8000", f"results_dir={tmp_path}/multirun"]
+    single = [*TINY, "max_steps=6000", f"results_dir={tmp_path}/multirun"]
     other = start(*single, folder=tmp_path)
     while not list(tmp_path.glob("multirun/runs/*/status.json")):
         assert other.is_alive()
@@ -303,7 +303,7 @@ def test_a_second_signal_kills_and_the_runs_are_interrupted_not_failed(start: St
 
 
 def test_jobs_outlive_the_server_they_were_forked_from(start: Start, tmp_path: Path) -> None:
-    grid = [*TINY, "max_steps=4000", "seed=0,1", "hydra.launcher.n_jobs=2", "checkpoint_seconds=0.1"]
+    grid = [*TINY, "max_steps=2000", "seed=0,1", "hydra.launcher.n_jobs=2", "checkpoint_seconds=0.1"]
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *grid)
     wait_until(lambda: len(list(tmp_path.glob("multirun/runs/*/checkpoints/last.ckpt"))) == 2)
     job = children_of(tmp_path)[0]
@@ -369,7 +369,7 @@ def test_a_job_that_is_deaf_to_the_launchers_end_is_killed(tmp_path: Path, start
 
 def test_a_rank_that_dies_fails_its_job_and_no_other(start: Start, tmp_path: Path) -> None:
     ddp = [item for item in TINY if not item.startswith("trainer=")]
-    grid = ["-m", f"results_dir={tmp_path}/multirun", *ddp, "trainer=ddp_cpu", "max_steps=2000", "seed=0,1"]
+    grid = ["-m", f"results_dir={tmp_path}/multirun", *ddp, "trainer=ddp_cpu", "max_steps=800", "seed=0,1"]
     launcher = start(*grid)
     wait_until(lambda: any("step" in status for status in statuses(tmp_path).values()))
     (victim,) = statuses(tmp_path)  # two devices a job: one at a time on two cores

@@ -286,7 +286,7 @@ def test_what_no_node_has_is_refused_before_it_is_submitted(sweep: Callable[...,
 
 def test_what_is_installed_from_a_wheel_has_its_jobs_run(installed_wheel: Path, tmp_path: Path) -> None:
     taken = plant_modules(tmp_path)
-    command = ["rethinkgen", "train", "-m", "hydra/launcher=slurm", *TINY, "max_steps=5", "seed=0,1"]
+    command = ["rethinkgen", "train", "-m", "hydra/launcher=slurm", *TINY, "max_steps=5", "seed=0"]
     ended = subprocess.run(
         [str(installed_wheel / command[0]), *command[1:], "hydra.launcher.cpus_per_task=1"],
         cwd=tmp_path,
@@ -298,7 +298,7 @@ def test_what_is_installed_from_a_wheel_has_its_jobs_run(installed_wheel: Path, 
     assert not taken.exists(), taken.read_text()
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "  rethinkgen report multirun/runs" in ended.stdout.splitlines()
-    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 2
+    assert len(list(tmp_path.glob("multirun/runs/*/result.json"))) == 1
 
 
 def test_run_out_of_time_is_requeued_until_it_ends(out_of_time: tuple[Sweep, subprocess.Popen[bytes]]) -> None:

@@ -366,7 +366,7 @@ def num_going(folder: Path) -> int:
 def test_a_killed_study_goes_on_as_if_nothing_had_been(
     start: Start, tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*HERE, RATE, "hydra.sweeper.n_trials=3", "max_steps=1500", "checkpoint_seconds=0.05"]
+    command = [*HERE, RATE, "hydra.sweeper.n_trials=3", "max_steps=700", "checkpoint_seconds=0.05"]
     assert tune(*command, f"results_dir={tmp_path}/undisturbed/runs") == 0
     results = f"results_dir={tmp_path}/runs"
     launcher = start("-m", "hydra/sweeper=optuna", "sweep=study", results, *command)

@@ -392,7 +392,7 @@ class SAM(torch.optim.SGD):
         return super().step()
 
 
-@pytest.mark.parametrize("kind", [MLP, Inception])
+@pytest.mark.parametrize("kind", [MLP, pytest.param(Inception, marks=pytest.mark.slow)])  # ten seconds
 def test_an_optimizer_may_ask_for_the_gradient_elsewhere(kind: type[Classifier]) -> None:
     """BatchNorm's running statistics are those of the first pass alone; its batch statistics are of each."""
 

@@ -52,6 +52,19 @@ def random_labels(labels: IntLabels, keys: Keys, num_classes: int, seed: int) ->
     return partial_labels(labels, keys, num_classes, 1.0, seed)
 
 
+def symmetric_labels(labels: IntLabels, keys: Keys, num_classes: int, probability: float, seed: int) -> Labels:
+    """Replace exactly the share ``probability`` of the labels by a class drawn uniformly from the others.
+
+    The field's usual noise. Those with the lowest draws are replaced, so that all of them are wrong, and a part of the
+    examples has its own share, near ``probability``.
+    """
+    drawn = uniforms("labels", seed, "train", keys, 2)
+    is_drawn = np.zeros(len(labels), dtype=bool)
+    is_drawn[np.argsort(drawn[:, 0], kind="stable")[: round(probability * len(labels))]] = True
+    others = (drawn[:, 1] * (num_classes - 1)).astype(np.int64)
+    return Labels(np.where(is_drawn, others + (others >= labels), labels), is_drawn)
+
+
 def asymmetric_labels(labels: IntLabels, keys: Keys, transition: Transition, seed: int) -> Labels:
     """Replace each label ``k`` by class ``j`` with probability ``transition[k, j]``.
 
@@ -88,6 +101,16 @@ def unique_labels(count: int, positions: NDArray[np.intp]) -> IntLabels:
 def class_groups(labels: IntLabels, group_of: Sequence[int]) -> IntLabels:
     """Replace each label ``k`` by the group of its class, ``group_of[k]``."""
     return np.asarray(group_of, dtype=np.int64)[labels]
+
+
+def uniform_class(num_classes: int, probability: float) -> Transition:
+    """Return the transition that keeps a class but for ``probability``, with which any is drawn, it too."""
+    return (1 - probability) * np.eye(num_classes) + probability / num_classes
+
+
+def other_class(num_classes: int, probability: float) -> Transition:
+    """Return the transition to each of the other classes alike, with ``probability`` in all."""
+    return uniform_class(num_classes, probability * num_classes / (num_classes - 1))
 
 
 def next_class(num_classes: int, probability: float) -> Transition:
@@ -154,6 +177,10 @@ class PartialLabels(CorruptedImages):
         """See ``partial_labels``."""
         return partial_labels(labels, keys, num_classes, self.probability, self.seed)
 
+    def label_transition(self, num_classes: int) -> Transition:
+        """See ``uniform_class``."""
+        return uniform_class(num_classes, self.probability)
+
 
 class RandomLabels(CorruptedImages):
     """``random_labels`` of the training examples. Test labels stay true."""
@@ -163,6 +190,29 @@ class RandomLabels(CorruptedImages):
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
         """See ``random_labels``."""
         return random_labels(labels, keys, num_classes, self.seed)
+
+    def label_transition(self, num_classes: int) -> Transition:
+        """Any class, whatever the true one."""
+        return uniform_class(num_classes, 1.0)
+
+
+class SymmetricLabels(CorruptedImages):
+    """``symmetric_labels`` of the source's training part: what is left out or held out of it has its own share.
+
+    Test labels stay true.
+    """
+
+    def __init__(self, source: Source, *, probability: float, **data: Any) -> None:
+        super().__init__(source, **data)
+        self.noise_probability = self.probability = check_probability("data.corruption.probability", probability)
+
+    def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
+        """See ``symmetric_labels``."""
+        return symmetric_labels(labels, keys, num_classes, self.probability, self.seed)
+
+    def label_transition(self, num_classes: int) -> Transition:
+        """See ``other_class``."""
+        return other_class(num_classes, self.probability)
 
 
 class RandomSigns(CorruptedImages):
@@ -319,16 +369,23 @@ class AsymmetricLabels(CorruptedImages):
 
     def corrupt_labels(self, labels: IntLabels, keys: Keys, num_classes: int) -> Labels:
         """See ``asymmetric_labels``."""
-        transition = self.matrix
-        if transition is None:
+        return asymmetric_labels(labels, keys, self.label_transition(num_classes), self.seed)
+
+    def label_transition(self, num_classes: int) -> Transition:
+        """Return the matrix, or see ``next_class``.
+
+        Raises:
+            ValueError: the matrix is of another number of classes.
+        """
+        if self.matrix is None:
             assert self.probability is not None
-            transition = next_class(num_classes, self.probability)
-        if len(transition) != num_classes:
+            return next_class(num_classes, self.probability)
+        if len(self.matrix) != num_classes:
             raise ValueError(
-                f"data.corruption.matrix has {len(transition)} rows: the source has {num_classes} classes, "
+                f"data.corruption.matrix has {len(self.matrix)} rows: the source has {num_classes} classes, "
                 f"so {num_classes} rows of {num_classes} probabilities are needed."
             )
-        return asymmetric_labels(labels, keys, transition, self.seed)
+        return self.matrix
 
 
 class GivenLabels(CorruptedImages):

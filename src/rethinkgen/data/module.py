@@ -241,6 +241,14 @@ class CorruptedImages(pl.LightningDataModule):
         """Return what training is given for labels ``(N,)`` of training examples; test labels stay true."""
         return Labels(labels, np.zeros(len(labels), dtype=bool))
 
+    def label_transition(self, num_classes: int) -> NDArray[np.float64] | None:
+        """Return ``(K, K)``: in row ``k`` how probable each class is as the label of a training example of class ``k``.
+
+        ``None`` where that is not known: of a corruption of the user's own that does not say it, of labels in a file.
+        """
+        changes_labels = type(self).corrupt_labels is not CorruptedImages.corrupt_labels
+        return None if changes_labels else np.eye(num_classes)
+
     def drawn_pixels(self, split: SplitName, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Tell which examples' pixels are corrupted: ``(N,)``."""
         return np.zeros(len(keys), dtype=bool)

@@ -196,6 +196,7 @@ CLASSES: dict[str, dict[str, Rule]] = {
     "RandomFeatures": {**CLOSED_FORM, "num_filters": _whole(1, 10**9), "patch_size": _whole(2, 10**4)},
     "TwoLayerReLU": {**NETWORK, "threshold_share": _between(1e-6, 1, below=True)},
     "PartialLabels": {"probability": PROBABILITY},
+    "SymmetricLabels": {"probability": PROBABILITY},
     "AsymmetricLabels": {"probability": PROBABILITY.or_else(None)},
     "GaussianBlend": {"strength": PROBABILITY},
     "ClassGroups": {"groups": Rule(check_groups, (None,))},

@@ -97,7 +97,8 @@ def sentence(result: dict[str, Any]) -> str:
         )
         return f"{seen}: {most}; {result.get('reason', '')}."
     memorised = dict.fromkeys(("random_labels", "random_signs"), "memorised")
-    how = (memorised | {"partial_labels": "wrong labels memorised too"}).get(corruption, "fitted")
+    partly = dict.fromkeys(("partial_labels", "symmetric_labels"), "wrong labels memorised too")
+    how = (memorised | partly).get(corruption, "fitted")
     return f"{seen}: {how} in {how_many(metrics['steps_to_fit'], 'step')}."
 
 

@@ -84,7 +84,7 @@ def claims(root: Path) -> dict[int, str]:
     found = {}
     with os.scandir(root / CLAIMS) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # it is none of ours
+            with contextlib.suppress(OSError, ValueError):  # it is none of ours
                 found[int(entry.name)] = os.readlink(entry.path)
     return found
 

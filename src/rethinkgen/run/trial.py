@@ -63,7 +63,7 @@ def shortened(config: dict[str, Any]) -> dict[str, Any]:
     steps = config["max_steps"]
     return config | {
         "keep": [0, "end"] if config.get("keep") else [],
-        "at": [0, "end"] if config.get("measure") else config["at"],
+        "at": [0, "end"] if config.get("measure") else config.get("at", "end"),
         "max_steps": STEPS if steps is None else min(steps, STEPS),
         "max_epochs": None,
         "until_fit": False,

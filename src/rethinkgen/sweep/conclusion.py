@@ -218,7 +218,8 @@ def sentences(endings: Iterable[Ending]) -> list[str]:
             percent(statistics.fmean(getattr(ending, name) for ending in group)) for name in ("fit", "chance")
         )
         tested = [ending.test for ending in group if ending.test is not None]
-        test = f", test {percent(statistics.fmean(tested))}" if tested else ""
+        of_some = f" (of {len(tested)} with a test part)" if len(tested) < len(group) else ""
+        test = f", test {percent(statistics.fmean(tested))}{of_some}" if tested else ""
         settings = len({ending.setting_of_seeds for ending in group})
         several = f" in {settings} settings" if settings > 1 else ""
         runs = f" (mean of {len(group)}{several})" if len(group) > 1 else ""

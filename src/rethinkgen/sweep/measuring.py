@@ -39,6 +39,7 @@ from rethinkgen.run.stint import CLAIMS, ENDED, LOCK, REQUEST, ROWS, claims, cla
 from rethinkgen.sweep.jobs import Job
 from rethinkgen.sweep.measured_table import FILE_NAME, conclude
 from rethinkgen.sweep.slurm import FOLDER, Submissions
+from rethinkgen.words import how_many
 
 Select = Callable[[Sequence[Run], Any, str], tuple[list[Run], list[str]]]
 """(runs, what is told, the key that tells it) -> those chosen, and the keys that choose them."""
@@ -210,11 +211,14 @@ def tell_work(tasks: Sequence[Task], functions: Mapping[str, Callable[..., Any]]
         of_trainings += sum(times * (cost(task.run, 0, step) or 0.0) for step, times in work.trainings.items())
     if num_runs:
         say(
-            f"{num_runs:,} runs are trained once more, as far as steps that are asked for were not kept: in all about "
-            f"{duration(of_replays)} of one process at most. keep=... keeps steps along training."
+            f"To be trained once more: {how_many(num_runs, 'run')}, as far as steps that are asked for were not kept; "
+            f"in all about {duration(of_replays)} of one process at most. keep=... keeps steps along training."
         )
     if num_rows:
-        say(f"{num_rows:,} rows go through trainings once more: in all about {duration(of_trainings)} of one process.")
+        say(
+            f"To be gone through once more: the trainings of {how_many(num_rows, 'row')}, in all about "
+            f"{duration(of_trainings)} of one process."
+        )
 
 
 def look(
