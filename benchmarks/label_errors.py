@@ -120,7 +120,7 @@ def natural(arguments: argparse.Namespace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, left_out)
     own = [f"data.exclude={path}", "data.source.parts=[train,test]", *arguments.roots.get("mnist", [])]
-    network = ["model=cnn_16_32_32", "model.channels=[32,64,64]", "optimizer=adam", "regularizer=[random_crop]"]
+    network = ["model=cnn_16_32_32", "optimizer=adam", "regularizer=[random_crop]"]
     network += ["schedule=cosine", f"max_epochs={arguments.epochs}", f"evaluate_every={arguments.epochs}"]
     asked = ["data=mnist", *own, *network, "runs=3", "control=false", f"results_dir={arguments.results}"]
     found = search(Asked.of([*asked, *arguments.more]), TRAIN)
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--noise", nargs="+", default=list(NOISE), choices=list(NOISE))
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=10, help="of natural")
+    parser.add_argument("--epochs", type=int, default=6, help="of natural")
     parser.add_argument("--known", type=Path, help="of natural: index,error")
     parser.add_argument("--results", default="multirun/benchmark-label_errors")
     parser.add_argument("--root", nargs="*", default=[], help="where data lie: mnist=PATH cifar10_jpeg=PATH")

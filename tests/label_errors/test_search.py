@@ -167,3 +167,23 @@ def test_a_mistake_ends_before_anything_is_trained(
     assert not list(tmp_path.rglob("result.json"))
     assert find("--help")[0] == 0
     assert "runs=3" in capsys.readouterr().out
+
+
+def test_a_search_on_corrected_labels_says_what_changed(
+    find: Callable[..., tuple[int, Findings | None]], tmp_path: Path
+) -> None:
+    own = ["data=digits", "max_epochs=2", "model.width=16", "control=false", *HERE]
+    assert find(*own)[0] == 0
+    table = Path("multirun/label_errors-digits/suspects.csv")
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    lines[1], lines[2] = f"{lines[1]}relabel", f"{lines[2]}drop"
+    Path("mine.csv").write_text("\n".join(lines), encoding="utf-8")
+    code, found = find(*own, "data.relabel=mine.csv")
+    assert code == 0
+    assert found is not None
+    assert found.notes == ("mine.csv has corrected 1 label and left out 1 image before this search.",)
+    beside = table.with_name("decided.csv")
+    beside.write_text("\n".join(lines), encoding="utf-8")
+    _, found = find(*own, f"data.relabel={beside}")
+    assert found is not None
+    assert re.match(r"Before, the network said the given label of .* of the 360 test images", found.notes[1])

@@ -251,18 +251,32 @@ def gather(
         seconds=seconds,
         image=_pictures(opened, name_of),
         title=asked.title,
-        notes=_what_was_corrected(asked),
+        notes=_what_was_corrected(asked, held_out),
     )
 
 
-def _what_was_corrected(asked: Asked) -> tuple[str, ...]:
+def _what_was_corrected(asked: Asked, held_out: HeldOut | None) -> tuple[str, ...]:
     """Return what the table that corrects the labels has changed, where there is one, a sentence each."""
     path = asked.value("data.relabel")
     if path is None:
         return ()
-    rows = read_labels("data.relabel", path).columns
-    told = f"{path} has corrected {how_many(rows['decision'].count(RELABEL), 'label')}"
-    return (f"{told} and left out {how_many(rows['decision'].count(DROP), 'image')} before this search.",)
+    columns = read_labels("data.relabel", path).columns
+    decisions = columns["decision"]
+    told = f"{path} has corrected {how_many(decisions.count(RELABEL), 'label')}"
+    told = f"{told} and left out {how_many(decisions.count(DROP), 'image')} before this search."
+    before = _tested_before(Path(path).expanduser().parent)
+    if before is None or held_out is None or before.words != held_out.words:
+        return (told,)
+    compared = f"Before, the network said the given label of {percent(before.accuracy)} of {before.words}, whose labels"
+    return told, f"{compared} nobody corrected; now of {percent(held_out.accuracy)}. One seed tells little of this."
+
+
+def _tested_before(folder: Path) -> HeldOut | None:
+    """Return the test accuracy of the search whose table lies in a folder: of its runs on all images as they are."""
+    if not _holds_runs(folder):
+        return None
+    runs = [run for run in read_runs([folder]) if run.state == "done"]
+    return _tested([run for run in runs if run.key("data.exclude") is None and run.key("data.relabel") is None])
 
 
 def _mean_score(opinions: Sequence[Opinion]) -> NDArray[np.float64]:
@@ -327,7 +341,7 @@ def _plain(text: str) -> str:
 def _tested(runs: Sequence[Run]) -> HeldOut | None:
     """Return the accuracy on the test part, where there is one."""
     found = [run.number("test/accuracy") for run in runs]
-    if any(map(math.isnan, found)):
+    if not found or any(map(math.isnan, found)):
         return None
     number = runs[0].num_test
     return HeldOut(float(np.mean(found)), f"the {number:,} test images" if number else "the test images")
