@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
+    from rethinkgen.data.any_images import AnyImages as AnyImages
     from rethinkgen.data.corruption import AsymmetricLabels as AsymmetricLabels
     from rethinkgen.data.corruption import ClassGroups as ClassGroups
     from rethinkgen.data.corruption import Gaussian as Gaussian
@@ -73,6 +74,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     __version__: str
 
 _WHERE = {
+    "data.any_images": "AnyImages",
     "data.corruption": "AsymmetricLabels ClassGroups Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels "
     "RandomLabels RandomPixels RandomSigns ShuffledPixels SymmetricLabels TrueLabels UniqueLabels UniqueLabelsGaussian",
     "data.module": "CorruptedImages Labels",

@@ -62,8 +62,9 @@ def observe(run: Run, metric: str) -> float | None:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
     examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
-    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``change/...``, ``overfitting/...``:
-    ``ALONG_TRAINING``; and ``at_loss_0.3/measure/...``, of a measure that tells ``loss``, too: ``at_loss``.
+    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``change/...``, ``overfitting/...``,
+    ``chosen/...``: ``ALONG_TRAINING``; and ``at_loss_0.3/measure/...``, of a measure that tells ``loss``, too:
+    ``at_loss``.
     """
     if run.state != "done":
         return None
@@ -159,6 +160,18 @@ def _overfitting(run: Run, quantity: str) -> float:
     return float(values["value"].iloc[-1] - nearest)
 
 
+CHOSEN_BY = ("validation/accuracy_corrupted", "validation/accuracy")
+
+
+def _chosen(run: Run, quantity: str) -> float:
+    values = logged(run, quantity)
+    scores = next((table for table in (logged(run, name) for name in CHOSEN_BY) if len(table)), values[:0])
+    if not len(scores):
+        return math.nan
+    at = values["value"][values["step"] == scores["step"].iloc[scores["value"].argmax()]]
+    return float(at.iloc[-1]) if len(at) else math.nan
+
+
 def _change(run: Run, quantity: str) -> float:
     values = logged(run, quantity)["value"]
     return float(values.iloc[-1] - values.iloc[0]) if len(values) > 1 else math.nan
@@ -169,10 +182,12 @@ ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {
     "fall": _fall,
     "change": _change,
     "overfitting": _overfitting,
+    "chosen": _chosen,
 }
 """What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
 its last; ``change/Q``, its last value less its first; ``overfitting/Q``, its last value less that at the step, of those
-that have it, nearest to the smallest ``validation/loss``."""
+that have it, nearest to the smallest ``validation/loss``; ``chosen/Q``, its value at the first of the evaluations that
+did best on held-out examples, by their labels as given."""
 
 
 AT_LOSS = re.compile(r"at_loss_(\d+(?:\.\d+)?)")
