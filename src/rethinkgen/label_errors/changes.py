@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rethinkgen.console import percent
-from rethinkgen.label_errors.findings import Changed, Changes, Findings, Tested
+from rethinkgen.errors import DamagedFileError
+from rethinkgen.files import write_atomically
+from rethinkgen.label_errors.findings import Accuracies, Changed, Changes, Findings
 from rethinkgen.label_errors.ranking import DOUBTED
-from rethinkgen.label_errors.trainings import Judged
+from rethinkgen.label_errors.trainings import LISTS, Judged
+from rethinkgen.received import read_json
 from rethinkgen.run.run import Run
 from rethinkgen.words import how_many
 
@@ -23,6 +27,9 @@ ASIDE = ("seed", "data.relabel")
 """In what runs before and after may differ, and still be compared."""
 PARTS = ("test", "validation")
 """Which held-out images accuracies are of: the first that there are."""
+HELD_OUT = "held-out"
+"""Else those that the control was not trained on."""
+NOTED = Path(LISTS) / "held_out.json"
 
 
 def changes_of(
@@ -58,7 +65,14 @@ def changes_of(
     setting = runs[0].setting(*ASIDE)
     before = [run for run in others if run.key("data.relabel") is None and run.setting(*ASIDE) == setting]
     part = next((name for name in PARTS if not math.isnan(runs[0].number(f"{name}/accuracy"))), "")
-    told = tested(before, part), tested(runs, part)
+    if part:
+        told = [_tested(each, part, [run.number(f"{part}/accuracy") for run in each]) for each in (before, runs)]
+    else:
+        part, held_out = HELD_OUT, [_noted(before), findings.held_out_accuracy]
+        told = [
+            _tested(each, part, [] if accuracy is None else [accuracy])
+            for each, accuracy in zip((before, runs), held_out, strict=True)
+        ]
     return Changes(
         table=table,
         changed=tuple(sorted(changed, key=lambda each: (each.before, math.inf if each.after is None else each.after))),
@@ -66,40 +80,64 @@ def changes_of(
         part=part,
         before=told[0],
         after=told[1],
-        why_not=_why_not(part, told[0]),
+        why_not=_why_not(*told),
     )
 
 
-def tested(runs: Sequence[Run], part: str) -> Tested | None:
-    """Return what runs say of a held-out part and of their training labels; ``None`` of no runs, or without a part."""
-    if not runs or not part:
+def note_held_out(runs: Sequence[Run], folder: Path, accuracy: float | None) -> None:
+    """Write into a search's folder how often its network is right on images that it was not trained on, if that is known.
+
+    Where there is no test part, no run's own result tells it, and a search on corrected labels asks for it.
+    """
+    if accuracy is None:
+        return
+    path = folder / NOTED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"runs": [run.run_id for run in runs], "accuracy": accuracy}), durable=False)
+
+
+def _noted(runs: Sequence[Run]) -> float | None:
+    """Return what ``note_held_out`` wrote beside the first of these runs, if it is about some of them."""
+    if not runs:
+        return None
+    try:
+        told = read_json(runs[0].sweep / NOTED) or {}
+    except DamagedFileError:
+        return None
+    accuracy, noted = told.get("accuracy"), told.get("runs")
+    is_theirs = isinstance(noted, list) and bool({str(each) for each in noted} & {run.run_id for run in runs})
+    return accuracy if is_theirs and isinstance(accuracy, float) and 0 <= accuracy <= 1 else None
+
+
+def _tested(runs: Sequence[Run], part: str, accuracies: Sequence[float]) -> Accuracies | None:
+    if not runs or not accuracies:
         return None
     judged = [Judged.of([run]) for run in runs]
-    score = [np.mean(each.opinions[0].score >= DOUBTED) for each in judged]
+    share = float(np.mean([np.mean(each.opinions[0].score >= DOUBTED) for each in judged]))
     num_trained = len(judged[0].labels)
-    return Tested(
-        accuracies=tuple(run.number(f"{part}/accuracy") for run in runs),
+    return Accuracies(
+        accuracies=tuple(accuracies),
         count=runs[0].num_test if part == "test" else None,
-        num_doubted=round(float(np.mean(score)) * num_trained),
+        num_doubted=round(share * num_trained),
         num_trained=num_trained,
     )
 
 
-def _why_not(part: str, before: Tested | None) -> str:
-    if not part:
+def _why_not(before: Accuracies | None, after: Accuracies | None) -> str:
+    if after is None:
         return (
-            "There is no test part and nothing is held out (data.validation=0.1 does, of both searches): how good the "
-            "network is on other images is not compared."
+            "Nothing is held out: there is no test part, and neither the control nor data.validation=0.1 keeps images "
+            "back. How good the network is on other images is not compared."
         )
     if before is None:
         return (
-            "No finished search with the same settings on the labels as they were was found, beside the table or where "
-            "this search would lie without data.relabel: nothing compares. Run it with the same keys."
+            "No finished search with the same keys on the labels as they were was found, beside the table or where "
+            "this search would lie without data.relabel: nothing compares."
         )
     return ""
 
 
-def by_chance(before: Tested, after: Tested) -> float | None:
+def by_chance(before: Accuracies, after: Accuracies) -> float | None:
     """Return by how much two accuracies on so many images differ by chance, 95 %, were each's images drawn anew.
 
     The same images are asked twice, so that this is too much rather than too little; what another seed would change
@@ -128,7 +166,8 @@ def in_words(changes: Changes) -> list[str]:
         f"({seeds[0]}); now of {percent(float(np.mean(after.accuracies)))} ({seeds[1]})."
     )
     if (chance := by_chance(before, after)) is not None:
-        lines.append(f"By chance alone two such accuracies differ by up to {100 * chance:.1f} points.")
+        chance_words = f"On {after.count:,} images each, two such accuracies differ by up to {100 * chance:.1f} points"
+        lines.append(f"{chance_words} by chance alone.")
     return lines
 
 

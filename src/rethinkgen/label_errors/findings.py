@@ -77,7 +77,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Accuracies:
     """Accuracies on images that were not trained on, one of each run."""
 
     accuracies: tuple[float, ...]
@@ -102,9 +102,9 @@ class Changes:
     """Training examples of the source."""
     part: str
     """Which images accuracies are of, ``test`` or ``validation``."""
-    before: Tested | None
+    before: Accuracies | None
     """Of runs with the same settings on the labels as they were."""
-    after: Tested | None
+    after: Accuracies | None
     why_not: str
     """Why nothing compares, a sentence; empty where both are known."""
 

@@ -108,6 +108,7 @@ def render_changes(findings: Findings, changes: Changes) -> str:
         command=_visible(findings.command),
         network=findings.network,
         percent=percent,
+        is_own_part=changes.part != "test",
         chance=by_chance(changes.before, changes.after) if is_compared else None,
         still=sum(each.is_doubted for each in changes.corrected),
         pairs=[(before, after, len(changed)) for before, after, changed in words[:MOST_PAIRS]],

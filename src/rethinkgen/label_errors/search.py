@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rethinkgen.console import Column, percent, say, say_table, shown
 from rethinkgen.label_errors import control, ranking
 from rethinkgen.label_errors.asked import Asked, key_of
-from rethinkgen.label_errors.changes import changes_of, where_before
+from rethinkgen.label_errors.changes import changes_of, note_held_out, where_before
 from rethinkgen.label_errors.changes import in_words as changes_in_words
 from rethinkgen.label_errors.exports import NO_FILES, export
 from rethinkgen.label_errors.findings import Control, Findings, Suspect
@@ -150,6 +150,7 @@ def of_trainings(asked: Asked, train: Train) -> Findings:
         told, of_control = controlled(trainings, judged, opinions, opened, asked, leaves_out=held_out is None)
         held_out = held_out or of_control
     findings = gather(asked, judged, opinions, opened, choice.words, told, held_out, trainings.seconds)
+    note_held_out(runs, trainings.folder, findings.held_out_accuracy)
     return _what_changed(asked, findings, runs, opened)
 
 
