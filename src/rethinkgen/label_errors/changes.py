@@ -85,7 +85,7 @@ def changes_of(
 
 
 def note_held_out(runs: Sequence[Run], folder: Path, accuracy: float | None) -> None:
-    """Write into a search's folder how often its network is right on images that it was not trained on, if that is known.
+    """Write into a search's folder how often its network is right on images that it was not trained on, if known.
 
     Where there is no test part, no run's own result tells it, and a search on corrected labels asks for it.
     """
