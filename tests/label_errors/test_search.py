@@ -176,6 +176,13 @@ def test_a_search_on_corrected_labels_says_what_changed(
     own = ["data=digits", "max_epochs=2", "model.width=16", "control=false", *HERE]
     code, first = find(*own, "export=cleanlab")
     assert (code, first is not None) == (0, True)
+    # Whatever changed the labels: those that were given are the right ones of the control.
+    corrupted = ["data.corruption=partial_labels", "data.corruption.probability=0.1", "sweep=corrupted", *HERE]
+    code, found = find("data=digits", "max_epochs=6", *corrupted)
+    assert code == 0
+    assert found is not None
+    assert found.control is not None
+    assert found.control.planted == 29
     table = Path("multirun/label_errors-digits/suspects.csv")
     assert len(rows(table.with_name("cleanlab.csv"))) == 1437
     lines = table.read_text(encoding="utf-8-sig").splitlines()

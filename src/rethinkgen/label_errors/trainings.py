@@ -58,7 +58,9 @@ class Trainings:
             DamagedFileError: the sweep's folder does not tell which of its runs they are.
         """
         changed = dict(instead or {})
-        common = [item for item in self.overrides if key_of(item) not in {key, *changed}]
+        # What is below a group's key goes with it: data.corruption.probability is of no other corruption.
+        taken = tuple(f"{name}." for name in (key, *changed))
+        common = [item for item in self.overrides if not f"{key_of(item)}.".startswith(taken)]
         common += [f"{name}={value}" for name, value in changed.items() if value is not None]
         self.train([*common, f"{key}={','.join(values)}"])
         entries = {frozenset(entry.get("overrides") or ()): entry for entry in latest_entries(self.folder)}
