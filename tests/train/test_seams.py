@@ -27,7 +27,8 @@ from rethinkgen.model.mlp import MLP
 from rethinkgen.train.checkpoint import AtomicCheckpointIO, ExactCheckpoint
 from rethinkgen.train.classifier import Classifier
 from rethinkgen.train.evaluation import Evaluation
-from rethinkgen.train.loss import BlockRows, CrossEntropy
+from rethinkgen.train.loss import CrossEntropy
+from rethinkgen.train.robust_loss import EarlyLearningRegularization
 
 STEPS = 12
 
@@ -99,35 +100,8 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(batch.images), batch.labels)
 
 
-class EarlyLearning:
-    """As Liu et al. 2020 (ELR): keeps what the network said of each example, and holds it to that."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        self.memory = torch.empty(0)
-        self.dtype = dtype
-
-    def begin(self, num_examples: int, num_classes: int, device: torch.device) -> None:
-        self.memory = torch.zeros(num_examples, num_classes, dtype=self.dtype, device=device)
-
-    def __call__(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        p = logits.softmax(1).clamp(1e-4, 1 - 1e-4)
-        with torch.no_grad():
-            new = 0.7 * self.memory.index_select(0, index) + 0.3 * p / p.sum(1, keepdim=True)
-            self.memory.index_copy_(0, index, new)
-        return F.cross_entropy(logits, labels, reduction="none") + 7 * (1 - (new * p).sum(1)).log()
-
-    def end_block(self, rows: BlockRows) -> None:
-        rows.exchange(self.memory)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.copy_(state["memory"])
-
-
 def test_a_loss_is_given_the_examples_it_is_about() -> None:
-    model, datamodule = make(loss=EarlyLearning()), data()
+    model, datamodule = make(loss=EarlyLearningRegularization(7.0)), data()
     memory = torch.zeros(210, 10, dtype=torch.float64)
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:
@@ -141,8 +115,8 @@ def test_a_loss_is_given_the_examples_it_is_about() -> None:
     theirs = by_hand(make(), datamodule, objective)
     fit(model, datamodule)
     assert_equal(model.state_dict(), theirs)
-    torch.testing.assert_close(model.loss.memory, memory)  # type: ignore[attr-defined]
-    assert not any("memory" in name for name in model.state_dict())
+    torch.testing.assert_close(model.loss.state_dict()["targets"], memory)  # type: ignore[attr-defined]
+    assert not any("targets" in name for name in model.state_dict())
 
 
 class PowerCut(pl.Callback):
@@ -153,7 +127,7 @@ class PowerCut(pl.Callback):
 
 def test_what_a_loss_remembers_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     def run(*callbacks: pl.Callback) -> Classifier:
-        model, last = make(loss=EarlyLearning(torch.float32)), tmp_path / "last.ckpt"
+        model, last = make(loss=EarlyLearningRegularization(7.0)), tmp_path / "last.ckpt"
         trainer = pl.Trainer(
             accelerator="cpu",
             max_steps=STEPS,
@@ -173,17 +147,17 @@ def test_what_a_loss_remembers_is_part_of_a_checkpoint(tmp_path: Path) -> None:
         run(PowerCut())
     resumed = run()
     assert all(torch.equal(value, undisturbed.state_dict()[name]) for name, value in resumed.state_dict().items())
-    assert torch.equal(resumed.loss.memory, undisturbed.loss.memory)  # type: ignore[attr-defined]
+    assert torch.equal(*(each.loss.state_dict()["targets"] for each in (resumed, undisturbed)))  # type: ignore[attr-defined]
 
 
 def test_what_remembers_examples_and_what_mixes_them_are_refused_together() -> None:
-    with pytest.raises(ValueError, match=r"loss=EarlyLearning: .* without regularizer\.mixup"):
-        fit(make(loss=EarlyLearning()), data(mixup=1.0))
+    with pytest.raises(ValueError, match=r"loss=EarlyLearningRegularization: .* without regularizer\.mixup"):
+        fit(make(loss=EarlyLearningRegularization(7.0)), data(mixup=1.0))
 
 
 def test_what_remembers_examples_and_what_shows_each_twice_are_refused_together() -> None:
-    with pytest.raises(ValueError, match=r"loss=EarlyLearning optimizer=SAM: .* shows it each twice"):
-        fit(make(loss=EarlyLearning(), optimizer=lambda groups: SAM(groups, lr=0.05)), data())
+    with pytest.raises(ValueError, match=r"loss=EarlyLearningRegularization optimizer=SAM: .* shows it each twice"):
+        fit(make(loss=EarlyLearningRegularization(7.0), optimizer=lambda groups: SAM(groups, lr=0.05)), data())
 
 
 class RandomDirection:

@@ -117,7 +117,7 @@ PLACES = {
         "a loss (a class whose objects take logits, labels and indices)",
         _is_loss,
         used="__call__(logits (n, C), labels (n,), index (n,)) -> float losses (n,)",
-        ours=("rethinkgen.train.loss",),
+        ours=("rethinkgen.train.loss", "rethinkgen.train.loss_correction", "rethinkgen.train.robust_loss"),
     ),
     "regularizer": Place(
         "a regularizer (a class whose objects take network, logits and labels, a penalty, or batch and network, a mix)",

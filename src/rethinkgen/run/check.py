@@ -102,6 +102,13 @@ def _check_parts(key: str, value: Any, or_else: str = "") -> None:
     check_parts(value)
 
 
+def _check_transition(key: str, value: Any, or_else: str = "") -> None:
+    from rethinkgen.train.loss_correction import read_transition  # with torch
+
+    check_text(key, value, or_else=or_else)
+    read_transition(key, value)
+
+
 def _one_number_of(*allowed: int) -> Rule:
     return Rule(partial(check_is_one_number_of, allowed=allowed))
 
@@ -219,6 +226,17 @@ CLASSES: dict[str, dict[str, Rule]] = {
     },
     **{name: {"root": TEXT, "parts": PARTS} for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN")},
     "CrossEntropy": {"label_smoothing": SHARE},
+    "GeneralizedCrossEntropy": {"q": _between(0, 1)},
+    "BootstrapSoft": {"beta": _between(0, 1)},
+    "BootstrapHard": {"beta": _between(0, 1)},
+    "SymmetricCrossEntropy": {
+        "alpha": NOT_NEGATIVE,
+        "beta": NOT_NEGATIVE,
+        "log_zero": _between(-1000, 0),
+    },
+    "EarlyLearningRegularization": {"strength": NOT_NEGATIVE, "momentum": SHARE},
+    "ForwardCorrection": {"transition": Rule(_check_transition, (None,))},
+    "BackwardCorrection": {"transition": Rule(_check_transition, (None,)), "floor": SHARE},
     "exponential": {"factor": POSITIVE, "every": POSITIVE},
     "step": {"factor": POSITIVE},
     "WandbMirror": {"project": TEXT, "entity": TEXT.or_else(None)},

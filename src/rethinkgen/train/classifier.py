@@ -55,7 +55,7 @@ class WatchesNetwork(Protocol):
 
 @runtime_checkable
 class MustFit(Protocol):
-    """A penalty that cannot be with every network and all data."""
+    """A loss or a penalty that cannot be with every network and all data, or takes something from them."""
 
     def check_fits(self, network: nn.Module, datamodule: Any) -> None:
         """Look at the ``Classifier`` and at data that are set up, before anything is trained.
@@ -238,14 +238,14 @@ class Classifier(pl.LightningModule, ABC):
                     self._hooks += penalty.begin(self)
 
     def check_parts(self, datamodule: Any, optimizer: Any) -> None:
-        """Refuse penalties that do not fit, and a loss that remembers examples where it would not see each once.
+        """Refuse what does not fit, and a loss that remembers examples where it would not see each once.
 
         Raises:
-            ValueError: a penalty says so; or images are mixed, or the optimizer passes twice over each batch.
+            ValueError: the loss or a penalty says so; or images are mixed, or the optimizer passes twice over a batch.
         """
-        for penalty in self.penalties:
-            if isinstance(penalty, MustFit):
-                penalty.check_fits(self, datamodule)
+        for part in (self.loss, *self.penalties):
+            if isinstance(part, MustFit):
+                part.check_fits(self, datamodule)
         if not isinstance(self.loss, RemembersExamples):
             return
         name = type(self.loss).__name__

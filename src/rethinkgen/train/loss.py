@@ -59,6 +59,24 @@ class CrossEntropy:
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
 
 
+class Squared:
+    """``sum_k (logit_k - [k = y])^2``: the squared error of the one-hot label, without a factor of a half."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Return the losses."""
+        logits = _in_full(logits)
+        return (logits - F.one_hot(labels, logits.shape[1])).square().sum(1)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return ``log softmax (n, C)`` in float32 at least."""
+    return F.log_softmax(_in_full(logits), 1)
+
+
+def _in_full(logits: Tensor) -> Tensor:
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
 class BlockRows:
     """Which training examples a block of steps was about, over all ranks.
 
