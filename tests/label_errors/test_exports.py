@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from rethinkgen.label_errors.asked import Asked
 from rethinkgen.label_errors.exports import export
 from rethinkgen.label_errors.findings import Findings, Suspect
@@ -76,6 +79,12 @@ def test_fiftyone_has_whole_paths_and_the_most_suspicious_first(tmp_path: Path) 
     assert [(row["ground_truth"], row["predictions"]) for row in rows[:2]] == [("cat", "'=1+1"), ("'=1+1", "cat")]
     assert [float(row["mistakenness"]) for row in rows] == [1, 0.75, 0.5, 0.125]
     assert [row["decision"] for row in rows] == ["", "keep", "", "drop"]
+    # The docs read it by these names, and have one for each that it reads.
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/noisy_labels.md").read_text(), flags=re.DOTALL)
+    (fields,) = [node.value for node in ast.walk(ast.parse(block)) if getattr(node, "arg", "") == "fields"]
+    keys = [key.value for key in fields.keys]
+    assert set(keys) < set(rows[0])
+    assert len(keys) == 5
     unnamed = replace(FOUND, suspects=tuple(replace(each, path=None) for each in SUSPECTS))
     with pytest.raises(ValueError, match="export=fiftyone: the images of this data are no files"):
         export(unnamed, ["fiftyone"], tmp_path)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
 from rethinkgen.commands.find_label_errors import main
 from rethinkgen.label_errors import search as searching
 from rethinkgen.label_errors.findings import Findings
@@ -141,12 +138,6 @@ def test_the_control_plants_leaves_out_a_tenth_and_folds_ask_all(
     assert sorted(sum(each.values()) for each in given) == [0, 0, 1, 1, 2]
     assert {each["seed"] for each in results} == {3, 4}
     assert {each["config"]["data"]["seed"] for each in results} == {3}, "the same corruption in all"
-    # What docs/noisy_labels.md makes of the table for cleanlab.
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/noisy_labels.md").read_text(), flags=re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(compile(block, "docs/noisy_labels.md", "exec"), names)
-    assert list(names["issues"]) == ["given_label", "predicted_label", "label_score", "is_label_issue"]
-    assert len(names["issues"]) == len(found.suspects)
 
 
 def test_a_mistake_ends_before_anything_is_trained(
