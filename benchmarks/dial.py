@@ -2,9 +2,10 @@
 
 uv run python benchmarks/dial.py multirun/dial-mnist --figure docs/dial.png
 
-Of each method one strength is chosen for all seeds, by the sum of their accuracies on held-out examples whose labels are
-wrong as often (``validation/accuracy_corrupted``): once by the last of these, where training goes to its end, and once
-by the best, where it ends at the epoch that had it. No true label is looked at. Spreads are sample standard deviations.
+Of each method one strength is chosen for all seeds, by the sum of their accuracies on held-out examples whose labels
+are wrong as often (``validation/accuracy_corrupted``): once by the last of these, where training goes to its end, and
+once by the best, where it ends at the epoch that had it. No true label is looked at. Spreads are sample standard
+deviations.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def percent(value: tuple[float, float]) -> str:
 
 
 def draw(by_end: Mapping[str, Mapping[str, list[Point]]], lines: Mapping[str, tuple[float, float]], to: Path) -> None:
-    """Draw each method as a curve over its strength: full where training went to its end, hollow at the chosen epoch."""
+    """Draw each method over its strength: full where training went to its end, hollow at the chosen epoch."""
     import matplotlib.pyplot as plt
 
     with drawing():

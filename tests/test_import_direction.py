@@ -11,7 +11,7 @@ import pytest
 
 import rethinkgen
 
-ORDER = ("data", "measure", "train", "model", "run", "sweep", "report", "publish", "commands")
+ORDER = ("data", "measure", "train", "model", "run", "sweep", "report", "label_errors", "publish", "commands")
 """A package may import those before it, and the modules at the top; these import none of them."""
 ROOT = Path(rethinkgen.__file__).parent
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}

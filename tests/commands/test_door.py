@@ -143,8 +143,8 @@ def test_a_path_of_configs_is_looked_for_where_the_command_is_typed(option: list
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("rethinkgen ", {"train", "measure", "report"}),
-        ("rethinkgen re", {"train", "measure", "report"}),  # of which bash takes those that begin so
+        ("rethinkgen ", {"train", "measure", "report", "find-label-errors"}),
+        ("rethinkgen re", {"train", "measure", "report", "find-label-errors"}),  # bash takes some
         ("rethinkgen train data.corruption=random_l", {"data.corruption=random_labels"}),
         ("  rethinkgen  train -m model=mlp", {f"model=mlp{size}" for size in ("", "_1x512", "_2x4096", "_3x512")}),
         ("rethinkgen measure multirun/runs trainer=c", {"trainer=cpu"}),

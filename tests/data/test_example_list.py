@@ -61,6 +61,8 @@ def test_what_is_left_out(content: Any, dropped: list[int], write: Write) -> Non
         ("index,label\n4,0\n4,cat\n", [4], [0]),
         ("path,label\ntrain/c/2.png,=1+1\ntrain/c/1.png,'=1+1\n", [1, 2], [1, 1]),
         ("index,label,decision\n4,,keep\n3,,drop\n2,0,relabel\n", [2], [0]),
+        ("path,given,suggested,decision\ntrain/c/4.png,2,cat,\ntrain/c/1.png,2,'=1+1,relabel\n", [1], [1]),
+        ("index,suggested,label,decision\n4,2,cat,relabel\n", [4], [0]),
         (np.array([[3, 1], [0, 2]]), [0, 3], [2, 1]),
         (np.array([0, 1, 2, 2, 1, 0]), [0, 1, 2, 3, 4, 5], [0, 1, 2, 2, 1, 0]),
     ],

@@ -29,14 +29,16 @@ def test_answers_are_those_of_a_loop_over_examples(dtype: torch.dtype, scale: fl
     before = logits.clone()
     said = answers(logits, labels)
     assert torch.equal(logits, before)
-    assert [value.dtype for value in said] == [torch.float32, torch.float32, torch.float32, torch.bool]
+    assert [value.dtype for value in said] == [*3 * [torch.float32], torch.bool, torch.int64]
     for row, (logit, label) in enumerate(zip(logits.double(), labels.tolist(), strict=True)):
         loss = F.cross_entropy(logit[None], torch.tensor([label]))
         torch.testing.assert_close(said.losses[row].double(), loss, rtol=1e-5, atol=1e-12)
         torch.testing.assert_close(said.confidences[row].double(), logit.softmax(0)[label], rtol=1e-4, atol=1e-12)
         others = [float(value) for other, value in enumerate(logit) if other != label]
         assert float(said.margins[row]) == pytest.approx(float(logit[label]) - max(others), rel=1e-5)
-        assert bool(said.is_right[row]) == (max(range(7), key=lambda k: float(logit[k])) == label)
+        greatest = max(range(7), key=lambda k: float(logit[k]))
+        assert int(said.classes[row]) == greatest
+        assert bool(said.is_right[row]) == (greatest == label)
 
 
 def test_a_loss_keeps_its_digits_where_it_is_small() -> None:

@@ -147,7 +147,8 @@ def test_a_resumed_run_has_the_same(tmp_path: Path) -> None:
 def test_what_was_begun_before_they_were_noted_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     last = interrupted(tmp_path)
     checkpoint = load_checkpoint(last)
-    del checkpoint["callbacks"]["Evaluation"]["histories"]["presented"]
+    for name in ("presented", "other_class"):
+        del checkpoint["callbacks"]["Evaluation"]["histories"][name]
     torch.save(checkpoint, last)
     evaluation = fit(Evaluation(every=0.5), None, tmp_path)
     assert not any(name.startswith("presented") for name in evaluation.examples())

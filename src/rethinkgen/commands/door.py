@@ -36,6 +36,9 @@ VERBS = {
         takes_overrides=True,
     ),
     "report": Verb("rethinkgen.commands.report", "set runs beside the published numbers: tables, figures, one page"),
+    "find-label-errors": Verb(
+        "rethinkgen.commands.find_label_errors", "a page of the images of a folder that are most likely mislabelled"
+    ),
 }
 
 
@@ -70,7 +73,7 @@ def _run(called: str, verb: str, *arguments: str) -> int | None:
 
 
 def _help(name: str) -> str:
-    verbs = "\n".join(f"  {name} {verb:<8}  {each.summary}" for verb, each in VERBS.items())
+    verbs = "\n".join(f"  {name} {verb:<17}  {each.summary}" for verb, each in VERBS.items())
     return f"{verbs}\n\nEach says more: {name} VERB --help. The version: {name} --version."
 
 

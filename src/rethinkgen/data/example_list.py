@@ -3,7 +3,8 @@
 A ``.csv`` has a column ``index`` (position in the source's training split) or ``path`` (of the image, below
 ``data.root``, as ``examples.csv`` spells it), a column ``label`` (the name of a class, or, where none is called so, its
 number from 0 on) where labels are given, and perhaps a column ``decision``, which is obeyed: ``keep`` (or nothing),
-``relabel``, ``drop``. Other columns are passed over.
+``relabel``, ``drop``. Other columns are passed over. Where there is none called ``label``, it may be called
+``suggested``, as in the ``suspects.csv`` of ``find_label_errors.py``, whose rows without a decision change nothing.
 
 A ``.npy`` has positions ``(K,)`` or bool ``(N,)``, where examples are left out; where labels are given integers
 ``(K, 2)``, positions and labels, or ``(N,)``, the labels of all N examples in order.
@@ -212,6 +213,8 @@ def _from_table(where: str, text: str, *, gives_labels: bool) -> ExampleList:
                 lines.append(reader.line_num)
     except csv.Error as error:
         raise ValueError(f"{where}, line {reader.line_num}: it is no CSV file ({error}).") from error
+    if "label" not in header and "decision" in header:
+        header = ["label" if name == "suggested" else name for name in header]
     wanted = [name for name in ("index", "path", "label", "decision") if name in header]
     _check_columns(where, header, wanted, gives_labels=gives_labels)
     columns: dict[str, list[str]] = {name: [row[header.index(name)].strip() for row in rows] for name in wanted}

@@ -37,12 +37,15 @@ class Answers(NamedTuple):
     """``(n,)`` float32: probability of the label, ``exp(-loss)``"""
     is_right: Tensor
     """``(n,)`` bool: the greatest logit is the label's"""
+    classes: Tensor
+    """``(n,)`` int64: of the greatest logit"""
 
 
 @torch.no_grad()
 def answers(logits: Tensor, labels: Tensor) -> Answers:
     """Return what logits ``(n, C)``, C at least 2, say of labels ``(n,)``; no value depends on another example."""
-    is_right = logits.argmax(1) == labels
+    classes = logits.argmax(1)
+    is_right = classes == labels
     label = labels[:, None]
     logits = logits.float()
     # Of the others' lead over the label: the margin is less its maximum, and the loss log(1 + sum(exp(lead))), which
@@ -51,7 +54,7 @@ def answers(logits: Tensor, labels: Tensor) -> Answers:
     greatest = lead.amax(1)
     shift = greatest.clamp(min=0)
     losses = lead.sub_(shift[:, None]).exp_().sum(1).add_(shift.neg().expm1_()).log1p_().add_(shift)
-    return Answers(losses, -greatest, losses.neg().exp_(), is_right)
+    return Answers(losses, -greatest, losses.neg().exp_(), is_right, classes)
 
 
 def area_under_margin(examples: Columns) -> Scores:

@@ -97,7 +97,7 @@ PLACES = {
         "a source of images (a class with prepare, load and fingerprint)",
         _is_source,
         used="prepare() -> None, load() -> Images, fingerprint() -> str or None",
-        ours=("rethinkgen.data.source", "rethinkgen.data.streamed_source"),
+        ours=("rethinkgen.data.source", "rethinkgen.data.streamed_source", "rethinkgen.data.any_images"),
     ),
     "data.corruption": Place(
         "a corruption (a subclass of CorruptedImages)",

@@ -217,6 +217,13 @@ CLASSES: dict[str, dict[str, Rule]] = {
         "resize": _whole(1, 2**14),
         "num_workers": _whole(0, 1024).or_else(None),
     },
+    "AnyImages": {
+        "root": TEXT,
+        "parts": PARTS,
+        "table": TEXT.or_else(None),
+        "size": _whole(1, 1024).or_else(None),
+        "num_workers": _whole(1, 1024).or_else(None),
+    },
     **{name: {"root": TEXT, "parts": PARTS} for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN")},
     "CrossEntropy": {"label_smoothing": SHARE},
     "GeneralizedCrossEntropy": {"q": _between(0, 1)},

@@ -441,7 +441,7 @@ class OpenedRun:
         """
         import pandas as pd
 
-        inputs = self._inputs(images, split)
+        inputs = self.inputs(images, split)
         model = self.network(step)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             parts = [model(part).float().softmax(1).max(1) for part in torch.split(inputs, AT_ONCE)]
@@ -454,7 +454,8 @@ class OpenedRun:
             }
         )
 
-    def _inputs(self, images: Any, split: SplitName) -> Tensor:
+    def inputs(self, images: Any, split: SplitName = "train") -> Tensor:
+        """Return what the network takes for images, as ``predict`` is given them: ``(n, C, H, W)``."""
         shape = self.datamodule.image_shape
         given = _tensors(images)
         if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():

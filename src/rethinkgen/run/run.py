@@ -35,7 +35,7 @@ State = Literal["done", "failed", "interrupted", "waiting", "running", "missing"
 
 MOST_NAMED = 3
 """Runs that are named where another was asked for."""
-FOLDERS = (".ImageFolder", ".StreamedFolder")
+FOLDERS = (".ImageFolder", ".StreamedFolder", ".AnyImages")
 """Sources that are whatever lies at their path."""
 IMAGE_SHAPES = {
     "digits": (1, 8, 8),

@@ -70,5 +70,8 @@ def presented(rows: BlockRows, sizes: list[int], own: Answers, num_examples: int
 
     Whether an example was forgotten only who knows its presentation before can tell, which stood on any rank.
     """
-    losses, margins, confidences, is_right = rows.gathered(torch.stack([*own[:3], own.is_right.float()], 1)).unbind(1)
-    return Presented(rows.index, sizes, Answers(losses, margins, confidences, is_right > 0), num_examples)
+    # Classes as float32 too, which holds whole numbers up to 16 million.
+    said = torch.stack([*own[:3], own.is_right.float(), own.classes.float()], 1)
+    losses, margins, confidences, is_right, classes = rows.gathered(said).unbind(1)
+    answers = Answers(losses, margins, confidences, is_right > 0, classes.long())
+    return Presented(rows.index, sizes, answers, num_examples)

@@ -30,6 +30,7 @@ from rethinkgen.train.histories import (
     Step,
     of_785b5e0,
 )
+from rethinkgen.train.other_class import OtherClass
 from rethinkgen.words import how_many
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Evaluation(pl.Callback):
         self.milestones = Milestones(self.fit_threshold)
         self.example_history = ExampleHistory()
         self.presented = PresentedExamples()
+        self.other_class = OtherClass()
         self.best = None if patience is None else Best(patience)
         self.of_steps: dict[str, History[Step]] = {"window": self.window, "rates": self.rates}
         self.of_evaluations: dict[str, History[Seen]] = {
@@ -160,10 +162,12 @@ class Evaluation(pl.Callback):
                 row = self._training_row(step, seen.learning_rate)
             elif step % self.log_every == 0:
                 self._log(trainer, self._training_row(step, seen.learning_rate), step)
-        if model.presented is None:
-            self.presented.miss()
-        else:
-            self.presented.update(last, model.presented)
+        of_blocks: tuple[PresentedExamples | OtherClass, ...] = (self.presented, self.other_class)
+        for of_block in of_blocks:
+            if model.presented is None:
+                of_block.miss()
+            else:
+                of_block.update(last, model.presented)
         if is_due:
             row |= self.evaluate(trainer, pl_module)
             row |= {name: value for name, value in model.own_metrics.items() if value is not None}
@@ -251,7 +255,7 @@ class Evaluation(pl.Callback):
 
     @property
     def _histories(self) -> dict[str, History[Any]]:
-        return {**self.of_steps, **self.of_evaluations, "presented": self.presented}
+        return {**self.of_steps, **self.of_evaluations, "presented": self.presented, "other_class": self.other_class}
 
     def _should_stop(self) -> bool:
         return (self.until_fit and self.fitted) or (self.best is not None and self.best.is_out_of_patience)
@@ -293,6 +297,8 @@ class Evaluation(pl.Callback):
                 "examples.npz will have no presented_... columns"
             )
             self.presented.miss()
+        if "other_class" not in states:  # of a version that did not note it
+            self.other_class.miss()
 
 
 def diverged(what: str, value: float, step: int, model: Trained) -> TrainingDivergedError:
