@@ -46,7 +46,7 @@ class SAM(torch.optim.SGD):
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, fused=fused)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; ``closure`` computes the gradient again, where the weights then are."""
         if closure is None:
             raise ValueError("SAM.step needs a closure that computes the gradient of the batch again.")
