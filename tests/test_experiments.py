@@ -33,6 +33,7 @@ RUNS_ON_DIGITS = {
             "measure.stiffness.groups={few:['0','1','2'],many:['3','4','5','6','7','8','9']}",
         ],
     ),
+    "dial/digits": (3, ["loss=elr"]),
     "fort2019/learning_rate": (1, ["optimizer.lr=0.001", "measure.stiffness.num_examples=20", "data.batch_size=2"]),
     "fort2019/over_training": (1, ["measure.stiffness.num_examples=20", "data.batch_size=8"]),
     "fort2019/small_set": (1, ["measure.stiffness.num_examples=20"]),

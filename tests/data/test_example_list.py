@@ -113,6 +113,11 @@ def test_what_is_wrong_by_itself_is_said_when_it_is_read(content: Any, says: str
         ("index,label\n1,dog\n", SPLIT, "line 2, column label='dog': a class .* 0 to 2, or by name: cat, =1"),
         ("index,label\n1,\n", SPLIT, "line 2, column label='': a class"),
         ("index,label\n1,cat\n2,0\n1,2\n", SPLIT, "line 4, column label='2': .* another label at line 2"),
+        (
+            "index,label,decision\n1,cat,relabel\n2,,drop\n1,,drop\n",
+            SPLIT,
+            "line 4, column decision='drop': another line",
+        ),
         (np.array([[1, 3]]), SPLIT, "line 0, column label='3': a class is needed, by number from 0 to 2."),
         (np.array([1, 2]), SPLIT, "it has 2 values, and the source 6 training examples"),
     ],

@@ -18,8 +18,8 @@ import pytest
 from chromium import Chromium, find_chromium
 from conftest import wait_until
 from rethinkgen.label_errors.control import judge
-from rethinkgen.label_errors.findings import Findings, Suspect
-from rethinkgen.label_errors.page import MOST_SHOWN, render, write_page
+from rethinkgen.label_errors.findings import Accuracies, Changed, Changes, Findings, Suspect
+from rethinkgen.label_errors.page import MOST_SHOWN, render, write_changes_page, write_page
 from rethinkgen.label_errors.table import write_suspects
 
 NASTY = "</script><script>alert(1)</script>\"'<img src=x onerror=alert(2)>&\u202egnp.png"
@@ -110,6 +110,20 @@ def browser() -> Iterator[Chromium]:
         pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
     with Chromium(executable) as chromium:
         yield chromium
+
+
+def test_the_page_of_changes_fits_and_asks_for_nothing(browser: Chromium, tmp_path: Path) -> None:
+    changed = tuple(Changed(row, f"{NASTY}/{row}.png", row % 3, None if row % 2 else 2, row == 0) for row in range(60))
+    accuracies = Accuracies((0.9, 0.91, 0.92), 1000, 50, 2000)
+    changes = Changes("mine.csv", changed, 2000, "test", accuracies, accuracies, "")
+    page = write_changes_page(findings(60), changes, tmp_path)
+    for width in (1300, 400):
+        browser.look(width=width)
+        visit = browser.visit(page)
+        assert [each for each in visit.requests if not each.startswith("data:image/png")] == []
+        assert visit.complaints == []
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('details[open]').length") == 1
 
 
 def test_in_a_browser_one_pages_chooses_and_decides(browser: Chromium, tmp_path: Path) -> None:

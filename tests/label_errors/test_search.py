@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT
 from rethinkgen.commands.find_label_errors import main
 from rethinkgen.label_errors import search as searching
 from rethinkgen.label_errors.findings import Findings
@@ -102,7 +99,8 @@ def test_wrong_labels_of_a_folder_come_first_and_nothing_is_trained_twice(
     assert code == 0
     assert corrected is not None
     assert len(corrected.suspects) == len(found.suspects) - 1
-    assert corrected.notes == (f"{table} has corrected 0 labels and left out 1 image before this search.",)
+    assert corrected.notes[0] == f"{table} has corrected 0 labels and left out 1 image before this search."
+    assert corrected.notes[1].startswith("Nothing is held out")
     assert Path("multirun/label_errors-_my_shapes-relabelled/suspects.csv").is_file()
     over = [f"data.relabel={table}", f"sweep={folder.name}"]
     assert find(str(images), "max_epochs=12", *over, *HERE)[0] == 2
@@ -140,12 +138,6 @@ def test_the_control_plants_leaves_out_a_tenth_and_folds_ask_all(
     assert sorted(sum(each.values()) for each in given) == [0, 0, 1, 1, 2]
     assert {each["seed"] for each in results} == {3, 4}
     assert {each["config"]["data"]["seed"] for each in results} == {3}, "the same corruption in all"
-    # What docs/noisy_labels.md makes of the table for cleanlab.
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/noisy_labels.md").read_text(), flags=re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(compile(block, "docs/noisy_labels.md", "exec"), names)
-    assert list(names["issues"]) == ["given_label", "predicted_label", "label_score", "is_label_issue"]
-    assert len(names["issues"]) == len(found.suspects)
 
 
 def test_a_mistake_ends_before_anything_is_trained(
@@ -170,10 +162,11 @@ def test_a_mistake_ends_before_anything_is_trained(
 
 
 def test_a_search_on_corrected_labels_says_what_changed(
-    find: Callable[..., tuple[int, Findings | None]], tmp_path: Path
+    find: Callable[..., tuple[int, Findings | None]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ["data=digits", "max_epochs=2", "model.width=16", "control=false", *HERE]
-    assert find(*own)[0] == 0
+    code, first = find(*own, "export=cleanlab")
+    assert (code, first is not None) == (0, True)
     # Whatever changed the labels: those that were given are the right ones of the control.
     corrupted = ["data.corruption=partial_labels", "data.corruption.probability=0.1", "sweep=corrupted", *HERE]
     code, found = find("data=digits", "max_epochs=6", *corrupted)
@@ -182,15 +175,42 @@ def test_a_search_on_corrected_labels_says_what_changed(
     assert found.control is not None
     assert found.control.planted == 29
     table = Path("multirun/label_errors-digits/suspects.csv")
+    assert len(rows(table.with_name("cleanlab.csv"))) == 1437
     lines = table.read_text(encoding="utf-8-sig").splitlines()
+    before = rows(table)
     lines[1], lines[2] = f"{lines[1]}relabel", f"{lines[2]}drop"
     Path("mine.csv").write_text("\n".join(lines), encoding="utf-8")
     code, found = find(*own, "data.relabel=mine.csv")
     assert code == 0
     assert found is not None
-    assert found.notes == ("mine.csv has corrected 1 label and left out 1 image before this search.",)
-    beside = table.with_name("decided.csv")
-    beside.write_text("\n".join(lines), encoding="utf-8")
-    _, found = find(*own, f"data.relabel={beside}")
-    assert found is not None
-    assert re.match(r"Before, the network said the given label of .* of the 360 test images", found.notes[1])
+    changes = found.changes
+    assert changes is not None
+    labels = {str(each.index): each.after for each in changes.changed}
+    assert labels == {before[0]["index"]: int(before[0]["suggested"]), before[1]["index"]: None}
+    assert {str(each.before) for each in changes.changed} == {row["given"] for row in before[:2]}
+    assert changes.total == 1437
+    assert changes.before is not None
+    assert changes.after is not None
+    assert (changes.before.num_trained, changes.after.num_trained) == (1437, 1436)
+    assert changes.before.count == 360
+    results = {
+        path.parent.parent.name: json.loads(path.read_text()) for path in Path().glob("multirun/*/*/result.json")
+    }
+    accuracies = [results[f"label_errors-digits{end}"]["metrics"]["test/accuracy"] for end in ("", "-relabelled")]
+    assert [*changes.before.accuracies, *changes.after.accuracies] == accuracies
+    assert found.notes[0] == "mine.csv has corrected 1 label and left out 1 image before this search."
+    page = Path("multirun/label_errors-digits-relabelled/changes.html")
+    assert "What changed: " in capsys.readouterr().out
+    assert page.read_text(encoding="utf-8").count("<img") == 2
+    # Where the first search is not found, nothing compares.
+    table.parent.rename("elsewhere")
+    _, other = find(*own, "data.relabel=mine.csv")
+    assert other is not None
+    assert other.changes is not None
+    assert other.changes.before is None
+    assert other.changes.changed == changes.changed
+    assert other.notes[-1].startswith("No finished search with the same keys")
+    # For FiftyOne files are needed, and this is known before anything is trained.
+    assert find(*own, "export=fiftyone", "sweep=third") == (2, None)
+    assert "are no files" in capsys.readouterr().err
+    assert not Path("multirun/third").exists()

@@ -24,6 +24,7 @@ label. Without one, any data of ours: data=mnist. Or it is the folder of finishe
   folds=5         also ask of each image a network that was not trained on it (default 0); costs 4 trainings
   control=SHARE   in one more training, make so many labels wrong on purpose, and tell how many of these are found: how
                   far to believe the list (default 0.02, at least 20 images; false leaves it out); costs 1 training
+  export=NAME     also write cleanlab.csv (cleanlab) or fiftyone.csv (fiftyone), or both (cleanlab,fiftyone)
   key=value       any key of train.py, such as model=resnet18 model.weights=PATH max_epochs=20 data.num_train=5000
 
 It leaves suspects.csv and index.html in multirun/label_errors-NAME (results_dir=..., sweep=... name another), where

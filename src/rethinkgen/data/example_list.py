@@ -73,7 +73,8 @@ class ExampleList:
         """Return the positions ``(K,)`` of what gets a label, ascending, and these labels ``(K,)``.
 
         Raises:
-            ValueError: a row names no example or no class, or two rows give one example different labels.
+            ValueError: a row names no example or no class, two rows give one example different labels, or another row
+                drops it.
         """
         rows = self._decided(RELABEL)
         positions, labels = self._positions(split, rows), self._labels(split, rows)
@@ -85,6 +86,10 @@ class ExampleList:
             self._refuse(
                 second, "label", f"the same example has another label at {self._at(first)}: one label each is needed."
             )
+        dropping = self._decided(DROP)
+        both = np.flatnonzero(np.isin(self._positions(split, dropping), positions))
+        if len(both):
+            self._refuse(dropping[both[0]], "decision", "another line gives the same example a label: one line each.")
         found, first_places = np.unique(positions, return_index=True)
         return found, labels[first_places]
 

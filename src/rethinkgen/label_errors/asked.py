@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rethinkgen.label_errors.control import SHARE
+from rethinkgen.label_errors.exports import FILES
 from rethinkgen.words import how_many
 
-OWN_KEYS = ("runs", "folds", "control")
+OWN_KEYS = ("runs", "folds", "control", "export")
 NOT_HERE = {
     "debug": "of a trial nothing is kept that a search could read. Try it on few: data.num_train=500 max_epochs=2.",
     "rerun": "a search reads what is trained. Name another folder for new trainings: sweep=...",
@@ -32,6 +33,8 @@ class Asked:
     folds: int = 0
     control: float = SHARE
     """Share of the labels that are flipped; 0: no control"""
+    exports: tuple[str, ...] = ()
+    """Tables for other programs, of ``label_errors.exports.FILES``"""
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Asked:
@@ -63,6 +66,7 @@ class Asked:
             runs=_whole("runs", own.get("runs", "1"), 1),
             folds=_whole("folds", own.get("folds", "0"), 0),
             control=_share(own.get("control", str(SHARE))),
+            exports=_exports(own.get("export", "")),
         )
         if asked.folds == 1:
             raise ValueError("folds=1: at least 2 are needed, or 0 for none.")
@@ -168,6 +172,14 @@ def _whole(key: str, text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise ValueError(f"{key}={text}: a whole number of at least {least} is needed.")
     return int(text)
+
+
+def _exports(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.strip("[]").split(",") if name.strip()))
+    for name in names:
+        if name not in FILES:
+            raise ValueError(f"export={text}: {' or '.join(FILES)}, or both with a comma, are needed, not {name!r}.")
+    return names
 
 
 def _share(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,65 @@ class Control:
         return list(zip(self.lengths, self.found, self.expected_at_most, strict=True))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """One example whose label was corrected, or that was left out."""
+
+    index: int
+    """Its position in the training split of the source."""
+    path: str | None
+    """Its file; ``None`` where images have no names."""
+    before: int
+    """Its label in the source, a position in ``Findings.class_names``."""
+    after: int | None
+    """Its label now; ``None``: it was left out."""
+    is_doubted: bool
+    """Whether the network doubts the label that it has now."""
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracies on images that were not trained on, one of each run."""
+
+    accuracies: tuple[float, ...]
+    """In [0, 1]."""
+    count: int | None
+    """How many images, where that is known."""
+    num_doubted: int
+    """How many training labels the runs doubted."""
+    num_trained: int
+    """Of how many."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a table of decisions has changed, and what came of it."""
+
+    table: str
+    """The file, as the user calls it."""
+    changed: tuple[Changed, ...]
+    """By label, then by position."""
+    total: int
+    """Training examples of the source."""
+    part: str
+    """Which images accuracies are of, ``test`` or ``validation``."""
+    before: Accuracies | None
+    """Of runs with the same settings on the labels as they were."""
+    after: Accuracies | None
+    why_not: str
+    """Why nothing compares, a sentence; empty where both are known."""
+
+    @property
+    def corrected(self) -> list[Changed]:
+        """Those that have another label now."""
+        return [each for each in self.changed if each.after is not None]
+
+    @property
+    def left_out(self) -> list[Changed]:
+        """Those that are not trained on any more."""
+        return [each for each in self.changed if each.after is None]
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What one search found."""
@@ -92,3 +152,7 @@ class Findings:
     """The folder or the data, as the user called it."""
     notes: tuple[str, ...] = field(default=())
     """What else is to be known, a sentence each."""
+    root: Path | None = None
+    """The folder that ``Suspect.path`` is below; ``None`` where images are no files."""
+    changes: Changes | None = None
+    """What corrected labels changed, of a search on such."""

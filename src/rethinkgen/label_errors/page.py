@@ -22,12 +22,15 @@ from PIL import Image
 from rethinkgen.console import duration, percent
 from rethinkgen.errors import DamagedFileError
 from rethinkgen.files import csv_cell, write_atomically
+from rethinkgen.label_errors.changes import by_chance
 from rethinkgen.label_errors.control import in_words
-from rethinkgen.label_errors.findings import Control, Findings, Suspect
+from rethinkgen.label_errors.findings import Changed, Changes, Control, Findings, Suspect
 from rethinkgen.label_errors.table import COLUMNS, FILE_NAME
 from rethinkgen.received import MOST_BYTES_OF_TABLE, read_bytes
 
 INDEX = "index.html"
+CHANGES = "changes.html"
+LEFT_OUT = "left out"
 GENERATOR = '<meta name="generator" content="rethinkgen label errors">'
 """What a page of ours has in its head."""
 LEAST_SHOWN, MOST_SHOWN = 50, 600
@@ -60,6 +63,61 @@ def write_page(findings: Findings, folder: Path) -> Path:
     check_is_own(index)
     write_atomically(index, render(findings), durable=False)
     return index
+
+
+def write_changes_page(findings: Findings, changes: Changes, folder: Path) -> Path:
+    """Write ``changes.html``, what corrected labels have changed, into a folder and return its path.
+
+    ``findings`` are those of the search on the corrected labels.
+
+    Raises:
+        ValueError: there is a ``changes.html`` that is no page of ours.
+        OSError: the folder cannot be written.
+    """
+    path = folder / CHANGES
+    check_is_own(path)
+    write_atomically(path, render_changes(findings, changes), durable=False)
+    return path
+
+
+def render_changes(findings: Findings, changes: Changes) -> str:
+    """Return the page of what changed."""
+    names = [_visible(name) for name in findings.class_names]
+    by_pair: dict[tuple[int, int | None], list[Changed]] = {}
+    for each in changes.changed:
+        by_pair.setdefault((each.before, each.after), []).append(each)
+    largest_first = sorted(by_pair.items(), key=lambda item: -len(item[1]))
+    words = [
+        (names[before], LEFT_OUT if after is None else names[after], changed)
+        for (before, after), changed in largest_first
+    ]
+    groups, num_shown = [], 0
+    for before, after, changed in words[:MOST_PAIRS]:
+        shown = changed[: MOST_SHOWN - num_shown]
+        num_shown += len(shown)
+        if shown:
+            cards = [(_visible(_name(each)), picture(findings.image(each.index)), each.is_doubted) for each in shown]
+            groups.append((before, after, changed[0].after is None, cards))
+    is_compared = changes.before is not None and changes.after is not None
+    return ENVIRONMENT.get_template("changes.html").render(
+        changes=changes,
+        generator=GENERATOR,
+        index=INDEX,
+        title=_visible(findings.title),
+        table=_visible(changes.table),
+        command=_visible(findings.command),
+        network=findings.network,
+        percent=percent,
+        is_own_part=changes.part != "test",
+        chance=by_chance(changes.before, changes.after) if is_compared else None,
+        still=sum(each.is_doubted for each in changes.corrected),
+        pairs=[(before, after, len(changed)) for before, after, changed in words[:MOST_PAIRS]],
+        num_pairs=len(words),
+        largest=max((len(changed) for changed in by_pair.values()), default=0),
+        groups=groups,
+        num_shown=num_shown,
+        num_changed=len(changes.changed),
+    )
 
 
 def check_is_own(index: Path) -> None:
@@ -104,6 +162,8 @@ def render(findings: Findings) -> str:
         control_lines=in_words(findings.control) if findings.control else [],
         curve=_curve(findings.control) if findings.control else "",
         held_out=percent(findings.held_out_accuracy),
+        notes=list(map(_visible, findings.notes)),
+        changes=CHANGES,
         has_classes=len(findings.class_names) <= MOST_CLASSES,
         seconds=duration(findings.seconds),
         data=_as_json(data),
@@ -139,7 +199,7 @@ def _row(each: Suspect, class_names: Sequence[str], *, has_paths: bool) -> list[
     ]
 
 
-def _name(each: Suspect) -> str:
+def _name(each: Suspect | Changed) -> str:
     return f"index {each.index}" if each.path is None else each.path
 
 

@@ -7,7 +7,6 @@ stopped goes on, and two commands never train the same.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethinkgen.console import Column, percent, say, say_table, shown
-from rethinkgen.data.example_list import DROP, RELABEL, read_labels
 from rethinkgen.label_errors import control, ranking
 from rethinkgen.label_errors.asked import Asked, key_of
+from rethinkgen.label_errors.changes import changes_of, note_held_out, where_before
+from rethinkgen.label_errors.changes import in_words as changes_in_words
+from rethinkgen.label_errors.exports import NO_FILES, export
 from rethinkgen.label_errors.findings import Control, Findings, Suspect
 from rethinkgen.label_errors.network import Choice, choose
-from rethinkgen.label_errors.page import INDEX, check_is_own, write_page
+from rethinkgen.label_errors.page import CHANGES, INDEX, check_is_own, write_changes_page, write_page
 from rethinkgen.label_errors.ranking import DOUBTED, Opinion
 from rethinkgen.label_errors.table import FILE_NAME, with_decisions, write_suspects
 from rethinkgen.label_errors.trainings import Ints, Judged, Train, Trainings, ask
 from rethinkgen.run.command import noted_command
-from rethinkgen.run.run import IMAGE_SHAPES, NUM_TEST, NUM_TRAIN, Run, read_runs
+from rethinkgen.run.run import IMAGE_SHAPES, NUM_TEST, NUM_TRAIN, Run, each_once, read_runs
 from rethinkgen.words import how_many
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ HELD_OUT = 0.1
 LARGEST_PICTURE = 128
 """Pixels a side of what the page shows of a file."""
 NUM_SHOWN = 10
+BESIDE = ("data.relabel", "sweep")
+"""Keys by which the folder of a search on corrected labels differs from that of the first."""
 
 
 class HeldOut(NamedTuple):
@@ -60,6 +63,8 @@ def search(asked: Asked, train: Train) -> Findings:
     is_trained = asked.folder is not None and _holds_runs(asked.folder)
     folder = asked.folder if asked.folder is not None and is_trained else asked.sweep_folder
     check_is_own(folder / INDEX)
+    check_is_own(folder / CHANGES)
+    _refuse_export(asked)
     _refuse_to_overwrite(asked, folder / FILE_NAME)
     findings = of_runs(asked, folder) if is_trained else of_trainings(asked, train)
     path = folder / FILE_NAME
@@ -67,9 +72,26 @@ def search(asked: Asked, train: Train) -> Findings:
     findings = replace(findings, suspects=tuple(decided))
     write_suspects(path, findings.suspects, findings.class_names)
     page = write_page(findings, folder)
+    written = export(findings, asked.exports, folder)
     tell(findings, path)
+    for name, table in zip(asked.exports, written, strict=True):
+        say(f"For {name}: {shown(table)}")
+    if findings.changes is not None:
+        say(f"What changed: {shown(write_changes_page(findings, findings.changes, folder))}")
     say(f"Look at them: {shown(page)}")
     return findings
+
+
+def _refuse_export(asked: Asked) -> None:
+    """Refuse to train for a table that cannot be written."""
+    if "fiftyone" not in asked.exports or asked.folder is not None:
+        return
+    from rethinkgen.run.build import target_class
+    from rethinkgen.run.composed import compose
+
+    config = compose(*[item for item in asked.overrides if key_of(item).partition(".")[0] == "data"])
+    if not hasattr(target_class(config.data.source, "data.source"), "name_of"):
+        raise ValueError(NO_FILES)
 
 
 def _refuse_to_overwrite(asked: Asked, table: Path) -> None:
@@ -127,7 +149,9 @@ def of_trainings(asked: Asked, train: Train) -> Findings:
     if asked.control:
         told, of_control = controlled(trainings, judged, opinions, opened, asked, leaves_out=held_out is None)
         held_out = held_out or of_control
-    return gather(asked, judged, opinions, opened, choice.words, told, held_out, trainings.seconds)
+    findings = gather(asked, judged, opinions, opened, choice.words, told, held_out, trainings.seconds)
+    note_held_out(runs, trainings.folder, findings.held_out_accuracy)
+    return _what_changed(asked, findings, runs, opened)
 
 
 def train_folds(trainings: Trainings, judged: Judged, opened: OpenedRun, asked: Asked) -> list[tuple[Run, Ints]]:
@@ -251,32 +275,20 @@ def gather(
         seconds=seconds,
         image=_pictures(opened, name_of),
         title=asked.title,
-        notes=_what_was_corrected(asked, held_out),
+        root=_folder_of(source) if name_of is not None else None,
     )
 
 
-def _what_was_corrected(asked: Asked, held_out: HeldOut | None) -> tuple[str, ...]:
-    """Return what the table that corrects the labels has changed, where there is one, a sentence each."""
-    path = asked.value("data.relabel")
-    if path is None:
-        return ()
-    columns = read_labels("data.relabel", path).columns
-    decisions = columns["decision"]
-    told = f"{path} has corrected {how_many(decisions.count(RELABEL), 'label')}"
-    told = f"{told} and left out {how_many(decisions.count(DROP), 'image')} before this search."
-    before = _tested_before(Path(path).expanduser().parent)
-    if before is None or held_out is None or before.words != held_out.words:
-        return (told,)
-    compared = f"Before, the network said the given label of {percent(before.accuracy)} of {before.words}, whose labels"
-    return told, f"{compared} nobody corrected; now of {percent(held_out.accuracy)}. One seed tells little of this."
-
-
-def _tested_before(folder: Path) -> HeldOut | None:
-    """Return the test accuracy of the search whose table lies in a folder: of its runs on all images as they are."""
-    if not _holds_runs(folder):
-        return None
-    runs = [run for run in read_runs([folder]) if run.state == "done"]
-    return _tested([run for run in runs if run.key("data.exclude") is None and run.key("data.relabel") is None])
+def _what_changed(asked: Asked, findings: Findings, runs: Sequence[Run], opened: OpenedRun) -> Findings:
+    """Return the findings with what the table that corrects the labels has changed, where there is one."""
+    table = asked.value("data.relabel")
+    if table is None:
+        return findings
+    as_they_were = replace(asked, overrides=[item for item in asked.overrides if key_of(item) not in BESIDE])
+    folders = [each for each in where_before(table, as_they_were.sweep_folder) if _holds_runs(each)]
+    others = [run for folder in folders for run in read_runs([folder]) if run.state == "done"]
+    changes = changes_of(table, findings, runs, opened, each_once(others))
+    return replace(findings, changes=changes, notes=(*findings.notes, *changes_in_words(changes)))
 
 
 def _mean_score(opinions: Sequence[Opinion]) -> NDArray[np.float64]:
@@ -286,14 +298,14 @@ def _mean_score(opinions: Sequence[Opinion]) -> NDArray[np.float64]:
 
 def _pictures(opened: OpenedRun, name_of: Callable[[str, int], str] | None) -> Callable[[int], NDArray[np.uint8]]:
     """Return what gives the picture of an example ``(C, H, W)``: of a file its own shape, as far as it can be read."""
-    root = getattr(opened.datamodule.source, "root", None)
+    root = _folder_of(opened.datamodule.source)
 
     def picture(index: int) -> NDArray[np.uint8]:
         if name_of is not None and root is not None:
             from rethinkgen.data.decoding import thumbnail
 
             try:
-                pixels = thumbnail(os.path.join(Path(root).expanduser(), name_of("train", index)), LARGEST_PICTURE)
+                pixels = thumbnail(root / name_of("train", index), LARGEST_PICTURE)
             except Exception:  # Pillow's readers raise nearly everything on a file that has changed since
                 pass
             else:
@@ -351,6 +363,11 @@ def _all_but(index: Ints, opened: OpenedRun) -> Ints:
     """Return the positions in the source's training split that are not among ``index``."""
     count = len(opened.datamodule.source.load().train)
     return np.setdiff1d(np.arange(count), index)
+
+
+def _folder_of(source: Any) -> Path | None:
+    root = getattr(source, "root", None)
+    return None if root is None else Path(root).expanduser()
 
 
 def _holds_runs(folder: Path) -> bool:
