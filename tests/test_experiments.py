@@ -25,6 +25,15 @@ RUNS_ON_DIGITS = {
     "arpit2017/regularizers": (2, ["regularizer=[]", "model.width=16"]),
     "arpit2017/removed_or_corrupted": (2, ["model.width=16"]),
     "arpit2017/time_to_fit": (3, ["model.width=32"]),
+    "arpit2017/unique_labels": (2, ["measure.loss_sensitivity.num_times=2"]),
+    "fort2019/by_super_class": (
+        1,
+        [
+            "measure.stiffness.num_examples=20",
+            "measure.stiffness.groups={few:['0','1','2'],many:['3','4','5','6','7','8','9']}",
+        ],
+    ),
+    "dial/digits": (3, ["loss=elr"]),
     "fort2019/learning_rate": (1, ["optimizer.lr=0.001", "measure.stiffness.num_examples=20", "data.batch_size=2"]),
     "fort2019/over_training": (1, ["measure.stiffness.num_examples=20", "data.batch_size=8"]),
     "fort2019/small_set": (1, ["measure.stiffness.num_examples=20"]),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from rethinkgen.data.corruption import SymmetricLabels as SymmetricLabels
     from rethinkgen.data.corruption import TrueLabels as TrueLabels
     from rethinkgen.data.corruption import UniqueLabels as UniqueLabels
+    from rethinkgen.data.corruption import UniqueLabelsGaussian as UniqueLabelsGaussian
     from rethinkgen.data.module import CorruptedImages as CorruptedImages
     from rethinkgen.data.module import Labels as Labels
     from rethinkgen.data.source import CIFAR10 as CIFAR10
@@ -75,7 +76,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
 _WHERE = {
     "data.any_images": "AnyImages",
     "data.corruption": "AsymmetricLabels ClassGroups Gaussian GaussianBlend GivenLabels NoisyInputs PartialLabels "
-    "RandomLabels RandomPixels RandomSigns ShuffledPixels SymmetricLabels TrueLabels UniqueLabels",
+    "RandomLabels RandomPixels RandomSigns ShuffledPixels SymmetricLabels TrueLabels UniqueLabels UniqueLabelsGaussian",
     "data.module": "CorruptedImages Labels",
     "data.source": "CIFAR10 CIFAR100 MNIST SVHN Digits Examples FashionMNIST ImageFolder Images",
     "data.streamed_source": "StreamedFolder",

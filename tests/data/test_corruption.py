@@ -25,6 +25,7 @@ from rethinkgen.data.corruption import (
     SymmetricLabels,
     TrueLabels,
     UniqueLabels,
+    UniqueLabelsGaussian,
     asymmetric_labels,
     next_class,
     other_class,
@@ -476,6 +477,16 @@ def test_each_training_example_may_be_a_class_of_its_own() -> None:
     assert not split.is_corrupted.any()
     assert split.is_drawn.all()
     assert datamodule.noise == {"noise/probability": 1.0, "noise/realised": 1.0}
+
+
+def test_a_class_of_its_own_and_noise_are_those_of_the_two_corruptions() -> None:
+    both = make(UniqueLabelsGaussian, num_train=60)
+    split, noise = both.splits["train"], make(Gaussian, num_train=60).splits["train"]
+    assert torch.equal(split.inputs, noise.inputs)
+    assert torch.equal(split.index, noise.index)
+    assert split.labels.tolist() == split.original_labels.tolist() == list(range(60))
+    assert set(both.splits) == {"train"}
+    assert both.noise == {"noise/probability": 1.0, "noise/realised": 1.0}
 
 
 def test_nothing_is_held_out_of_examples_with_a_class_each() -> None:

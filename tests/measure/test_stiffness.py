@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rethinkgen.data.module import Split
 from rethinkgen.measure.gradients import gram_matrix
 from rethinkgen.measure.stiffness import critical_length, stiffness, zero_crossing
-from rethinkgen.measure.subject import Subject
+from rethinkgen.measure.subject import Findings, Subject
 
 Pair = tuple[int, int, float, float, float]
 """Classes, sign, cosine, distance."""
@@ -103,6 +103,7 @@ def test_the_summary_has_the_numbers_of_each_kind_of_pairs_beside_the_loss() -> 
     for row, pairs in enumerate(table["pairs"]):
         told = {name: float(column[row]) for name, column in table.items() if name not in ("pairs", "loss")}
         assert len(told) == 10
+        assert findings.numbers["loss"] == pytest.approx(loss)
         for name, value in told.items():
             expected = findings.numbers[f"{pairs}/{name}"]
             assert math.isnan(value) if expected is None else value == expected
@@ -158,3 +159,69 @@ def test_what_is_held_out_is_the_validation_set_where_there_is_one() -> None:
     assert default != stiffness(subject, held_out="test").numbers
     with pytest.raises(ValueError, match=r"num_examples=1: a whole number of at least 2"):
         stiffness(subject, num_examples=1)
+
+
+GROUPS = {"two": ["a", "b"], "others": ["c", "d", "e"]}
+
+
+def grouped(num: int = 20, groups: dict[str, list[str]] = GROUPS) -> Findings:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+    labels = torch.arange(num) % 5
+    never = torch.zeros(num, dtype=torch.bool)
+    split = Split(torch.randn(num, 2, 2, 2), labels, labels, never, never, torch.arange(num))
+    return stiffness(Subject(network, {"train": split}, class_names=["a", "b", "c", "d", "e"]), groups=groups)
+
+
+def test_between_classes_of_one_group_and_of_two_are_told_apart() -> None:
+    findings = grouped()
+    table = findings.tables["classes"]
+    same, other = [], []
+    for a, b, cosine in zip(table["class_a"], table["class_b"], table["cosine"], strict=True):
+        if a != b:
+            (same if (a < 2) == (b < 2) else other).append(float(cosine))
+    assert (len(same), len(other)) == (8, 12)
+    assert findings.numbers["train_train/cosine_same_group"] == pytest.approx(mean(same))
+    assert findings.numbers["train_train/cosine_other_group"] == pytest.approx(mean(other))
+    assert findings.numbers["train_train/cosine_group_gap"] == pytest.approx(mean(same) - mean(other))
+
+
+def test_the_chance_of_a_gap_is_that_among_all_ways_to_group_the_classes() -> None:
+    findings = grouped()
+    table = findings.tables["classes"]
+    cosine = dict(zip(zip(table["class_a"], table["class_b"], strict=True), map(float, table["cosine"]), strict=True))
+
+    def gap(two: tuple[int, ...]) -> float:
+        parts: dict[bool, list[float]] = {True: [], False: []}
+        for (a, b), value in cosine.items():
+            if a != b:
+                parts[(a in two) == (b in two)].append(value)
+        return mean(parts[True]) - mean(parts[False])
+
+    gaps = [gap(two) for two in combinations(range(5), 2)]
+    expected = mean([float(each >= gaps[0] - 1e-12) for each in gaps])
+    # Of 10,000 draws the deviation is at most 0.005.
+    assert findings.numbers["train_train/cosine_group_chance"] == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"two": ["a", "b"], "others": ["c", "d"]}, "groups: e: each class must be in one group"),
+        ({"two": ["a", "b"], "others": ["b", "c", "d", "e", "f"]}, "groups: b, f: "),
+        ({"all": ["a"]}, "at least two groups"),
+    ],
+)
+def test_groups_that_are_no_partition_of_the_classes_are_refused(groups: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grouped(groups=groups)
+
+
+def test_a_group_of_all_classes_but_one_and_of_classes_that_do_not_occur() -> None:
+    # Of classes a and c alone no two are of one group.
+    numbers = grouped(4, {"one": ["a", "b"], "rest": ["c", "d", "e"]}).numbers
+    assert numbers["train_train/cosine_same_group"] is not None  # a with b, c with d
+    few = grouped(2, {"one": ["a", "c"], "rest": ["b", "d", "e"]}).numbers
+    assert few["train_train/cosine_same_group"] is None
+    assert few["train_train/cosine_group_gap"] is None
+    assert few["train_train/cosine_group_chance"] is None

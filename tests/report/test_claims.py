@@ -810,6 +810,19 @@ def test_runs_that_took_different_steps_are_told_by_both(tmp_path: Path, verdict
     assert verdicts()[ROW].ours == "50.0 ± 0 %, on digits, 264 to 276 steps"
 
 
+def test_a_number_where_a_training_loss_was_first_come_down_to(write: Write, tmp_path: Path) -> None:
+    rows = ["0,2.0,0.2", "10,0.8,0.4", "20,0.2,0.6", "30,0.9,9.0", "40,0.1,0.1", "50,0.05,"]
+    write(curves="\n".join(["step,test/loss,test/accuracy", *rows, ""]))
+    run = read_runs([tmp_path])[0]
+    # 0.4 lies half way between 0.8 and 0.2, as logarithms do; that it is come down to once more says nothing.
+    assert observe(run, "at_loss_0.4/test/accuracy") == pytest.approx(0.5)
+    assert observe(run, "at_loss_0.2/test/accuracy") == pytest.approx(0.6)
+    assert observe(run, "at_loss_2.5/test/accuracy") is None
+    assert observe(run, "at_loss_0.01/test/accuracy") is None
+    assert observe(run, "at_loss_0.07/test/accuracy") is None  # lacking at one of the two
+    assert observe(run, "at_loss_0.4/measure/never/looked") is None
+
+
 def test_what_a_quantity_does_along_training(write: Write, tmp_path: Path) -> None:
     rows = ["0,2.0,0.1", "10,1.0,0.4", "20,0.5,0.9", "30,0.7,", "40,0.9,0.6"]
     write(curves="\n".join(["step,validation/loss,test/accuracy", *rows, ""]))
@@ -819,5 +832,7 @@ def test_what_a_quantity_does_along_training(write: Write, tmp_path: Path) -> No
     # The loss is least at step 20.
     assert observe(run, "overfitting/test/accuracy") == pytest.approx(-0.3)
     assert observe(run, "overfitting/validation/loss") == pytest.approx(0.4)
+    assert observe(run, "change/test/accuracy") == pytest.approx(0.5)
+    assert observe(run, "change/measure/never/looked") is None
     assert observe(run, "rise/measure/never/looked") is None
     assert observe(run, "overfitting/measure/never/looked") is None

@@ -62,7 +62,7 @@ class Killed(BaseException):
     pass
 
 
-def test_what_was_killed_goes_on_where_it_was(run: OpenedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_killed_and_once_more_goes_on_where_it_was(run: OpenedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrained, "stack_size", lambda *_: 2)
     whole = run.trainings(DRAWS, EPOCHS, SPLITS)
     shutil.rmtree(run.path / "retrained")
@@ -73,12 +73,14 @@ def test_what_was_killed_goes_on_where_it_was(run: OpenedRun, monkeypatch: pytes
         def count(now: Stack) -> None:
             after_step(now)
             steps.append(now.step)
-            if len(steps) == 55:  # 15 of the second stack's 40
+            if len(steps) in (55, 60):  # 15, then 20 of the second stack's 40
                 raise Killed
 
         train_to(stack, last, count)
 
     monkeypatch.setattr(Stack, "train_to", killed)
+    with pytest.raises(Killed):
+        retrained.retrained(run, DRAWS, EPOCHS, SPLITS, 1024, seconds=0)
     with pytest.raises(Killed):
         retrained.retrained(run, DRAWS, EPOCHS, SPLITS, 1024, seconds=0)
     (folder,) = (run.path / "retrained").iterdir()

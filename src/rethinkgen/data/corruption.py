@@ -260,7 +260,7 @@ class UniqueLabels(CorruptedImages):
     none is wrong.
     """
 
-    noise_probability = 1.0
+    noise_probability: float | None = 1.0
 
     def replace_task(self, images: Images | ImageFiles) -> Images | ImageFiles:
         """See ``unique_labels``.
@@ -459,6 +459,10 @@ class Gaussian(_CorruptedPixels):
         """See ``gaussian``."""
         (noise,) = pattern
         return gaussian(noise, self.statistics)
+
+
+class UniqueLabelsGaussian(UniqueLabels, Gaussian):
+    """``gaussian`` in place of all images, each training example a class of its own: Arpit et al. 2017, Figure 3b."""
 
 
 class GaussianBlend(Gaussian):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rethinkgen.checks import check_whole
+from rethinkgen.checks import check_groups, check_whole
 from rethinkgen.data.streaming import Inputs, in_parts
 from rethinkgen.measure.examples import examples
 from rethinkgen.measure.fit import judged_by
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SMALL = 1e-8
 """Length of a gradient below which an example is counted as having nearly none."""
+NUM_SHUFFLES = 9999
+"""Assignments of the classes to groups that are drawn to tell a gap between groups from chance."""
 
 
 class Pairs(NamedTuple):
@@ -37,7 +40,12 @@ class Pairs(NamedTuple):
 
 
 def stiffness(
-    subject: Subject, *, num_examples: int = 500, held_out: SplitName | None = None, num_bins: int = 20
+    subject: Subject,
+    *,
+    num_examples: int = 500,
+    held_out: SplitName | None = None,
+    num_bins: int = 20,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Findings:
     """Return the stiffness between examples (Fort, Nowak, Jastrzebski and Narayanan 2019, arXiv 1901.09491).
 
@@ -57,13 +65,24 @@ def stiffness(
     ``num_small``, the examples whose gradient is shorter than 1e-8, whose angles are rounding's. An example whose
     gradient is zero has no stiffness.
 
+    ``loss`` is the mean cross-entropy of the training examples: to compare runs where they have learnt equally much.
+
+    Of ``groups``, name of a group -> names of its classes, which have no part in the training (the paper's
+    super-classes): ``<pairs>/cosine_same_group``, the mean over ordered pairs of different classes of one group,
+    ``cosine_other_group``, that over pairs of different groups, ``cosine_group_gap``, the first less the second, and
+    ``cosine_group_chance``, the share of 10,000 assignments of the classes to groups of these sizes, this one and
+    others drawn, whose gap is as large (a permutation test, which is ours); the same of ``sign``.
+
     Tables: ``classes`` with ``pairs, class_a, class_b, sign, cosine, num_pairs``; ``distances`` with ``pairs, distance,
     sign, cosine, num_pairs``, pairs within classes in ``num_bins`` equal intervals of distance, by their middle;
-    ``summary`` with ``pairs``, the numbers of these pairs, and ``loss``, the mean cross-entropy of the training
-    examples: to compare runs where they have learnt equally much.
+    ``summary`` with ``pairs``, the numbers of these pairs, and ``loss``.
+
+    Raises:
+        ValueError: a class is in no group or in two, or a group has a class that the data lack.
     """
     check_whole("num_examples", num_examples, 2)
     check_whole("num_bins", num_bins, 1)
+    group_of = None if groups is None else _group_of(subject.class_names, groups)
     others = [held_out] if held_out else [name for name in ("validation", "test") if name in subject.splits][:1]
     parts = [
         (name, examples(subject.split(name), num_examples, "all", memory_mb=subject.memory_mb))
@@ -79,13 +98,16 @@ def stiffness(
         **({"train_heldout": _between(pairs, slice(0, n), slice(n, None))} if others else {}),
         **({"heldout_heldout": _between(pairs, slice(n, None), slice(n, None))} if others else {}),
     }
-    numbers: dict[str, Number] = {"num_small": int((gram.diagonal() < SMALL**2).sum())}
+    loss = _loss(subject, parts[0][1])
+    numbers: dict[str, Number] = {"num_small": int((gram.diagonal() < SMALL**2).sum()), "loss": loss}
     classes: list[tuple[object, ...]] = []
     distances: list[tuple[object, ...]] = []
-    summary: dict[str, list[object]] = {"pairs": [*of], "loss": [_loss(subject, parts[0][1])] * len(of)}
+    summary: dict[str, list[object]] = {"pairs": [*of], "loss": [loss] * len(of)}
     for name, some in of.items():
         rows = _class_rows(some)
         found = _numbers(some, rows)
+        if group_of is not None:
+            found |= _group_numbers(rows, group_of, subject.generator(name))
         numbers |= {f"{name}/{number}": value for number, value in found.items()}
         for number, value in found.items():
             summary.setdefault(number, []).append(math.nan if value is None else value)
@@ -162,6 +184,43 @@ def _numbers(pairs: Pairs, rows: list[ClassRow]) -> dict[str, Number]:
         distance, value = _within(pairs, getattr(pairs, name))
         numbers[f"{name}_length"] = critical_length(distance, value)
         numbers[f"{name}_crossing"] = zero_crossing(distance, value)
+    return numbers
+
+
+def _group_of(class_names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return the number of each class's group."""
+    check_groups("groups", groups)
+    listed = [(str(name), number) for number, names in enumerate(groups.values()) for name in names]
+    names = [name for name, _ in listed]
+    if sorted(names) != sorted(class_names):
+        wrong = [name for name in class_names if names.count(name) != 1]
+        wrong += [name for name in dict.fromkeys(names) if name not in class_names]
+        raise ValueError(
+            f"groups: {', '.join(wrong)}: each class must be in one group, and no other. The data have "
+            f"{', '.join(class_names)}."
+        )
+    return [dict(listed)[name] for name in class_names]
+
+
+def _group_numbers(rows: list[ClassRow], group_of: list[int], generator: torch.Generator) -> dict[str, Number]:
+    numbers: dict[str, Number] = {}
+    groups = torch.tensor(group_of)
+    keys = torch.rand(NUM_SHUFFLES, len(groups), generator=generator, device=generator.device).cpu()
+    shuffled = torch.cat([groups[None], groups[keys.argsort(1)]])  # (1 + shuffles, classes): the given one first
+    different = [row for row in rows if row[0] != row[1]]
+    first, second = (torch.tensor([row[i] for row in different], dtype=torch.int64) for i in (0, 1))
+    is_same = shuffled[:, first] == shuffled[:, second]
+    for i, name in ((2, "sign"), (3, "cosine")):
+        values = torch.tensor([row[i] for row in different], dtype=torch.float64)
+        same, other = (where.double() @ values / where.sum(1) for where in (is_same, ~is_same))
+        gaps = same - other
+        has_gap = bool(gaps[0].isfinite())
+        numbers[f"{name}_same_group"] = float(same[0]) if same[0].isfinite() else None
+        numbers[f"{name}_other_group"] = float(other[0]) if other[0].isfinite() else None
+        numbers[f"{name}_group_gap"] = float(gaps[0]) if has_gap else None
+        # Equal up to rounding is as large: of two groups of one size, the same the other way round.
+        as_large = gaps >= gaps[0] - 1e-12
+        numbers[f"{name}_group_chance"] = float(as_large.double().mean()) if has_gap else None
     return numbers
 
 

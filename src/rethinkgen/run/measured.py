@@ -191,7 +191,7 @@ def called(name: str, parameters: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def _brief(value: Any) -> str:
-    return "null" if value is None else "+".join(map(_brief, value)) if isinstance(value, list) else f"{value}"
+    return "null" if value is None else "+".join(map(_brief, value)) if isinstance(value, list | dict) else f"{value}"
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rethinkgen.run.identity import LEVELS, flatten, takes_steps
@@ -61,7 +62,9 @@ def observe(run: Run, metric: str) -> float | None:
     2 * fit/accuracy - 1, the agreement with random signs on the scale of -1 to 1. ``steps_to_fall``: the first logged
     step whose train/loss is below 0.9 ln K. ``parameters_beyond_2n+d``: num_parameters - (2 n + d) for n training
     examples of d pixels. ``*`` stands for any text: of a measure's number, whatever its parameters are.
-    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``overfitting/...``: ``ALONG_TRAINING``.
+    Of what was logged or measured at several steps ``rise/...``, ``fall/...``, ``change/...``, ``overfitting/...``,
+    ``chosen/...``: ``ALONG_TRAINING``; and ``at_loss_0.3/measure/...``, of a measure that tells ``loss``, too:
+    ``at_loss``.
     """
     if run.state != "done":
         return None
@@ -69,6 +72,9 @@ def observe(run: Run, metric: str) -> float | None:
     if kind in ALONG_TRAINING:
         change = ALONG_TRAINING[kind](run, along)
         return change if math.isfinite(change) else None
+    if (matched := AT_LOSS.fullmatch(kind)) is not None:
+        value = at_loss(run, along, float(matched[1]))
+        return value if math.isfinite(value) else None
     if "*" in metric:
         metric = next(reversed([name for name in run.metrics if fnmatchcase(name, metric)]), metric)
     if metric.startswith("steps_to") and metric in run.metrics and run.metrics[metric] is None:
@@ -154,10 +160,54 @@ def _overfitting(run: Run, quantity: str) -> float:
     return float(values["value"].iloc[-1] - nearest)
 
 
-ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {"rise": _rise, "fall": _fall, "overfitting": _overfitting}
+CHOSEN_BY = ("validation/accuracy_corrupted", "validation/accuracy")
+
+
+def _chosen(run: Run, quantity: str) -> float:
+    values = logged(run, quantity)
+    scores = next((table for table in (logged(run, name) for name in CHOSEN_BY) if len(table)), values[:0])
+    if not len(scores):
+        return math.nan
+    at = values["value"][values["step"] == scores["step"].iloc[scores["value"].argmax()]]
+    return float(at.iloc[-1]) if len(at) else math.nan
+
+
+def _change(run: Run, quantity: str) -> float:
+    values = logged(run, quantity)["value"]
+    return float(values.iloc[-1] - values.iloc[0]) if len(values) > 1 else math.nan
+
+
+ALONG_TRAINING: dict[str, Callable[[Run, str], float]] = {
+    "rise": _rise,
+    "fall": _fall,
+    "change": _change,
+    "overfitting": _overfitting,
+    "chosen": _chosen,
+}
 """What a quantity does along training: ``rise/Q``, its largest value less its first; ``fall/Q``, its largest value less
-its last; ``overfitting/Q``, its last value less that at the step, of those that have it, nearest to the smallest
-``validation/loss``."""
+its last; ``change/Q``, its last value less its first; ``overfitting/Q``, its last value less that at the step, of those
+that have it, nearest to the smallest ``validation/loss``; ``chosen/Q``, its value at the first of the evaluations that
+did best on held-out examples, by their labels as given."""
+
+
+AT_LOSS = re.compile(r"at_loss_(\d+(?:\.\d+)?)")
+
+
+def at_loss(run: Run, quantity: str, loss: float) -> float:
+    """Return a measure's number where the run first came down to a training loss: to compare runs that learnt as much.
+
+    It is interpolated, in the logarithm of the ``loss`` that the same measure tells, between the two steps looked at
+    that enclose it. Not a number where none do, or the number is lacking at one of the two.
+    """
+    *measure, _ = quantity.split("/", 2)
+    losses, values = logged(run, "/".join([*measure, "loss"])), logged(run, quantity)
+    told = losses.merge(values, on="step", how="left", suffixes=("_loss", "")).sort_values("step")
+    rows = list(zip(told["value_loss"], told["value"], strict=True))
+    for (before, first), (after, second) in pairwise(rows):
+        if before > loss >= after > 0:
+            share = math.log(before / loss) / math.log(before / after)
+            return float(first + share * (second - first))
+    return math.nan
 
 
 def is_measured(quantity: str) -> bool:
