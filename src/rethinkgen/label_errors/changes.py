@@ -137,13 +137,13 @@ def _why_not(before: Accuracies | None, after: Accuracies | None) -> str:
     return ""
 
 
-def by_chance(before: Accuracies, after: Accuracies) -> float | None:
+def by_chance(before: Accuracies | None, after: Accuracies | None) -> float | None:
     """Return by how much two accuracies on so many images differ by chance, 95 %, were each's images drawn anew.
 
     The same images are asked twice, so that this is too much rather than too little; what another seed would change
-    is not in it. ``None``: it is not known how many images.
+    is not in it. ``None``: one is not known, or not on how many images.
     """
-    if not after.count:
+    if before is None or after is None or not after.count:
         return None
     variances = [np.mean(each.accuracies) * (1 - np.mean(each.accuracies)) for each in (before, after)]
     return float(1.96 * math.sqrt(sum(variances) / after.count))

@@ -98,7 +98,6 @@ def render_changes(findings: Findings, changes: Changes) -> str:
         if shown:
             cards = [(_visible(_name(each)), picture(findings.image(each.index)), each.is_doubted) for each in shown]
             groups.append((before, after, changed[0].after is None, cards))
-    is_compared = changes.before is not None and changes.after is not None
     return ENVIRONMENT.get_template("changes.html").render(
         changes=changes,
         generator=GENERATOR,
@@ -109,7 +108,7 @@ def render_changes(findings: Findings, changes: Changes) -> str:
         network=findings.network,
         percent=percent,
         is_own_part=changes.part != "test",
-        chance=by_chance(changes.before, changes.after) if is_compared else None,
+        chance=by_chance(changes.before, changes.after),
         still=sum(each.is_doubted for each in changes.corrected),
         pairs=[(before, after, len(changed)) for before, after, changed in words[:MOST_PAIRS]],
         num_pairs=len(words),

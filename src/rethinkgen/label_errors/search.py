@@ -305,7 +305,7 @@ def _pictures(opened: OpenedRun, name_of: Callable[[str, int], str] | None) -> C
             from rethinkgen.data.decoding import thumbnail
 
             try:
-                pixels = thumbnail(root / name_of("train", index), LARGEST_PICTURE)
+                pixels = thumbnail(str(root / name_of("train", index)), LARGEST_PICTURE)
             except Exception:  # Pillow's readers raise nearly everything on a file that has changed since
                 pass
             else:
