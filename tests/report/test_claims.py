@@ -836,3 +836,19 @@ def test_what_a_quantity_does_along_training(write: Write, tmp_path: Path) -> No
     assert observe(run, "change/measure/never/looked") is None
     assert observe(run, "rise/measure/never/looked") is None
     assert observe(run, "overfitting/measure/never/looked") is None
+
+
+@pytest.mark.parametrize(("scores", "expected"), [(("0.2", "0.6", "0.6"), 0.4), (("", "", ""), 0.9)])
+def test_a_number_at_the_epoch_chosen_on_held_out_labels_as_given(
+    write: Write, tmp_path: Path, scores: tuple[str, ...], expected: float
+) -> None:
+    """The first of equals; by true labels only where no others are held out."""
+    names = "step,validation/accuracy_corrupted,validation/accuracy,test/accuracy"
+    rows = [
+        f"{step},{score},{true},{test}"
+        for step, score, true, test in zip((0, 10, 20), scores, (0.1, 0.2, 0.3), (0.1, 0.4, 0.9), strict=True)
+    ]
+    write(curves="\n".join([names, *rows, ""]))
+    run = read_runs([tmp_path])[0]
+    assert observe(run, "chosen/test/accuracy") == pytest.approx(expected)
+    assert observe(run, "chosen/measure/never/looked") is None

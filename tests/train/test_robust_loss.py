@@ -73,7 +73,7 @@ NEUTRAL = [
 
 
 @pytest.mark.parametrize("loss", NEUTRAL, ids=lambda loss: type(loss).__name__)
-def test_at_its_neutral_strength_it_is_cross_entropy_with_its_gradient_to_the_bit(loss: Any) -> None:
+def test_at_its_neutral_strength_it_is_cross_entropy_to_the_bit_and_its_gradient_to_rounding(loss: Any) -> None:
     if isinstance(loss, EarlyLearningRegularization):
         loss.begin(8, 3, torch.device("cpu"))
     ours, theirs = (LOGITS.float().requires_grad_() for _ in range(2))

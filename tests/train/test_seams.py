@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from rethinkgen.train.checkpoint import AtomicCheckpointIO, ExactCheckpoint
 from rethinkgen.train.classifier import Classifier
 from rethinkgen.train.evaluation import Evaluation
 from rethinkgen.train.loss import CrossEntropy
+from rethinkgen.train.optimizer import SAM
 from rethinkgen.train.robust_loss import EarlyLearningRegularization
 
 STEPS = 12
@@ -348,24 +350,6 @@ def test_sizes_of_micro_batches(size: int, micro: int, world_size: int, expected
     assert [micro_batch_sizes(size, micro, rank, world_size) for rank in range(world_size)] == expected
 
 
-class SAM(torch.optim.SGD):
-    """Sharpness-aware minimisation (Foret et al. 2021)."""
-
-    needs_second_pass = True
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.stack([p.grad.square().sum() for p in parameters]).sum().sqrt()  # type: ignore[union-attr]
-        before = [p.clone() for p in parameters]
-        for p in parameters:
-            p.add_(p.grad, alpha=float(0.1 / norm))  # type: ignore[arg-type]
-        closure()
-        for p, value in zip(parameters, before, strict=True):
-            p.copy_(value)
-        return super().step()
-
-
 @pytest.mark.parametrize("kind", [MLP, pytest.param(Inception, marks=pytest.mark.slow)])  # ten seconds
 def test_an_optimizer_may_ask_for_the_gradient_elsewhere(kind: type[Classifier]) -> None:
     """BatchNorm's running statistics are those of the first pass alone; its batch statistics are of each."""
@@ -396,12 +380,82 @@ def test_an_optimizer_may_ask_for_the_gradient_elsewhere(kind: type[Classifier])
         return cross_entropy(model, batch)
 
     theirs = by_hand(make(kind), data(), objective, take)
-    model = make(kind, optimizer=lambda groups: SAM(groups, lr=0.05, momentum=0.9))
+    model = make(kind, optimizer=lambda groups: SAM(groups, rho=0.1, lr=0.05, momentum=0.9))
     trainer = fit(model, data())
     assert trainer.global_step == STEPS, "one step, though it costs two"
     for name, value in theirs.items():
         torch.testing.assert_close(model.state_dict()[name].double(), value.double(), rtol=1e-6, atol=1e-8)
     assert all(norm.track_running_stats for norm in batch_norms(model))
+
+
+def test_sam_of_no_radius_is_sgd_to_the_bit() -> None:
+    weights = []
+    for optimizer in (sgd, functools.partial(SAM, lr=0.05, momentum=0.9, rho=0.0), functools.partial(SAM, lr=0.05)):
+        model = make(dropout=0.5, optimizer=optimizer)
+        fit(model, data())
+        weights.append(model.state_dict())
+    plain, neutral, moved = weights
+    assert all(torch.equal(value, neutral[name]) for name, value in plain.items())
+    assert not all(torch.equal(value, moved[name]) for name, value in plain.items())
+
+
+def test_sam_moves_by_rho_along_the_gradient_of_all_parameters_together() -> None:
+    weights = [nn.Parameter(torch.tensor([3.0, 0.0])), nn.Parameter(torch.tensor([[4.0]])), nn.Parameter(torch.ones(2))]
+    optimizer, seen = SAM(weights, lr=0.1, rho=0.5, weight_decay=0.2), []
+    for value in weights[:2]:
+        value.grad = value.detach().clone()  # of norm 5 together; the third has no gradient
+
+    def again() -> None:
+        seen.extend(value.detach().clone() for value in weights)
+        for value in weights[:2]:
+            value.grad = torch.ones_like(value)
+
+    optimizer.step(again)
+    for found, expected in zip(seen, ([3.3, 0.0], [[4.4]], [1.0, 1.0]), strict=True):
+        torch.testing.assert_close(found, torch.tensor(expected))
+    # From where they were, by the second gradient; weight decay goes by where they were, too.
+    for value, expected in zip(weights, ([3 - 0.1 * 1.6, -0.1], [[4 - 0.1 * 1.8]], [1.0, 1.0]), strict=True):
+        torch.testing.assert_close(value.detach(), torch.tensor(expected))
+
+
+def test_sam_moves_nothing_where_the_gradient_is_zero() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.zeros(3)
+    SAM([weight], lr=0.1, rho=0.5).step(lambda: None)
+    assert weight.tolist() == [1, 1, 1]
+
+
+def test_sam_says_what_it_needs() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match=r"optimizer\.rho=-1"):
+        SAM([weight], lr=0.1, rho=-1)
+    with pytest.raises(ValueError, match="needs a closure"):
+        SAM([weight], lr=0.1).step()
+
+
+def test_sam_goes_on_as_it_began(tmp_path: Path) -> None:
+    def run(*callbacks: pl.Callback) -> dict[str, Tensor]:
+        pl.seed_everything(5, verbose=False)
+        optimizer = functools.partial(SAM, lr=0.05, momentum=0.9, rho=0.5)
+        model, last = MLP(width=16, dropout=0.5, optimizer=optimizer), tmp_path / "last.ckpt"
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=STEPS,
+            max_epochs=-1,
+            callbacks=[Evaluation(every=0.2), ExactCheckpoint(tmp_path, every_seconds=0), *callbacks],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, data(), ckpt_path=last if last.exists() else None, weights_only=True)
+        return model.state_dict()
+
+    undisturbed = run()
+    (tmp_path / "last.ckpt").unlink()
+    with pytest.raises(KeyError, match="power cut"):
+        run(PowerCut())
+    assert all(torch.equal(value, undisturbed[name]) for name, value in run().items())
 
 
 def test_the_loss_of_a_batch_is_that_of_torch() -> None:

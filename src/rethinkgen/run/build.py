@@ -128,6 +128,7 @@ PLACES = {
     "optimizer": Place(
         "an optimizer (a subclass of torch.optim.Optimizer)",
         _subclass_of("torch.optim.Optimizer"),
+        ours=("rethinkgen.train.optimizer",),
         others=("torch.optim.*",),
         is_partial=True,
     ),

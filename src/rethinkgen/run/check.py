@@ -250,6 +250,7 @@ OF_TORCH: dict[str, Rule] = {
     "alpha": SHARE,
     "eps": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
+    "rho": NOT_NEGATIVE,  # SAM's, which is ours and takes SGD's options
     **dict.fromkeys(("nesterov", "maximize", "amsgrad", "centered", "decoupled_weight_decay"), SWITCH),
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), SWITCH.or_else(None)),
 }
@@ -428,7 +429,8 @@ def _check_target(key: str, node: dict[str, Any]) -> None:
 
 def _check_object(key: str, node: dict[str, Any], declared: Declaration, *, has_no_rate: bool = False) -> None:
     target = node["_target_"]
-    rules = OF_TORCH if target.startswith("torch.optim.") else _of_ours(target)
+    is_known = target.startswith(("torch.optim.", "rethinkgen.train.optimizer."))
+    rules = OF_TORCH if is_known else _of_ours(target)
     for name, value in node.items():
         is_rate_of_none = (key, name, value) == ("optimizer", "lr", None) and has_no_rate
         if name in rules and not declared.fixes(f"{key}.{name}") and not is_rate_of_none:
