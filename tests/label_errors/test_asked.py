@@ -22,6 +22,11 @@ def test_a_folder_a_table_or_data_of_ours(tmp_path: Path, monkeypatch: pytest.Mo
     table = Asked.of([str(folder / "labels.csv"), "control=0.05", "sweep=mine", "results_dir=there"])
     assert table.data[1:] == [f'data.root="{folder}"', 'data.source.table="labels.csv"']
     assert table.sweep_folder == Path("there/mine")
+    assert Asked.of(["data=mnist", "max_epochs=2", "seed=1", "max_epochs=1"]).overrides == [
+        "data=mnist",
+        "max_epochs=1",
+        "seed=1",
+    ]
     assert Asked.of(["data=mnist"]).data == []
     assert Asked.of(["data=mnist"]).sweep_folder.name == "label_errors-mnist"
 

@@ -99,12 +99,13 @@ def test_in_words() -> None:
     assert in_words(changes(before=None))[-1] == "There is none."
 
 
-def test_what_a_search_noted_is_read_of_its_own_runs_alone(tmp_path: Path) -> None:
+def test_what_a_search_noted_is_read_of_its_own_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changing, "_told", lambda runs, accuracies, count: (len(runs), accuracies, count))
     run: Any = SimpleNamespace(run_id="a", sweep=tmp_path)
     other: Any = SimpleNamespace(run_id="b", sweep=tmp_path)
     assert changing._noted([run]) is None
-    note_held_out([run], tmp_path, 0.875)
-    assert changing._noted([run, other]) == 0.875
+    note_held_out([run], tmp_path, 0.875, 36)
+    assert changing._noted([run, other]) == (2, [0.875], 36)
     assert changing._noted([other]) is None
     for damaged in ("nothing", json.dumps({"runs": ["a"], "accuracy": 7.5}), json.dumps({"runs": 3, "accuracy": 0.5})):
         (tmp_path / changing.NOTED).write_text(damaged)

@@ -56,6 +56,8 @@ class Asked:
                 overrides.append(argument)
             else:
                 folders.append(argument)
+        # Of a key that is given twice the last counts, as in train.py.
+        overrides = list({item.partition("=")[0]: item for item in overrides}.values())
         for item in overrides:
             if key_of(item) in NOT_HERE and unquoted(item.partition("=")[2]) != "false":
                 raise ValueError(f"{item}: {NOT_HERE[key_of(item)]}")

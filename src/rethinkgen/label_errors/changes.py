@@ -65,38 +65,35 @@ def changes_of(
     setting = runs[0].setting(*ASIDE)
     before = [run for run in others if run.key("data.relabel") is None and run.setting(*ASIDE) == setting]
     part = next((name for name in PARTS if not math.isnan(runs[0].number(f"{name}/accuracy"))), "")
-    if part:
-        told = [_tested(each, part, [run.number(f"{part}/accuracy") for run in each]) for each in (before, runs)]
-    else:
-        part, held_out = HELD_OUT, [_noted(before), findings.held_out_accuracy]
-        told = [
-            _tested(each, part, [] if accuracy is None else [accuracy])
-            for each, accuracy in zip((before, runs), held_out, strict=True)
-        ]
+    told = [
+        _told(each, [run.number(f"{part}/accuracy") for run in each], each[0].num_test if part == "test" else None)
+        if part and each
+        else _noted(each)
+        for each in (before, runs)
+    ]
     return Changes(
         table=table,
         changed=tuple(sorted(changed, key=lambda each: (each.before, math.inf if each.after is None else each.after))),
         total=len(train),
-        part=part,
+        part=part or HELD_OUT,
         before=told[0],
         after=told[1],
         why_not=_why_not(*told),
     )
 
 
-def note_held_out(runs: Sequence[Run], folder: Path, accuracy: float | None) -> None:
-    """Write into a search's folder how often its network is right on images that it was not trained on, if known.
+def note_held_out(runs: Sequence[Run], folder: Path, accuracy: float, count: int | None) -> None:
+    """Write into a search's folder how often its network is right on images that it was not trained on.
 
     Where there is no test part, no run's own result tells it, and a search on corrected labels asks for it.
     """
-    if accuracy is None:
-        return
     path = folder / NOTED
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"runs": [run.run_id for run in runs], "accuracy": accuracy}), durable=False)
+    content = {"runs": [run.run_id for run in runs], "accuracy": accuracy, "count": count}
+    write_atomically(path, json.dumps(content), durable=False)
 
 
-def _noted(runs: Sequence[Run]) -> float | None:
+def _noted(runs: Sequence[Run]) -> Accuracies | None:
     """Return what ``note_held_out`` wrote beside the first of these runs, if it is about some of them."""
     if not runs:
         return None
@@ -104,23 +101,18 @@ def _noted(runs: Sequence[Run]) -> float | None:
         told = read_json(runs[0].sweep / NOTED) or {}
     except DamagedFileError:
         return None
-    accuracy, noted = told.get("accuracy"), told.get("runs")
+    accuracy, count, noted = (told.get(name) for name in ("accuracy", "count", "runs"))
     is_theirs = isinstance(noted, list) and bool({str(each) for each in noted} & {run.run_id for run in runs})
-    return accuracy if is_theirs and isinstance(accuracy, float) and 0 <= accuracy <= 1 else None
-
-
-def _tested(runs: Sequence[Run], part: str, accuracies: Sequence[float]) -> Accuracies | None:
-    if not runs or not accuracies:
+    if not is_theirs or not isinstance(accuracy, float) or not 0 <= accuracy <= 1:
         return None
+    return _told(runs, [accuracy], count if isinstance(count, int) and count > 0 else None)
+
+
+def _told(runs: Sequence[Run], accuracies: Sequence[float], count: int | None) -> Accuracies:
     judged = [Judged.of([run]) for run in runs]
     share = float(np.mean([np.mean(each.opinions[0].score >= DOUBTED) for each in judged]))
     num_trained = len(judged[0].labels)
-    return Accuracies(
-        accuracies=tuple(accuracies),
-        count=runs[0].num_test if part == "test" else None,
-        num_doubted=round(share * num_trained),
-        num_trained=num_trained,
-    )
+    return Accuracies(tuple(accuracies), count, round(share * num_trained), num_trained)
 
 
 def _why_not(before: Accuracies | None, after: Accuracies | None) -> str:
@@ -143,10 +135,11 @@ def by_chance(before: Accuracies | None, after: Accuracies | None) -> float | No
     The same images are asked twice, so that this is too much rather than too little; what another seed would change
     is not in it. ``None``: one is not known, or not on how many images.
     """
-    if before is None or after is None or not after.count:
+    if before is None or after is None or not before.count or not after.count:
         return None
-    variances = [np.mean(each.accuracies) * (1 - np.mean(each.accuracies)) for each in (before, after)]
-    return float(1.96 * math.sqrt(sum(variances) / after.count))
+    means = [float(np.mean(each.accuracies)) for each in (before, after)]
+    variances = [mean * (1 - mean) / count for mean, count in zip(means, (before.count, after.count), strict=True)]
+    return 1.96 * math.sqrt(sum(variances))
 
 
 def in_words(changes: Changes) -> list[str]:

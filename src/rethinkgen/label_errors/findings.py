@@ -101,7 +101,7 @@ class Changes:
     total: int
     """Training examples of the source."""
     part: str
-    """Which images accuracies are of, ``test`` or ``validation``."""
+    """Which images accuracies are of: ``test``, ``validation`` or ``held-out``."""
     before: Accuracies | None
     """Of runs with the same settings on the labels as they were."""
     after: Accuracies | None

@@ -51,6 +51,8 @@ class HeldOut(NamedTuple):
     accuracy: float
     words: str
     """Which images"""
+    number: int | None
+    """How many, where that is known"""
 
 
 def search(asked: Asked, train: Train) -> Findings:
@@ -144,13 +146,14 @@ def of_trainings(asked: Asked, train: Train) -> Findings:
         of_folds = ask_folds(trainings, judged, opened, asked)
         opinions.append(of_folds)
         words = f"the images themselves, each said by a network that was trained on the other {asked.folds - 1} folds"
-        held_out = held_out or HeldOut(float((of_folds.suggested < 0).mean()), words)
+        held_out = held_out or HeldOut(float((of_folds.suggested < 0).mean()), words, len(of_folds.suggested))
     told: Control | None = None
     if asked.control:
         told, of_control = controlled(trainings, judged, opinions, opened, asked, leaves_out=held_out is None)
         held_out = held_out or of_control
     findings = gather(asked, judged, opinions, opened, choice.words, told, held_out, trainings.seconds)
-    note_held_out(runs, trainings.folder, findings.held_out_accuracy)
+    if held_out:
+        note_held_out(runs, trainings.folder, held_out.accuracy, held_out.number)
     return _what_changed(asked, findings, runs, opened)
 
 
@@ -229,7 +232,7 @@ def controlled(
         return told, None
     said = ask(_opened(run), opened, judged.index[left], judged.labels[left])
     words = f"the {len(left):,} images that the control was not trained on"
-    return told, HeldOut(float((said.suggested < 0).mean()), words)
+    return told, HeldOut(float((said.suggested < 0).mean()), words, len(left))
 
 
 def gather(
@@ -356,7 +359,7 @@ def _tested(runs: Sequence[Run]) -> HeldOut | None:
     if not found or any(map(math.isnan, found)):
         return None
     number = runs[0].num_test
-    return HeldOut(float(np.mean(found)), f"the {number:,} test images" if number else "the test images")
+    return HeldOut(float(np.mean(found)), f"the {number:,} test images" if number else "the test images", number)
 
 
 def _all_but(index: Ints, opened: OpenedRun) -> Ints:
