@@ -31,6 +31,8 @@ STRENGTH = {
     "backward_correction": "loss.floor",
 }
 """Loss -> the key that is its dial; a regularizer's is that of its name."""
+MORE = tuple(look._replace(marker=marker) for look, marker in zip(PALETTE, "*pHd", strict=False))
+"""Looks for more methods than the palette has."""
 ENDS = {"end": "", "chosen": "chosen/"}
 """Where training ended -> what stands before a quantity of it."""
 
@@ -117,7 +119,7 @@ def draw(by_end: Mapping[str, Mapping[str, list[Point]]], lines: Mapping[str, tu
 
     with drawing():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-        for (method, at_end), look in zip(by_end["end"].items(), 2 * PALETTE, strict=False):
+        for (method, at_end), look in zip(by_end["end"].items(), [*PALETTE, *MORE], strict=False):
             for of_method, is_full in ((at_end, True), (by_end["chosen"][method], False)):
                 axes.plot(
                     [100 * point.memorised[0] for point in of_method],
@@ -130,10 +132,14 @@ def draw(by_end: Mapping[str, Mapping[str, list[Point]]], lines: Mapping[str, tu
                 )
         for name, (mean, _) in lines.items():
             axes.axhline(100 * mean, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
-            axes.annotate(
-                name, (1, 100 * mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY
-            )
-        axes.set(xlabel="wrong labels memorised (%)", ylabel="test accuracy (%)", xlim=(-2, 102))
+            # The higher line has its name above it, the lower one below.
+            is_above = mean == max(value for value, _ in lines.values())
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom" if is_above else "top"}
+            axes.annotate(name, (1, 100 * mean), color=GREY, **place)
+        axes.set(xlabel="wrong labels memorised (%)", ylabel="test accuracy (%)", xscale="log")
+        ticks = (1, 2, 5, 10, 20, 50, 100)
+        axes.set_xticks(ticks, map(str, ticks), minor=False)
+        axes.set_xticks([], minor=True)
         figure.legend(loc="outside right upper", title="full: training to its end\nhollow: to the chosen epoch")
         figure.savefig(to, dpi=160)
 
