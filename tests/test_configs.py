@@ -20,6 +20,7 @@ from rethinkgen.run.build import build
 from rethinkgen.run.identity import takes_steps
 from rethinkgen.run.training import build_datamodule
 from rethinkgen.train.classifier import Classifier
+from rethinkgen.train.optimizer import SAM
 
 CONF = ROOT / "conf"
 
@@ -100,15 +101,16 @@ def test_each_regularizer_reaches_the_place_where_it_acts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)]
+    ("name", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop), ("sam", SAM)],
 )
 def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    assert choices("optimizer") == ["adam", "rmsprop", "sgd"]
+    assert choices("optimizer") == ["adam", "rmsprop", "sam", "sgd"]
     config = composed(f"optimizer={name}", "regularizer=[weight_decay]", "model=alexnet", "data=cifar10")
     optimizer = build(config.optimizer, "optimizer")([{"params": [torch.nn.Parameter(torch.ones(1))]}])
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["weight_decay"] == 5e-4
-    assert optimizer.param_groups[0]["lr"] == {"sgd": 0.01, "adam": 1e-3, "rmsprop": 0.01}[name]
+    assert optimizer.param_groups[0]["lr"] == {"sgd": 0.01, "adam": 1e-3, "rmsprop": 0.01, "sam": 0.01}[name]
 
 
 @pytest.mark.parametrize("name", choices("schedule"))

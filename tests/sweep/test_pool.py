@@ -358,6 +358,7 @@ def test_no_job_outlives_a_launcher_that_was_killed(start: Start, tmp_path: Path
     assert {status["state"] for status in statuses(tmp_path).values()} == {"interrupted"}
 
 
+@pytest.mark.slow  # both cores for as long as it is given to hear
 def test_a_job_that_is_deaf_to_the_launchers_end_is_killed(tmp_path: Path, start: Start) -> None:
     launcher = start("-m", f"results_dir={tmp_path}/multirun", *LONG, "seed=4,5", body=odd_jobs_in_own_process)
     outputs = "multirun/runs/*/output.txt"

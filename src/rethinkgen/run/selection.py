@@ -42,6 +42,7 @@ COLUMNS = (
     *("presented_times", "presented_times_wrong", "presented_times_forgotten"),
     *("presented_loss_sum", "presented_margin_sum", "presented_confidence_sum"),
     *("presented_first_step_right", "presented_last_step_right"),
+    *("presented_other_class", "presented_times_other"),
 )
 """What a run that ``train.py`` trains leaves of each example."""
 READ = "excluded_by"
