@@ -1,7 +1,7 @@
 """Types nonsense into every key of every group: each command must be told in a line what is wrong, or begin to train.
 
 ``python tests/run/fuzz.py`` types the whole list, which takes some ten minutes on one core, and exits with 1 if a
-command ended in any other way; ``--sample 400`` is what CI runs (``.ci/run``), ``--train`` has each command that
+command ended in any other way; ``--sample 100`` is what CI runs (``.ci/run``), ``--train`` has each command that
 begins take some steps (``debug=true``), and words choose the commands that contain them. Commands run in forked
 processes, which have torch imported: a second of patience is plenty, and what takes 30 hangs.
 """
